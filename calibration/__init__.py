@@ -1,0 +1,1 @@
+"""Finds schedules, bit-widths and masks for a given pipeline."""

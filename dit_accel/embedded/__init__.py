@@ -1,0 +1,1 @@
+"""The small pipelines that ship with this project."""

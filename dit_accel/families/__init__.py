@@ -1,0 +1,1 @@
+"""Model facts as data, one small file per model family."""

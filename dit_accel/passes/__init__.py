@@ -1,0 +1,1 @@
+"""Acceleration passes: one technique, one file."""

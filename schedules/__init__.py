@@ -1,0 +1,1 @@
+"""What is computed when: schedules, their generators and their lowering. Knows nothing of torch modules."""
