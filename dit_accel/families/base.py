@@ -1,0 +1,189 @@
+"""What the rest of the code knows of a model: a Family is data, a Layout is that data found in one live model."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from dit_accel.schedules.graph import SiteGraph, SiteInfo
+
+Guidance = Literal["batched", "two_calls", "distilled"]
+TextPosition = Literal["cross", "prefix", "suffix", "pooled", "none"]
+LatentLayout = Literal["BCHW", "BCFHW", "BFCHW", "BNC"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteSpec:
+    """A module inside a block (or, for ``Family.extras``, inside the denoiser) whose output can be kept.
+
+    Attributes:
+        path: Attribute path from the block, e.g. ``"attn1"`` or ``"norm1.norm"``.
+        kind: See :class:`dit_accel.schedules.graph.SiteInfo`.
+        feeds: Paths of the only readers, in the same block (in the denoiser, for extras).
+        auxiliary: Runs only when a reader is computed; passes its first input through otherwise, so it must be a
+            module whose first argument and output are one tensor each, of the same shape.
+        invariant: Same output at every step while the conditioning is the same object.
+    """
+
+    path: str
+    kind: str
+    feeds: tuple[str, ...] = ()
+    auxiliary: bool = False
+    invariant: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """A ``ModuleList`` of like blocks.
+
+    Attributes:
+        path: Attribute path of the list, e.g. ``"transformer_blocks"``.
+        alias: Prefix of site ids, e.g. ``"blocks"`` gives ``"blocks.3.attn1"``.
+        streams: Parameter names of the block's ``forward`` that carry the residual streams, in the order in which
+            the block returns them. One name: the block returns one tensor.
+        sites: The leaf modules. A path that a given block lacks is left out for that block.
+    """
+
+    path: str
+    alias: str
+    streams: tuple[str, ...]
+    sites: tuple[SiteSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundSite:
+    """A site found in a live model.
+
+    Attributes:
+        info: The site as the schedules see it.
+        path: Attribute path from the denoiser; empty for the denoiser itself.
+        streams: For a whole block on the residual stream: positions and names of its stream arguments, in the order
+            of its outputs. What is kept is then output minus input. Empty: the output itself is kept.
+    """
+
+    info: SiteInfo
+    path: str
+    streams: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sites of one live denoiser, in execution order."""
+
+    sites: tuple[BoundSite, ...]
+    graph: SiteGraph = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "graph", SiteGraph(tuple(site.info for site in self.sites)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Facts about one kind of denoiser.
+
+    Attributes:
+        name: Short name, e.g. ``"flux"``.
+        model_classes: Class names of the denoisers it describes.
+        stacks: The block lists, in execution order.
+        extras: Sites of the denoiser outside its blocks (a caption projection).
+        guidance: How stock pipelines run classifier-free guidance: one batch of two, two calls, or distilled.
+        conditioning: Parameter names of the denoiser's ``forward`` that carry the prompt, most telling first.
+        text: Where text tokens sit: ``cross`` (cross-attention only), ``prefix`` or ``suffix`` of the joint sequence,
+            ``pooled`` (only in the modulation), ``none``.
+        latent_layout: Axes of the latent argument; ``BNC`` is already packed into tokens.
+        patch: Function of the model's config to the patch size (frames, height, width) in latent cells.
+        sample_inputs: Function of (model, height_px, width_px, num_frames, batch, text_tokens, device, dtype) to the
+            keyword arguments of one denoiser call of that size.
+        layout: Finds the sites; ``None`` takes them from ``stacks`` and ``extras`` (all but UNets).
+        notes: What a user should know, one sentence each; printed by ``dit-accel doctor``.
+    """
+
+    name: str
+    model_classes: tuple[str, ...]
+    stacks: tuple[Stack, ...] = ()
+    extras: tuple[SiteSpec, ...] = ()
+    guidance: Guidance
+    conditioning: tuple[str, ...]
+    text: TextPosition
+    latent_layout: LatentLayout
+    patch: Callable[[Mapping[str, Any]], tuple[int, int, int]]
+    sample_inputs: Callable[..., dict[str, Any]] | None = None
+    layout: Callable[["Family", nn.Module], Layout] | None = None
+    notes: tuple[str, ...] = ()
+
+    def bind(self, model: nn.Module) -> Layout:
+        """Find this family's sites in ``model``."""
+        return (self.layout or layout_from_stacks)(self, model)
+
+
+def submodule(model: nn.Module, path: str) -> nn.Module | None:
+    """The module at an attribute path, or ``None``; an empty path is the model itself."""
+    module: Any = model
+    for name in path.split(".") if path else ():
+        module = getattr(module, name, None)
+        if module is None:
+            return None
+    return module if isinstance(module, nn.Module) else None
+
+
+def stream_positions(block: nn.Module, streams: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
+    """Positions of the named parameters in a block's ``forward`` (without ``self``), in the order given."""
+    names = list(inspect.signature(block.forward).parameters)
+    return tuple((names.index(stream), stream) for stream in streams)
+
+
+def layout_from_stacks(family: Family, model: nn.Module) -> Layout:
+    """The whole model, its extras, then every block with its leaf sites, in execution order."""
+    sites = [BoundSite(info=SiteInfo(id="model", kind="model"), path="")]
+    for spec in family.extras:
+        if submodule(model, spec.path) is not None:
+            sites.append(_bound(spec, parent="model", block=None, prefix="", path_prefix="", present=None))
+    block_index = 0
+    for stack in family.stacks:
+        blocks = submodule(model, stack.path)
+        for position, block in enumerate(blocks.children() if blocks is not None else ()):
+            block_id = f"{stack.alias}.{position}"
+            path = f"{stack.path}.{position}"
+            info = SiteInfo(id=block_id, kind="block", block=block_index, parent="model")
+            sites.append(BoundSite(info=info, path=path, streams=stream_positions(block, stack.streams)))
+            present = [spec for spec in stack.sites if submodule(block, spec.path) is not None]
+            paths = {spec.path for spec in present}
+            nested = {spec.path: _enclosing(spec.path, paths) for spec in present}
+            for spec in sorted(present, key=lambda s: s.path.count(".")):
+                enclosing = nested[spec.path]
+                parent = f"{block_id}.{enclosing}" if enclosing else block_id
+                bound = _bound(spec, parent, block_index, f"{block_id}.", f"{path}.", paths)
+                if not (bound.info.auxiliary and not bound.info.feeds):
+                    sites.append(bound)
+            block_index += 1
+    return Layout(tuple(sites))
+
+
+def _enclosing(path: str, paths: set[str]) -> str | None:
+    """The longest other site path that ``path`` lies inside of."""
+    outer = [other for other in paths if other != path and path.startswith(other + ".")]
+    return max(outer, key=len, default=None)
+
+
+def _bound(
+    spec: SiteSpec, parent: str, block: int | None, prefix: str, path_prefix: str, present: set[str] | None
+) -> BoundSite:
+    feeds = tuple(prefix + reader for reader in spec.feeds if present is None or reader in present)
+    info = SiteInfo(
+        id=prefix + spec.path,
+        kind=spec.kind,
+        block=block,
+        parent=parent,
+        feeds=feeds,
+        auxiliary=spec.auxiliary,
+        invariant=spec.invariant,
+    )
+    return BoundSite(info=info, path=path_prefix + spec.path)
+
+
+def randn(*shape: int, device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
+    """Random input of a sample call, shape ``shape``; on the meta device only the shape is real."""
+    return torch.empty(shape, device=device, dtype=dtype).normal_()
