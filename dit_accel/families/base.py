@@ -8,11 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from dit_accel.errors import UnsupportedModelError
+from dit_accel.families.sample import Sample
 from dit_accel.schedules.graph import SiteGraph, SiteInfo
 
 Guidance = Literal["batched", "two_calls", "distilled"]
 TextPosition = Literal["cross", "prefix", "suffix", "pooled", "none"]
-LatentLayout = Literal["BCHW", "BCFHW", "BFCHW", "BNC"]
+LatentLayout = Literal["BCHW", "BCFHW", "BFCHW", "BNC", "list"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +95,14 @@ class Family:
         conditioning: Parameter names of the denoiser's ``forward`` that carry the prompt, most telling first.
         text: Where text tokens sit: ``cross`` (cross-attention only), ``prefix`` or ``suffix`` of the joint sequence,
             ``pooled`` (only in the modulation), ``none``.
-        latent_layout: Axes of the latent argument; ``BNC`` is already packed into tokens.
+        latent_layout: Axes of the latent argument; ``BNC`` is already packed into tokens, ``list`` is one
+            ``(C, F, H, W)`` tensor per image.
         patch: Function of the model's config to the patch size (frames, height, width) in latent cells.
-        sample_inputs: Function of (model, height_px, width_px, num_frames, batch, text_tokens, device, dtype) to the
-            keyword arguments of one denoiser call of that size.
+        vae_scale: Pixels per latent cell of the usual VAE: (frames, height and width).
+        text_tokens: Prompt length in the stock pipelines.
+        default_px: Height and width at which the family is usually run.
+        default_frames: Frames at which the family is usually run; 1 for images.
+        make_inputs: Function of (model, :class:`Sample`) to the keyword arguments of one denoiser call.
         layout: Finds the sites; ``None`` takes them from ``stacks`` and ``extras`` (all but UNets).
         notes: What a user should know, one sentence each; printed by ``dit-accel doctor``.
     """
@@ -110,13 +116,88 @@ class Family:
     text: TextPosition
     latent_layout: LatentLayout
     patch: Callable[[Mapping[str, Any]], tuple[int, int, int]]
-    sample_inputs: Callable[..., dict[str, Any]] | None = None
+    vae_scale: tuple[int, int] = (1, 8)
+    text_tokens: int = 77
+    default_px: int = 1024
+    default_frames: int = 1
+    make_inputs: Callable[[nn.Module, Sample], dict[str, Any]] | None = None
     layout: Callable[["Family", nn.Module], Layout] | None = None
     notes: tuple[str, ...] = ()
 
     def bind(self, model: nn.Module) -> Layout:
         """Find this family's sites in ``model``."""
         return (self.layout or layout_from_stacks)(self, model)
+
+    def grid(
+        self,
+        model: nn.Module,
+        *,
+        height_px: int,
+        width_px: int,
+        num_frames: int = 1,
+        vae_scale: tuple[int, int] | None = None,
+    ) -> tuple[int, int, int]:
+        """The token grid (frames, rows, columns) that an output of this size is denoised on."""
+        temporal, spatial = vae_scale or self.vae_scale
+        patch = self.patch(config_of(model))
+        frames = (num_frames - 1) // temporal + 1
+        return (-(-frames // patch[0]), height_px // spatial // patch[1], width_px // spatial // patch[2])
+
+    def sample_inputs(
+        self,
+        model: nn.Module,
+        *,
+        height_px: int,
+        width_px: int,
+        num_frames: int = 1,
+        batch: int = 1,
+        text_tokens: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        vae_scale: tuple[int, int] | None = None,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Keyword arguments of one call ``model(**inputs)``, random where values matter.
+
+        Args:
+            model: The denoiser; its config gives the channel counts.
+            height_px: Output height in pixels.
+            width_px: Output width in pixels.
+            num_frames: Output frames.
+            batch: Batch size of the call; classifier-free guidance in one batch doubles it.
+            text_tokens: Prompt length; by default what the stock pipeline uses.
+            device: Of the tensors; by default the model's.
+            dtype: Of the tensors; by default the model's.
+            vae_scale: Pixels per latent cell (frames, height and width) of a VAE that is not the usual one.
+            seed: Of the random values.
+
+        Raises:
+            UnsupportedModelError: The family cannot build inputs (a discovered model of unknown signature).
+        """
+        if self.make_inputs is None:
+            raise UnsupportedModelError(
+                f"family '{self.name}' cannot build inputs for {type(model).__name__}; give its Family a "
+                "`make_inputs(model, sample)` that returns the keyword arguments of one call"
+            )
+        temporal, spatial = vae_scale or self.vae_scale
+        parameter = next(model.parameters())
+        sample = Sample(
+            batch=batch,
+            frames=(num_frames - 1) // temporal + 1,
+            height=height_px // spatial,
+            width=width_px // spatial,
+            text_tokens=self.text_tokens if text_tokens is None else text_tokens,
+            device=torch.device(device) if device is not None else parameter.device,
+            dtype=dtype or parameter.dtype,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return self.make_inputs(model, sample)
+
+
+def config_of(model: nn.Module) -> Mapping[str, Any]:
+    """The model's config; empty for a model without one."""
+    config: Mapping[str, Any] = getattr(model, "config", None) or {}
+    return config
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module | None:
@@ -182,8 +263,3 @@ def _bound(
         invariant=spec.invariant,
     )
     return BoundSite(info=info, path=path_prefix + spec.path)
-
-
-def randn(*shape: int, device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
-    """Random input of a sample call, shape ``shape``; on the meta device only the shape is real."""
-    return torch.empty(shape, device=device, dtype=dtype).normal_()
