@@ -1,4 +1,4 @@
-"""UNet2DConditionModel: Stable Diffusion 1.x/2.x, SDXL."""
+"""UNet2DConditionModel: Stable Diffusion 1.x and 2.x, SDXL (Rombach et al., 2112.10752; Podell et al., 2307.01952)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,10 @@ from torch import nn
 
 from dit_accel.families.base import Family, config_of
 from dit_accel.families.sample import Sample
+from dit_accel.families.unet_layout import unet_layout
+
+# Height, width, crop and target size as SDXL is told them.
+_TIME_IDS = 6
 
 
 def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -24,11 +28,10 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
         "return_dict": False,
     }
     if config["addition_embed_type"] == "text_time":
-        time_ids = 6
-        pooled = config["projection_class_embeddings_input_dim"] - time_ids * config["addition_time_embed_dim"]
+        pooled = config["projection_class_embeddings_input_dim"] - _TIME_IDS * config["addition_time_embed_dim"]
         inputs["added_cond_kwargs"] = {
             "text_embeds": sample.randn(sample.batch, pooled),
-            "time_ids": torch.ones(sample.batch, time_ids, device=sample.device, dtype=sample.dtype),
+            "time_ids": torch.ones(sample.batch, _TIME_IDS, device=sample.device, dtype=sample.dtype),
         }
     if config["time_cond_proj_dim"]:
         inputs["timestep_cond"] = sample.randn(sample.batch, config["time_cond_proj_dim"])
@@ -38,8 +41,7 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
 
 
 def _class_labels(config: Mapping[str, Any], sample: Sample) -> torch.Tensor:
-    kind = config["class_embed_type"]
-    if kind in ("projection", "simple_projection"):
+    if config["class_embed_type"] in ("projection", "simple_projection"):
         return sample.randn(sample.batch, config["projection_class_embeddings_input_dim"])
     return torch.zeros(sample.batch, device=sample.device, dtype=torch.long)
 
@@ -48,10 +50,16 @@ UNET = Family(
     name="unet",
     model_classes=("UNet2DConditionModel",),
     guidance="batched",
-    conditioning=("encoder_hidden_states", "added_cond_kwargs"),
+    conditioning=("encoder_hidden_states", "added_cond_kwargs", "class_labels"),
     text="cross",
     latent_layout="BCHW",
     patch=_patch,
     default_px=512,
     make_inputs=_inputs,
+    layout=unet_layout,
+    notes=(
+        "Attention runs on coarser grids than the latent: tokens are counted at the latent's resolution.",
+        "ControlNet residuals are added to the skips by native code, after the kept outputs: they stay exact.",
+        "A T2I-Adapter adds in place to the outputs of down blocks and the mid block; keep copies, not the tensors.",
+    ),
 )
