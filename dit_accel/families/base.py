@@ -1,7 +1,7 @@
 """What the rest of the code knows of a model: a Family is data, a Layout is that data found in one live model."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -45,7 +45,8 @@ class Stack:
         path: Attribute path of the list, e.g. ``"transformer_blocks"``.
         alias: Prefix of site ids, e.g. ``"blocks"`` gives ``"blocks.3.attn1"``.
         streams: Parameter names of the block's ``forward`` that carry the residual streams, in the order in which
-            the block returns them. One name: the block returns one tensor.
+            the block returns them. One name: the block returns one tensor. Empty: the block is no site of its own.
+            A block may return ``None`` for a stream that nobody reads after it (the last block of SD3).
         sites: The leaf modules. A path that a given block lacks is left out for that block.
     """
 
@@ -211,8 +212,21 @@ def submodule(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def stream_positions(block: nn.Module, streams: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
-    """Positions of the named parameters in a block's ``forward`` (without ``self``), in the order given."""
-    names = list(inspect.signature(block.forward).parameters)
+    """Positions of the named parameters in a block's ``forward`` (without ``self``), in the order given.
+
+    Raises:
+        UnsupportedModelError: ``forward`` has no parameter of that name.
+    """
+    # The class's forward, not the instance's: offloading hooks put theirs over it.
+    names = list(inspect.signature(type(block).forward).parameters)[1:]
+    if not set(streams) <= set(names):
+        names = list(inspect.signature(block.forward).parameters)
+    for stream in streams:
+        if stream not in names:
+            raise UnsupportedModelError(
+                f"{type(block).__name__}.forward has no parameter '{stream}' to be a residual stream; "
+                f"it takes {', '.join(names)}"
+            )
     return tuple((names.index(stream), stream) for stream in streams)
 
 
@@ -222,25 +236,32 @@ def layout_from_stacks(family: Family, model: nn.Module) -> Layout:
     for spec in family.extras:
         if submodule(model, spec.path) is not None:
             sites.append(_bound(spec, parent="model", block=None, prefix="", path_prefix="", present=None))
-    block_index = 0
+    index = 0
     for stack in family.stacks:
         blocks = submodule(model, stack.path)
         for position, block in enumerate(blocks.children() if blocks is not None else ()):
-            block_id = f"{stack.alias}.{position}"
-            path = f"{stack.path}.{position}"
-            info = SiteInfo(id=block_id, kind="block", block=block_index, parent="model")
-            sites.append(BoundSite(info=info, path=path, streams=stream_positions(block, stack.streams)))
-            present = [spec for spec in stack.sites if submodule(block, spec.path) is not None]
-            paths = {spec.path for spec in present}
-            nested = {spec.path: _enclosing(spec.path, paths) for spec in present}
-            for spec in sorted(present, key=lambda s: s.path.count(".")):
-                enclosing = nested[spec.path]
-                parent = f"{block_id}.{enclosing}" if enclosing else block_id
-                bound = _bound(spec, parent, block_index, f"{block_id}.", f"{path}.", paths)
-                if not (bound.info.auxiliary and not bound.info.feeds):
-                    sites.append(bound)
-            block_index += 1
+            sites.extend(_block_sites(stack, position, index, block))
+            index += 1
     return Layout(tuple(sites))
+
+
+def _block_sites(stack: Stack, position: int, index: int, block: nn.Module) -> Iterator[BoundSite]:
+    """The block itself, when its streams are known, and its leaf sites in the order in which the stack lists them."""
+    block_id, block_path = f"{stack.alias}.{position}", f"{stack.path}.{position}"
+    top = "model"
+    if stack.streams:
+        info = SiteInfo(id=block_id, kind="block", block=index, parent="model")
+        yield BoundSite(info=info, path=block_path, streams=stream_positions(block, stack.streams))
+        top = block_id
+    present = [spec for spec in stack.sites if submodule(block, spec.path) is not None]
+    paths = {spec.path for spec in present}
+    for spec in present:
+        enclosing = _enclosing(spec.path, paths)
+        parent = f"{block_id}.{enclosing}" if enclosing else top
+        bound = _bound(spec, parent, index, f"{block_id}.", f"{block_path}.", paths)
+        # A norm whose only reader this block lacks has nothing to wait for.
+        if not (bound.info.auxiliary and not bound.info.feeds):
+            yield bound
 
 
 def _enclosing(path: str, paths: set[str]) -> str | None:
