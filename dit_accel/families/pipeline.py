@@ -8,21 +8,23 @@ from dit_accel.errors import UnsupportedModelError
 from dit_accel.families.base import Family, config_of
 from dit_accel.families.catalog import find_family, unwrapped
 
+BARE = "model"
+
 # In the order in which a pipeline uses them. Stage two of a pair (Wan 2.2, Kandinsky) comes second.
 _NAMES = ("prior", "transformer", "unet", "transformer_2", "unet_2", "transformer_3", "dit")
 
 
 def find_denoisers(pipe: Any) -> tuple[tuple[str, nn.Module], ...]:
-    """The denoisers of a pipeline: attribute name and module of each.
+    """The denoisers of a pipeline: attribute name, and the module without compile or adapter wrappers, of each.
 
     Args:
-        pipe: A diffusers pipeline, or a denoiser alone, whose attribute name is then empty.
+        pipe: A diffusers pipeline, or a denoiser alone, which is then called :data:`BARE`.
 
     Raises:
         UnsupportedModelError: There is none; the message lists the components that were found.
     """
     if isinstance(pipe, nn.Module):
-        return (("", pipe),)
+        return ((BARE, unwrapped(pipe)),)
     components: dict[str, Any] = getattr(pipe, "components", None) or {}
     found = {name: components[name] for name in _NAMES if isinstance(components.get(name), nn.Module)}
     for name, component in components.items():
@@ -35,7 +37,7 @@ def find_denoisers(pipe: Any) -> tuple[tuple[str, nn.Module], ...]:
             f"{type(pipe).__name__} has no denoiser: looked for a component called {', '.join(_NAMES)}, or one of a "
             f"known class; found {parts or 'no components'}. Pass the denoiser module itself if it has another name."
         )
-    return tuple(found.items())
+    return tuple((name, unwrapped(module)) for name, module in found.items())
 
 
 def vae_scale_of(pipe: Any, family: Family) -> tuple[int, int]:
@@ -56,7 +58,7 @@ def vae_scale_of(pipe: Any, family: Family) -> tuple[int, int]:
 
 def default_px_of(model: nn.Module, family: Family, vae_scale: tuple[int, int]) -> int:
     """Height and width in pixels that a denoiser is run at by default."""
-    size = config_of(unwrapped(model)).get("sample_size")
+    size = config_of(model).get("sample_size")
     if isinstance(size, int) and family.latent_layout == "BCHW":
         return size * vae_scale[1]
     return family.default_px
