@@ -90,7 +90,7 @@ TINY: dict[str, Tiny] = {
             "num_layers": 3,
             "sample_size": 8,
             "patch_size": 2,
-            "num_embeds_ada_norm": 10,
+            "num_embeds_ada_norm": 1000,
         },
     ),
     "sd3": Tiny(
