@@ -117,9 +117,7 @@ def _count(model: nn.Module, layout: Layout, inputs: Mapping[str, Any]) -> MacsR
 
 
 @contextlib.contextmanager
-def _meters(
-    model: nn.Module, layout: Layout, counter: FlopCounterMode, sites: dict[str, Macs]
-) -> Iterator[None]:
+def _meters(model: nn.Module, layout: Layout, counter: FlopCounterMode, sites: dict[str, Macs]) -> Iterator[None]:
     """Hooks that charge each site with what the counter gains while the site runs."""
     handles = []
     for site in layout.sites:

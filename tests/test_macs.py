@@ -33,7 +33,12 @@ def test_pixart_xl_equals_the_closed_form_and_the_published_figures(
 ) -> None:
     """ECAD counts attentions, feed-forwards and the caption projection, without the attention products."""
     _, layout, report = _counted(
-        "PixArtTransformer2DModel", px, 120, sample_size=px // 8, caption_channels=4096, use_additional_conditions=False
+        "PixArtTransformer2DModel",
+        px,
+        120,
+        sample_size=px // 8,
+        caption_channels=4096,
+        use_additional_conditions=False,
     )
     d, n, m, blocks = 1152, (px // 16) ** 2, 120, 28
     closed_linear = CFG_BATCH * (blocks * (4 * n * d**2 + 2 * n * d**2 + 2 * m * d**2 + 8 * n * d**2))

@@ -59,9 +59,7 @@ def discover_family(model: nn.Module) -> Family:
         text="none" if not text else "cross" if crossing else "unknown",
         latent_layout=_latent_layout(model, taken),
         patch=_patch,
-        notes=(
-            "Discovered, not described: where text tokens sit and how guidance is run are not known.",
-        ),
+        notes=("Discovered, not described: where text tokens sit and how guidance is run are not known.",),
     )
 
 

@@ -39,7 +39,12 @@ def _text_encoder() -> nn.Module:
 
     return CLIPTextModel(
         CLIPTextConfig(
-            hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, vocab_size=16, eos_token_id=1
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            vocab_size=16,
+            eos_token_id=1,
         )
     )
 
