@@ -18,7 +18,7 @@ class Row:
     """One step.
 
     Attributes:
-        actions: What each site of the program does, in the program's order.
+        actions: What each site of the graph does, in the graph's order. Equal rows share one tuple.
         frees: Positions of the sites whose kept value is not read after this step.
     """
 
@@ -31,7 +31,7 @@ class Program:
     """A schedule made ready to run from step ``start`` on.
 
     Attributes:
-        sites: Ids of the sites that ever do anything but compute.
+        sites: Ids of all sites, in the graph's order.
         start: First step of the run; everything runs there.
         rows: One per step from ``start`` to the last.
     """
@@ -50,13 +50,18 @@ class Program:
         return tuple(dict.fromkeys(row.actions for row in self.rows))
 
     @cached_property
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Per site, how often each action is planned."""
-        table = {site: {COMPUTE: 0, STORE: 0, REUSE: 0, SKIP: 0} for site in self.sites}
-        for row in self.rows:
-            for site, action in zip(self.sites, row.actions, strict=True):
-                table[site][action] += 1
-        return table
+    def active(self) -> tuple[int, ...]:
+        """Positions of the sites that ever do anything but compute: the modules that must be wrapped."""
+        return tuple(p for p in range(len(self.sites)) if any(a[p] != COMPUTE for a in self.distinct_actions))
+
+    @cached_property
+    def skipped(self) -> frozenset[int]:
+        """Positions of the sites that are skipped at some step."""
+        return frozenset(p for p in self.active if any(a[p] == SKIP for a in self.distinct_actions))
+
+    def planned(self, action: str) -> int:
+        """How often ``action`` is planned, over all sites and steps."""
+        return sum(row.actions.count(action) for row in self.rows)
 
 
 def lower(schedule: Schedule, graph: SiteGraph, start: int = 0) -> Program:
@@ -158,11 +163,10 @@ def _liveness(graph: SiteGraph, wanted: list[list[bool | None]]) -> tuple[list[l
 
 
 def _pack(graph: SiteGraph, start: int, actions: list[list[str]], frees: list[list[int]]) -> Program:
-    """Keep the sites that ever do anything but compute."""
-    kept = [p for p in range(len(graph)) if any(row[p] != COMPUTE for row in actions)]
-    place = {position: place for place, position in enumerate(kept)}
-    rows = tuple(
-        Row(tuple(row[p] for p in kept), tuple(place[p] for p in free))
-        for row, free in zip(actions, frees, strict=True)
-    )
-    return Program(tuple(graph.sites[p].id for p in kept), start, rows)
+    """Share equal rows."""
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+    rows = []
+    for step_actions, step_frees in zip(actions, frees, strict=True):
+        key = tuple(step_actions)
+        rows.append(Row(shared.setdefault(key, key), tuple(step_frees)))
+    return Program(tuple(site.id for site in graph), start, tuple(rows))
