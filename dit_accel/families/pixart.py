@@ -3,41 +3,26 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from dit_accel.families.base import Family, SiteSpec, Stack, randn
+from dit_accel.families.base import Family, SiteSpec, Stack, config_of
+from dit_accel.families.sample import Sample
 
 
 def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
     return (1, config["patch_size"], config["patch_size"])
 
 
-def _sample_inputs(
-    model: nn.Module,
-    height_px: int,
-    width_px: int,
-    num_frames: int,
-    batch: int,
-    text_tokens: int,
-    device: torch.device | str,
-    dtype: torch.dtype,
-    vae_scale: int = 8,
-) -> dict[str, Any]:
-    config: Mapping[str, Any] = model.config  # type: ignore[assignment]
-    latent = (batch, config["in_channels"], height_px // vae_scale, width_px // vae_scale)
-    text_dim = config["caption_channels"] or config["cross_attention_dim"]
+def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
+    config = config_of(model)
     added: dict[str, Any] = {"resolution": None, "aspect_ratio": None}
     if getattr(model, "use_additional_conditions", False):
-        added = {
-            "resolution": randn(batch, 2, device=device, dtype=dtype),
-            "aspect_ratio": randn(batch, 1, device=device, dtype=dtype),
-        }
+        added = {"resolution": sample.randn(sample.batch, 2), "aspect_ratio": sample.randn(sample.batch, 1)}
     return {
-        "hidden_states": randn(*latent, device=device, dtype=dtype),
-        "encoder_hidden_states": randn(batch, text_tokens, text_dim, device=device, dtype=dtype),
-        "encoder_attention_mask": torch.ones(batch, text_tokens, device=device, dtype=dtype),
-        "timestep": torch.full((batch,), 500, device=device, dtype=torch.long),
+        "hidden_states": sample.latent(config["in_channels"]),
+        "encoder_hidden_states": sample.text(config["caption_channels"] or config["cross_attention_dim"]),
+        "encoder_attention_mask": sample.mask(),
+        "timestep": sample.timestep(),
         "added_cond_kwargs": added,
         "return_dict": False,
     }
@@ -57,6 +42,7 @@ PIXART = Family(
                 SiteSpec(path="attn2", kind="cross_attn"),
                 SiteSpec(path="attn2.to_k", kind="text", invariant=True),
                 SiteSpec(path="attn2.to_v", kind="text", invariant=True),
+                # adaLN-single applies norm2 in front of the feed-forward; cross-attention has no norm.
                 SiteSpec(path="norm2", kind="norm", feeds=("ff",), auxiliary=True),
                 SiteSpec(path="ff", kind="ff"),
             ),
@@ -68,5 +54,7 @@ PIXART = Family(
     text="cross",
     latent_layout="BCHW",
     patch=_patch,
-    sample_inputs=_sample_inputs,
+    text_tokens=120,
+    make_inputs=_inputs,
+    notes=("PixArt-Sigma pads prompts to 300 tokens, PixArt-alpha to 120.",),
 )
