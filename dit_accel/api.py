@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dit_accel.errors import AccelerationWarning, ConfigError, PlanMismatchError, did_you_mean
+from dit_accel.inspection import Summary, summarize
 from dit_accel.passes.base import PassConfig
 from dit_accel.plan import AccelerationPlan
 from dit_accel.presets import PRESETS, resolve_preset
 from dit_accel.session import Session, Target, check_free, check_plan, find_targets, session_of
-from dit_accel.summary import Summary, summarize
 
 logger = logging.getLogger("dit_accel")
 
@@ -72,9 +72,7 @@ def remove_acceleration(pipe: P) -> P:
 
 
 @contextmanager
-def accelerated(
-    pipe: P, plan: PlanLike = "balanced", *, scheduler: Any = None, strict: bool = False
-) -> Iterator[P]:
+def accelerated(pipe: P, plan: PlanLike = "balanced", *, scheduler: Any = None, strict: bool = False) -> Iterator[P]:
     """Accelerate within a ``with`` block; what was applied before, if anything, is back afterwards."""
     before = session_of(pipe)
     accelerate_pipeline(pipe, plan, scheduler=scheduler, strict=strict)

@@ -95,4 +95,3 @@ def shipped_plans() -> tuple[AccelerationPlan, ...]:
         return ()
     with resources.as_file(folder) as path:
         return tuple(AccelerationPlan.from_pretrained(file) for file in sorted(path.rglob("*.json")))
-

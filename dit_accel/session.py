@@ -8,8 +8,9 @@ from torch import nn
 
 from dit_accel.clock import Clock
 from dit_accel.errors import ConfigError, DitAccelError, UnsupportedModelError
-from dit_accel.families import find_denoisers, resolve_family
+from dit_accel.families import resolve_family
 from dit_accel.families.base import Family, Layout
+from dit_accel.families.pipeline import find_denoisers
 from dit_accel.ledger import PatchLedger
 from dit_accel.plan import AccelerationPlan, fingerprint
 from dit_accel.planner import order_passes

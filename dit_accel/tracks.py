@@ -35,8 +35,7 @@ class Inputs:
     def same_conditioning(self, other: "Inputs") -> bool:
         """Whether both calls are given the very same, unmodified conditioning tensors."""
         return len(self.conditioning) == len(other.conditioning) and all(
-            a is b and va == vb
-            for (a, va), (b, vb) in zip(self.conditioning, other.conditioning, strict=True)
+            a is b and va == vb for (a, va), (b, vb) in zip(self.conditioning, other.conditioning, strict=True)
         )
 
 

@@ -23,7 +23,7 @@ _SHIPPED = {
 }
 _registered: dict[str, Family] = {}
 
-RECIPE = '''\
+RECIPE = """\
     from dit_accel.families import Family, SiteSpec, Stack, register_family
     register_family(Family(
         name="mine", model_classes=("{model_class}",),
@@ -33,7 +33,7 @@ RECIPE = '''\
         )),),
         guidance="batched", conditioning=("encoder_hidden_states",), text="cross", latent_layout="BCHW",
         patch=lambda config: (1, config["patch_size"], config["patch_size"]),
-    ))'''
+    ))"""
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

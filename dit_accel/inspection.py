@@ -81,5 +81,3 @@ def _run_lines(stats: RunStats | None) -> list[str]:
     if stats.never_called:
         lines.append(f"never called: {', '.join(stats.never_called)}")
     return lines
-
-
