@@ -312,6 +312,7 @@ class DenoiserRuntime:
     def _begin_run(self, num_steps: int, inputs: Inputs) -> None:
         self._run = self.clock.run
         self._drop()
+        self.counting = self.runner is None and not any(m._compiled_call_impl for m in self.denoiser.modules())
         shape = inputs.signature[0][0]
         found = Conditions(
             num_steps=num_steps,
@@ -424,6 +425,10 @@ class _NamedBranch:
 def _call_outside_graph(
     runtime: DenoiserRuntime, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
+    runtime.warn(
+        f"'{runtime.name}' was compiled around the acceleration with torch.compile(module); it now runs uncompiled. "
+        "Compile it with pipe.transformer.compile() or a CompileConfig in the plan instead."
+    )
     return runtime.call(original, args, kwargs)
 
 
