@@ -8,7 +8,8 @@ from dit_accel.errors import UnsupportedModelError
 from dit_accel.families.base import Family, config_of
 from dit_accel.families.catalog import find_family, unwrapped
 
-BARE = "model"
+# What a denoiser is called that is given without a pipeline.
+BARE = "denoiser"
 
 # In the order in which a pipeline uses them. Stage two of a pair (Wan 2.2, Kandinsky) comes second.
 _NAMES = ("prior", "transformer", "unet", "transformer_2", "unet_2", "transformer_3", "dit")

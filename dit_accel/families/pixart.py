@@ -1,4 +1,4 @@
-"""PixArt-alpha and PixArt-Sigma: DiT blocks with cross-attention, adaLN-single (2310.00426, 2403.04692)."""
+"""PixArt-alpha, PixArt-Sigma: cross-attention DiT blocks, adaLN-single (Chen et al., 2310.00426, 2403.04692)."""
 
 from collections.abc import Mapping
 from typing import Any
