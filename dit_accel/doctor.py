@@ -207,7 +207,8 @@ def _cost(
     except UnsupportedModelError as error:
         return None, str(error)
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        return None, f"{type(error).__name__} at this size: {str(error).splitlines()[0]}"
+        # Some models read values (how long is this prompt?), and some sizes do not fit.
+        return None, f"the model does not run on shapes alone at this size: {str(error).splitlines()[0]}"
     kinds = report.by_kind(layout.graph)
     share = {kind: macs / report.total for kind, macs in sorted(kinds.items(), key=lambda item: -item[1])}
     return CallCost(total=report.total, linear=report.linear, share_frac=share), None

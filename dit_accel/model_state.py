@@ -71,7 +71,8 @@ def _adapters(modules: list[nn.Module]) -> str | None:
     tuned = [m for m in modules if hasattr(m, "base_layer") and hasattr(m, "active_adapters")]
     if not tuned:
         return None
-    names = sorted({adapter for m in tuned for adapter in m.active_adapters})
+    active: list[Any] = [m.active_adapters for m in tuned]
+    names = sorted({str(adapter) for adapters in active for adapter in adapters})
     fused = all(getattr(m, "merged", False) for m in tuned)
     return f"adapters {', '.join(names)} on {len(tuned)} layers{', fused' if fused else ''}"
 

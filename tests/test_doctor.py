@@ -34,8 +34,9 @@ def test_every_pipeline_is_examined_and_left_alone(name: str) -> None:
         assert denoiser.discovered == (name in DISCOVERED)
         assert denoiser.state == ()
         assert denoiser.obstacles == {"anything": []}
-        if denoiser.discovered:
-            assert denoiser.cost is None and denoiser.cost_problem and "make_inputs" in denoiser.cost_problem
+        if name in ("lumina2", "mochi"):
+            assert denoiser.cost is None
+            assert denoiser.cost_problem is not None and "shapes alone" in denoiser.cost_problem
         else:
             assert denoiser.cost is not None, denoiser.cost_problem
             assert sum(denoiser.cost.share_frac.values()) == pytest.approx(1)
@@ -99,10 +100,11 @@ def test_a_size_that_does_not_fit_is_a_reason_not_a_crash() -> None:
     ids=lambda value: type(value).__name__ if hasattr(value, "set_timesteps") else str(value),
 )
 def test_evaluations_of_schedulers(scheduler: Any, evaluations: int, repeats: bool) -> None:
-    before = scheduler.timesteps.clone()
+    before = None if scheduler.timesteps is None else scheduler.timesteps.clone()
     facts = scheduler_facts(scheduler, 20)
     assert (facts.evaluations, facts.repeats) == (evaluations, repeats)
-    assert torch.equal(scheduler.timesteps, before)
+    after = scheduler.timesteps
+    assert after is before if before is None else torch.equal(after, before)
 
 
 def test_a_scheduler_that_cannot_be_asked() -> None:

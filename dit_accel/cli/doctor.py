@@ -83,7 +83,7 @@ def _print_denoiser(console: "Console", denoiser: "DenoiserReport") -> None:
         console.print(denoiser.problem, style="red", markup=False)
         return
     known = "discovered, no shipped family" if denoiser.discovered else f"family '{denoiser.family}'"
-    weights = f"{denoiser.num_parameters / 1e6:,.1f} M weights, {denoiser.dtype} on {denoiser.device}"
+    weights = f"{denoiser.num_parameters / 1e6:,.2f} M weights, {denoiser.dtype} on {denoiser.device}"
     _line(console, "known as", f"{known}; {weights}")
     _line(console, "blocks", str(denoiser.num_blocks))
     _line(console, "sites", ", ".join(f"{count} {kind}" for kind, count in denoiser.sites.items()))
