@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "AccelerationPlan": "dit_accel.plan",
+    "CompileConfig": "dit_accel.passes.compile",
     "GeneratorSpec": "dit_accel.schedules",
     "Schedule": "dit_accel.schedules",
     "StaticCacheConfig": "dit_accel.passes.static_cache",
@@ -21,11 +22,17 @@ _EXPORTS = {
 __all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:
-    from dit_accel.api import accelerate_pipeline, accelerated, is_accelerated, remove_acceleration, summary
-    from dit_accel.embedded import load_embedded
-    from dit_accel.passes.static_cache import StaticCacheConfig
-    from dit_accel.plan import AccelerationPlan
-    from dit_accel.schedules import GeneratorSpec, Schedule
+    from dit_accel.api import accelerate_pipeline as accelerate_pipeline
+    from dit_accel.api import accelerated as accelerated
+    from dit_accel.api import is_accelerated as is_accelerated
+    from dit_accel.api import remove_acceleration as remove_acceleration
+    from dit_accel.api import summary as summary
+    from dit_accel.embedded import load_embedded as load_embedded
+    from dit_accel.passes.compile import CompileConfig as CompileConfig
+    from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig
+    from dit_accel.plan import AccelerationPlan as AccelerationPlan
+    from dit_accel.schedules import GeneratorSpec as GeneratorSpec
+    from dit_accel.schedules import Schedule as Schedule
 
 
 def __getattr__(name: str) -> object:

@@ -265,6 +265,7 @@ class DenoiserRuntime:
     def _begin_run(self, num_steps: int, inputs: Inputs) -> None:
         self._run = self.clock.run
         self._drop()
+        self.counting = self.runner is None and not any(m._compiled_call_impl for m in self.denoiser.modules())
         found = Conditions(
             num_steps=num_steps,
             scheduler=type(self.clock.scheduler).__name__,
@@ -326,4 +327,8 @@ class DenoiserRuntime:
 def _call_outside_graph(
     runtime: DenoiserRuntime, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
+    runtime.warn(
+        f"'{runtime.name}' was compiled around the acceleration with torch.compile(module); it now runs uncompiled. "
+        "Compile it with pipe.transformer.compile() or a CompileConfig in the plan instead."
+    )
     return runtime.call(original, args, kwargs)

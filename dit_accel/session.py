@@ -12,6 +12,7 @@ from dit_accel.families import resolve_family
 from dit_accel.families.base import Family, Layout
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.ledger import PatchLedger, patches_on
+from dit_accel.passes.compile import adopt_users_compile
 from dit_accel.plan import AccelerationPlan, fingerprint
 from dit_accel.planner import order_passes
 from dit_accel.runtime import DenoiserRuntime
@@ -101,6 +102,8 @@ class Session:
                 )
             for acceleration, config in passes:
                 acceleration.apply(self, config)
+            if self.runtimes:
+                adopt_users_compile(self)
             self.ledger.set(self.pipe, ATTRIBUTE, self)
         except BaseException:
             self.undo()

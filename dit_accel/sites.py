@@ -84,9 +84,9 @@ class SiteForward(Patch[nn.Module]):
         runtime = self.runtime
         position = self.position
         action = runtime.actions[position]
-        if runtime.counting:
+        if runtime.counting and not torch.compiler.is_compiling():
             runtime.count(position, action)
-        if action == COMPUTE or action == STORE:
+        if action in (COMPUTE, STORE):
             output = self.original(*args, **kwargs)
             if action == STORE:
                 runtime.slots[position] = self._kept(output, args, kwargs)

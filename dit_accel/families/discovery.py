@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from dit_accel.errors import UnsupportedModelError
-from dit_accel.families.base import Family, Guidance, SiteSpec, Stack, config_of
+from dit_accel.families.base import Family, SiteSpec, Stack, config_of
 from dit_accel.families.source import first_mentions, most_calls, parameter_names, residual_streams
 
 # A denoiser is told how noisy its input is; a text encoder or an autoencoder is not.
@@ -47,22 +47,19 @@ def discover_family(model: nn.Module) -> Family:
             f"whose class or name says attention; found {', '.join(lists) or 'no ModuleList'}."
         )
     text = tuple(parameter for parameter in _TEXT_NAMES if parameter in taken)
-    joint = any(spec.kind == "joint_attn" for stack in stacks for spec in stack.sites)
-    cross = any(spec.kind == "cross_attn" for stack in stacks for spec in stack.sites)
-    config = config_of(model)
-    guidance: Guidance = "distilled" if config.get("guidance_embeds") else "batched"
+    kinds = {spec.kind for stack in stacks for spec in stack.sites}
+    crossing = "cross_attn" in kinds and "joint_attn" not in kinds
+    distilled = bool(config_of(model).get("guidance_embeds"))
     return Family(
         name=f"discovered:{name}",
         model_classes=(name,),
         stacks=stacks,
-        guidance=guidance,
+        guidance="distilled" if distilled else "unknown",
         conditioning=text,
-        text="cross" if cross and not joint else "prefix" if text else "none",
+        text="none" if not text else "cross" if crossing else "unknown",
         latent_layout=_latent_layout(model, taken),
         patch=_patch,
-        notes=(
-            "Discovered, not described: sites are right, but where text tokens sit and how guidance is run are guesses.",
-        ),
+        notes=("Discovered, not described: where text tokens sit and how guidance is run are not known.",),
     )
 
 
@@ -120,7 +117,7 @@ def _kind(name: str, module: nn.Module) -> str | None:
     if "attention" in cls or "attn" in cls or lowered.startswith(("attn", "attention", "self_attn", "cross_attn")):
         if "cross" in lowered or getattr(module, "is_cross_attention", False):
             return "cross_attn"
-        return "joint_attn" if getattr(module, "added_kv_proj_dim", None) else "self_attn"
+        return "joint_attn" if getattr(module, "add_k_proj", None) is not None else "self_attn"
     stem = lowered
     context = False
     for word in _CONTEXT_WORDS:
