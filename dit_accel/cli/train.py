@@ -13,6 +13,9 @@ from rich.logging import RichHandler
 from dit_accel.errors import ConfigError
 
 
+LOG_WIDTH = 140  # of a log that goes to a file
+
+
 class Stage(str, Enum):
     """What to train."""
 
@@ -80,6 +83,8 @@ def train_embedded_command(
     from dit_accel.training.recipes import get_recipe
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=LOG_WIDTH)
     _log_to(console)
     if threads:
         torch.set_num_threads(threads)
@@ -103,7 +108,9 @@ def train_embedded_command(
     console.print(f"{name}: {len(data.images)} images of {len({c.name for c in data.concepts})} concepts, on {where}")
     pipe = train_embedded(recipe, data, options, STAGES if stage is Stage.all else [stage.value])
     if pipe is None:
-        console.print(f"Not finished; checkpoints are in {options.run_dir}. Run the same command again to go on.")
+        console.print(
+            f"The pipeline is not complete yet; what there is lies in {options.run_dir}. Run again to go on."
+        )
         return
     output = output or options.run_dir / "final"
     export_pipeline(pipe, output)

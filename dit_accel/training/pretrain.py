@@ -24,7 +24,7 @@ from dit_accel.training.vae import build_vae, encode_images, set_scaling_factor,
 logger = logging.getLogger("dit_accel")
 
 STAGES = ("vae", "denoiser", "decoder")
-SHEET_PROMPTS = 32
+SHEET_PROMPTS = 24
 SHEET_SEED = 1000
 
 
