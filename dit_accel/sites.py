@@ -106,13 +106,15 @@ class SiteForward(Patch[nn.Module]):
         if self.streams:
             outputs = output if isinstance(output, (tuple, list)) else (output,)
             inputs = self._inputs(args, kwargs)
-            return tuple(after - before for after, before in zip(outputs, inputs, strict=False))
+            # The last block of SD3 returns None for the text, which nobody reads after it.
+            return tuple(None if out is None else out - given for out, given in zip(outputs, inputs, strict=False))
         return map_tree(torch.clone, output) if self.runtime.clones[self.position] else output
 
     def _reused(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tree:
         kept = self.runtime.slots[self.position]
         if self.streams:
-            restored = tuple(before + delta for before, delta in zip(self._inputs(args, kwargs), kept, strict=True))
+            inputs = self._inputs(args, kwargs)
+            restored = tuple(None if d is None else given + d for given, d in zip(inputs, kept, strict=True))
             return restored if len(self.streams) > 1 else restored[0]
         correction = self.runtime.corrections[self.position]
         if correction is not None:
