@@ -107,9 +107,11 @@ def _block() -> SiteGraph:
     [
         pytest.param(
             {"b.attn": "101"},
-            ["compute compute compute store compute compute compute"]
-            + ["compute compute skip reuse skip compute compute"]
-            + ["compute compute compute compute compute compute compute"],
+            [
+                "compute compute compute store compute compute compute",
+                "compute compute skip reuse skip compute compute",
+                "compute compute compute compute compute compute compute",
+            ],
             id="norm-is-skipped-with-its-reader",
         ),
         pytest.param(
@@ -125,9 +127,11 @@ def _block() -> SiteGraph:
         ),
         pytest.param(
             {"b.mlp": "110", "b.out": "101"},
-            ["compute compute compute compute compute compute store"]
-            + ["compute compute compute compute compute store reuse"]
-            + ["compute compute compute compute compute reuse compute"],
+            [
+                "compute compute compute compute compute compute store",
+                "compute compute compute compute compute store reuse",
+                "compute compute compute compute compute reuse compute",
+            ],
             id="unread-now-but-read-later",
         ),
         pytest.param({"model": "100"}, ["store" + " compute" * 6] + ["reuse" + " skip" * 6] * 2, id="whole-model"),
