@@ -1,7 +1,7 @@
 """What the rest of the code knows of a model: a Family is data, a Layout is that data found in one live model."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -129,6 +129,11 @@ class Family:
     def bind(self, model: nn.Module) -> Layout:
         """Find this family's sites in ``model``."""
         return (self.layout or layout_from_stacks)(self, model)
+
+    def latent_size(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """What is left of the latents' shape without batch and channels; of one image where they come as a list."""
+        axes = "CFHW" if self.latent_layout == "list" else self.latent_layout
+        return tuple(size for axis, size in zip(axes, shape, strict=True) if axis not in "BC")
 
     def grid(
         self,

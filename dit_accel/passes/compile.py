@@ -116,7 +116,7 @@ def adopt_users_compile(session: "Session") -> None:
     ``pipe.transformer.compile()`` would trace our book-keeping. Both are given row compilation instead.
     """
     for target, runtime in zip(session.targets, session.runtimes, strict=True):
-        outer = getattr(session.pipe, target.name, None)
+        outer = session.pipe if isinstance(session.pipe, nn.Module) else getattr(session.pipe, target.name, None)
         if isinstance(outer, torch._dynamo.OptimizedModule):
             compile_rows(runtime, outer.dynamo_ctx)
             session.ledger.set(outer, "forward", _Bypass(outer, target.denoiser))
