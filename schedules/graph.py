@@ -14,7 +14,7 @@ class SiteInfo:
         id: Stable name, e.g. ``"blocks.3.attn1"``, ``"single.7.proj_out"``, ``"down_blocks.0"`` or ``"model"``.
         kind: What it computes: ``self_attn``, ``cross_attn``, ``joint_attn``, ``single_attn``, ``ff``, ``ff_context``,
             ``proj_mlp``, ``proj_out``, ``norm``, ``block``, ``resnet``, ``transformer``, ``conv_in``, ``down_block``,
-            ``mid_block``, ``up_block``, ``text``, ``model``.
+            ``mid_block``, ``up_block``, ``resample``, ``text``, ``model``.
         block: Index of the block it belongs to, counted over the whole denoiser in execution order; ``None`` outside.
         parent: Id of the nearest enclosing site. When the parent is reused, this module does not run.
         feeds: Ids of the only sites that read this output. Empty: native code reads it whenever the parent runs.

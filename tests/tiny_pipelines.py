@@ -56,7 +56,7 @@ def _sd() -> diffusers.DiffusionPipeline:
         text_encoder=None,
         tokenizer=None,
         unet=tiny_model("sd"),
-        scheduler=diffusers.DDIMScheduler(),
+        scheduler=diffusers.DDIMScheduler(clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -111,14 +111,18 @@ def _print_cost(console: "Console", denoiser: "DenoiserReport") -> None:
         _line(console, "cost", f"not counted: {denoiser.cost_problem}")
         return
     cost = denoiser.cost
-    _line(
-        console,
-        "cost",
-        f"{cost.total / 1e9:,.3f} GMACs a call and image, {cost.linear / 1e9:,.3f} without attention products",
-    )
+    _line(console, "cost", f"{_macs(cost.total)} per image and call, {_macs(cost.linear)} without attention products")
     shares = (f"{kind} {share:.1%}" for kind, share in cost.share_frac.items() if share >= 0.0005)
     _line(console, "", ", ".join(shares))
 
 
 def _line(console: "Console", label: str, text: str) -> None:
     console.print(f"  {label:<18}{text}", markup=False)
+
+
+def _macs(count: int) -> str:
+    """A number of multiply-accumulates in a readable unit."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if count >= size:
+            return f"{count / size:,.2f} {unit}MACs"
+    return f"{count} MACs"
