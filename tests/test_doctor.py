@@ -162,7 +162,7 @@ def test_the_command_prints_tables_and_json(monkeypatch: pytest.MonkeyPatch) -> 
         "family 'pixart'",
         "16 (4×4) at 64×64 px",
         "pass static_cache",
-        "MMACs per image",
+        "MACs per image",
     ):
         assert words in result.output
     result = CliRunner().invoke(app, ["doctor", "wan22", "--frames", "5", "--height", "64", "--json"])

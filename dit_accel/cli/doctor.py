@@ -122,7 +122,7 @@ def _line(console: "Console", label: str, text: str) -> None:
 
 def _macs(count: int) -> str:
     """A number of multiply-accumulates in a readable unit."""
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)):
         if count >= size:
             return f"{count / size:,.2f} {unit}MACs"
     return f"{count} MACs"
