@@ -21,11 +21,16 @@ _EXPORTS = {
 __all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:
-    from dit_accel.api import accelerate_pipeline, accelerated, is_accelerated, remove_acceleration, summary
-    from dit_accel.embedded import load_embedded
-    from dit_accel.passes.static_cache import StaticCacheConfig
-    from dit_accel.plan import AccelerationPlan
-    from dit_accel.schedules import GeneratorSpec, Schedule
+    from dit_accel.api import accelerate_pipeline as accelerate_pipeline
+    from dit_accel.api import accelerated as accelerated
+    from dit_accel.api import is_accelerated as is_accelerated
+    from dit_accel.api import remove_acceleration as remove_acceleration
+    from dit_accel.api import summary as summary
+    from dit_accel.embedded import load_embedded as load_embedded
+    from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig
+    from dit_accel.plan import AccelerationPlan as AccelerationPlan
+    from dit_accel.schedules import GeneratorSpec as GeneratorSpec
+    from dit_accel.schedules import Schedule as Schedule
 
 
 def __getattr__(name: str) -> object:
