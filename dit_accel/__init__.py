@@ -1,8 +1,46 @@
 """Make any diffusers pipeline several times faster in one call, prove what it costs, and undo it exactly."""
 
+from importlib import import_module as _import_module
 from pathlib import Path as _Path
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+_EXPORTS = {
+    "AccelerationPlan": "dit_accel.plan",
+    "CompileConfig": "dit_accel.passes.compile",
+    "GeneratorSpec": "dit_accel.schedules",
+    "Schedule": "dit_accel.schedules",
+    "StaticCacheConfig": "dit_accel.passes.static_cache",
+    "accelerate_pipeline": "dit_accel.api",
+    "accelerated": "dit_accel.api",
+    "is_accelerated": "dit_accel.api",
+    "load_embedded": "dit_accel.embedded",
+    "remove_acceleration": "dit_accel.api",
+    "summary": "dit_accel.api",
+}
+__all__ = ["__version__", *_EXPORTS]
+
+if TYPE_CHECKING:
+    from dit_accel.api import accelerate_pipeline as accelerate_pipeline
+    from dit_accel.api import accelerated as accelerated
+    from dit_accel.api import is_accelerated as is_accelerated
+    from dit_accel.api import remove_acceleration as remove_acceleration
+    from dit_accel.api import summary as summary
+    from dit_accel.embedded import load_embedded as load_embedded
+    from dit_accel.passes.compile import CompileConfig as CompileConfig
+    from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig
+    from dit_accel.plan import AccelerationPlan as AccelerationPlan
+    from dit_accel.schedules import GeneratorSpec as GeneratorSpec
+    from dit_accel.schedules import Schedule as Schedule
+
+
+def __getattr__(name: str) -> object:
+    # Public names are imported on first use, so that `import dit_accel` is quick and loads no model code.
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'dit_accel' has no attribute '{name}'")
+    return getattr(_import_module(_EXPORTS[name]), name)
+
 
 # A wheel carries kernels/, schedules/, calibration/ and app/ inside this package; in a source
 # checkout they are its siblings, so look beside it as well.

@@ -21,7 +21,7 @@ class MissingDependencyError(DitAccelError, ImportError):
 
     @classmethod
     def for_extra(cls, package: str, extra: str, purpose: str) -> "MissingDependencyError":
-        return cls(f"{purpose} needs the package '{package}', which is not installed: pip install 'dit-accel[{extra}]'")
+        return cls(f"{purpose} needs '{package}', which is not installed: pip install 'dit-accel[{extra}]'")
 
 
 class PlanMismatchError(DitAccelError, ValueError):

@@ -1,1 +1,1 @@
-"""What is measured, and how it is reported."""
+"""Measures what an acceleration does: times, fidelity to the plain pipeline, reuse; all of it into one report."""

@@ -1,0 +1,133 @@
+"""The verbs: accelerate a pipeline, look at what was done, and take it back."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dit_accel.errors import AccelerationWarning, ConfigError, PlanMismatchError, did_you_mean
+from dit_accel.inspection import Summary, summarize
+from dit_accel.passes.base import PassConfig
+from dit_accel.plan import AccelerationPlan
+from dit_accel.presets import PRESETS, resolve_preset
+from dit_accel.session import Session, Target, check_free, check_plan, find_targets, session_of
+
+logger = logging.getLogger("dit_accel")
+
+P = TypeVar("P")
+PlanLike = str | Path | AccelerationPlan | PassConfig | Sequence[PassConfig]
+
+
+def accelerate_pipeline(pipe: P, plan: PlanLike = "balanced", *, scheduler: Any = None, strict: bool = False) -> P:
+    """Make a diffusers pipeline faster, in place, and return the same object.
+
+    Args:
+        pipe: A pipeline with a transformer or UNet denoiser, or such a denoiser itself.
+        plan: A preset (``"lossless"``, ``"balanced"``, ``"fast"``, ``"turbo"``), an :class:`AccelerationPlan`, a
+            folder, file or hub id with one, or pass configs.
+        scheduler: The scheduler that drives a bare denoiser; not for pipelines.
+        strict: Refuse (:class:`PlanMismatchError`) where otherwise a warning is given: other step count, scheduler,
+            size or guidance than the plan was made for, or a run that reuses nothing.
+
+    Returns:
+        ``pipe``. Applying again replaces what was applied; :func:`remove_acceleration` undoes it exactly.
+
+    Raises:
+        ConfigError: The plan is not valid.
+        UnsupportedModelError: The pipeline has no denoiser that can be accelerated.
+        PlanMismatchError: The plan is for another model.
+    """
+    targets = find_targets(pipe)
+    check_free(pipe, targets)
+    _check_scheduler(pipe, scheduler)
+    resolved = resolve_plan(plan, targets)
+    for doubt in check_plan(resolved, targets):
+        if strict:
+            raise PlanMismatchError(doubt)
+        warnings.warn(doubt, AccelerationWarning, stacklevel=2)
+    before = session_of(pipe)
+    if before is not None:
+        logger.info("replacing plan '%s' by '%s'", before.plan.name, resolved.name)
+        before.undo()
+    try:
+        Session(pipe, targets, resolved, scheduler=scheduler, strict=strict).apply()
+    except BaseException:
+        if before is not None:
+            before.apply()
+        raise
+    return pipe
+
+
+def remove_acceleration(pipe: P) -> P:
+    """Undo :func:`accelerate_pipeline` exactly: same attributes, same ``state_dict`` keys, bit-equal output."""
+    session = session_of(pipe)
+    if session is None:
+        warnings.warn("remove_acceleration: this pipeline is not accelerated", AccelerationWarning, stacklevel=2)
+        return pipe
+    check_free(pipe, session.targets)
+    session.undo()
+    return pipe
+
+
+@contextmanager
+def accelerated(pipe: P, plan: PlanLike = "balanced", *, scheduler: Any = None, strict: bool = False) -> Iterator[P]:
+    """Accelerate within a ``with`` block; what was applied before, if anything, is back afterwards."""
+    before = session_of(pipe)
+    accelerate_pipeline(pipe, plan, scheduler=scheduler, strict=strict)
+    try:
+        yield pipe
+    finally:
+        remove_acceleration(pipe)
+        if before is not None:
+            before.apply()
+
+
+def is_accelerated(pipe: Any) -> bool:
+    """Whether :func:`accelerate_pipeline` is in force on this object."""
+    return session_of(pipe) is not None
+
+
+def summary(pipe: Any) -> Summary:
+    """What is applied, and, after a run, what was planned and what really happened. Print it."""
+    session = session_of(pipe)
+    if session is None:
+        raise ConfigError("this pipeline is not accelerated; there is nothing to sum up")
+    return summarize(session)
+
+
+def resolve_plan(plan: PlanLike, targets: Sequence[Target]) -> AccelerationPlan:
+    """Turn anything that :func:`accelerate_pipeline` takes into a plan for these denoisers.
+
+    Raises:
+        ConfigError: It is none of the things that can be taken.
+    """
+    if isinstance(plan, AccelerationPlan):
+        return plan
+    if isinstance(plan, PassConfig):
+        return AccelerationPlan(passes=(plan,))
+    if isinstance(plan, Path) or (isinstance(plan, str) and plan not in PRESETS and _looks_like_source(plan)):
+        return AccelerationPlan.from_pretrained(plan)
+    if isinstance(plan, str):
+        if plan not in PRESETS:
+            raise ConfigError(
+                f"unknown preset '{plan}'.{did_you_mean(plan, PRESETS)} Presets: {', '.join(PRESETS)}; "
+                "or give a plan, a folder or file with one, or a hub id 'user/name'."
+            )
+        return resolve_preset(plan, targets[0])
+    if isinstance(plan, Sequence) and all(isinstance(item, PassConfig) for item in plan):
+        return AccelerationPlan(passes=tuple(plan))
+    raise ConfigError(f"a plan is a preset name, a plan, a path or pass configs; got {type(plan).__name__}")
+
+
+def _looks_like_source(text: str) -> bool:
+    return "/" in text or text.endswith(".json") or Path(text).exists()
+
+
+def _check_scheduler(pipe: Any, scheduler: Any) -> None:
+    has_own = hasattr(pipe, "scheduler")
+    if has_own and scheduler is not None:
+        raise ConfigError("'scheduler' is for bare denoisers; this pipeline has its own")
+    if not has_own and scheduler is None:
+        raise ConfigError("a bare denoiser needs the scheduler that drives it: accelerate_pipeline(..., scheduler=s)")

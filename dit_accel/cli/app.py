@@ -1,0 +1,61 @@
+"""The commands, put together. Importing this loads typer and rich, but no torch: ``--help`` must be quick."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from dit_accel import __version__
+from dit_accel.cli.console import Commands
+from dit_accel.cli.demo import demo_command
+from dit_accel.cli.env import env_command
+from dit_accel.cli.generate import generate_command
+from dit_accel.cli.presets import presets_app
+
+HELP = """Make diffusers pipelines faster, and see what it costs.
+
+A first look: dit-accel demo
+
+Your own prompt: dit-accel generate "a red apple" --preset fast --compare
+
+In Python: pipe = dit_accel.accelerate_pipeline(pipe, "fast")
+"""
+
+app = typer.Typer(
+    cls=Commands,
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("generate")(generate_command)
+app.command("demo")(demo_command)
+app.add_typer(presets_app, name="presets")
+app.command("env")(env_command)
+
+
+def _add(command: str, module: str, function: str) -> None:
+    """Register a command of a module that may not be there."""
+    if find_spec(module) is not None:
+        app.command(command)(getattr(import_module(module), function))
+
+
+_add("doctor", "dit_accel.cli.doctor", "doctor_command")
+_add("train-embedded", "dit_accel.cli.train", "train_embedded_command")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass

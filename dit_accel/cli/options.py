@@ -1,0 +1,34 @@
+"""Options that several commands share, each said once."""
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|FOLDER|HUB-ID",
+        help="An embedded pipeline (emoji-pixart), a folder in diffusers format, or a hub id such as "
+        "PixArt-alpha/PixArt-XL-2-512x512.",
+    ),
+]
+Device = Annotated[
+    str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run. auto: the GPU where there is one.")
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|float32|float16|bfloat16", help="Type of the weights. auto: bfloat16 on a GPU, float32 on the CPU."
+    ),
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Scheduler steps. Default: the pipeline's own.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale. Default: the pipeline's own.")]
+Seed = Annotated[int, typer.Option(help="Of the first image; the next ones count up.")]
+Height = Annotated[int | None, typer.Option(min=1, help="Pixels. Default: the pipeline's own.")]
+Width = Annotated[int | None, typer.Option(min=1, help="Pixels. Default: the pipeline's own.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Make every warning about the plan an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Only JSON on stdout; what is said to you goes to stderr.")]
+
+DEFAULT_MODEL = "emoji-pixart"

@@ -1,0 +1,92 @@
+"""``dit-accel presets``: what can be asked for by name, and what it means for a given model."""
+
+from typing import Annotated
+
+import typer
+
+from dit_accel.cli import options
+from dit_accel.cli.console import Commands, out, print_json
+
+presets_app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Presets: named trades of speed against fidelity. See `presets list`."
+)
+
+
+@presets_app.command("list")
+def list_command(as_json: options.Json = False) -> None:
+    """List the presets, mildest first.
+
+    Example: dit-accel presets list
+    """
+    import json
+
+    from dit_accel.presets import PRESETS
+
+    if as_json:
+        print_json(json.dumps({name: PRESETS.get(name).summary for name in PRESETS}, indent=1))
+        return
+    console = out()
+    for name in PRESETS:
+        console.print(f"[bold]{name:<10}[/]{PRESETS.get(name).summary}")
+
+
+@presets_app.command("show")
+def show_command(
+    name: Annotated[str, typer.Argument(help="A preset of `dit-accel presets list`.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME|FOLDER|HUB-ID", help="Show the plan this preset is for a model."),
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="With --model: count reuse for this many steps.")] = 20,
+    as_json: options.Json = False,
+) -> None:
+    """Show what a preset does: its rules, or with --model the plan it becomes and how much that reuses.
+
+    The JSON of a plan can be saved, edited and given back: dit-accel generate --plan plan.json
+
+    Example: dit-accel presets show fast --model emoji-pixart
+    """
+    import json
+
+    from dit_accel.presets import PRESETS
+
+    preset = PRESETS.get(name)
+    if model is None:
+        rules = {"blocks": preset.rule.to_dict(), "unet": preset.unet_rule.to_dict()}
+        if as_json:
+            print_json(json.dumps({"name": name, "summary": preset.summary, "rules": rules}, indent=1))
+            return
+        out().print(f"[bold]{name}[/]: {preset.summary}")
+        for kind, rule in rules.items():
+            out().print(f"  {kind:<8}{rule['generator']} {rule['params'] or ''}", markup=False)
+        return
+    _show_for_model(name, model, steps, as_json)
+
+
+def _show_for_model(name: str, model: str, steps: int, as_json: bool) -> None:
+    import json
+
+    from dit_accel.cli.model import load_for_cli
+    from dit_accel.passes.static_cache import StaticCacheConfig
+    from dit_accel.presets import resolve_preset
+    from dit_accel.session import find_targets
+
+    target = find_targets(load_for_cli(model, "cpu", "float32"))[0]
+    plan = resolve_preset(name, target)
+    if as_json:
+        print_json(json.dumps(plan.to_dict(), indent=1))
+        return
+    console = out()
+    state = "certified" if plan.is_certified else "not certified"
+    console.print(f"[bold]{plan.name}[/] for {type(target.denoiser).__name__}: {state}")
+    for note in plan.notes:
+        console.print(f"  note: {note}", markup=False)
+    for config in plan.passes:
+        if isinstance(config, StaticCacheConfig):
+            schedule = config.schedule_for(target.layout.graph, steps, with_invariants=False)
+            reused = schedule.reuse_fraction(target.layout.graph)
+            console.print(
+                f"  {config.type_name}: reuses {reused:.0%} of module outputs in a run of {steps} evaluations, "
+                f"at {len(schedule.recompute)} of {len(target.layout.graph)} sites",
+                markup=False,
+            )

@@ -1,0 +1,244 @@
+"""Runs a pipeline plain, accelerated, and plain with fewer steps, in turn, and reports what each took and changed."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from dit_accel.api import PlanLike, accelerated, is_accelerated, summary
+from dit_accel.errors import ConfigError
+from dit_accel.evaluation.environment import collect_environment
+from dit_accel.evaluation.fidelity import fidelity, require_metrics
+from dit_accel.evaluation.report import Fidelity, Metric, Report, Reuse, Sample, Settings, Speedup, Times, Variant
+from dit_accel.evaluation.timing import time_interleaved, time_once
+from dit_accel.generation import GenerationSettings, generate_images, steps_of
+from dit_accel.session import session_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from dit_accel.inspection import Summary
+    from dit_accel.plan import AccelerationPlan
+
+PLAIN = "plain"
+MIN_REPEATS = 3
+MAX_REPEATS = 15
+PILOT_FRAC = 0.5  # share of the steps at which the plain pipeline is timed a second time, to tell steps from overhead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What :func:`compare_plans` returns.
+
+    Attributes:
+        report: All numbers.
+        images: Variant name to its images, float32 [B, 3, H, W] in [0, 1], in the order of ``report.samples``.
+    """
+
+    report: Report
+    images: "Mapping[str, torch.Tensor]"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Entry:
+    """One variant while it is being measured."""
+
+    name: str
+    settings: GenerationSettings
+    plan: PlanLike | None = None
+    rival_of: str | None = None
+    images: Any = None
+    resolved: "AccelerationPlan | None" = None
+    seen: "Summary | None" = None
+
+
+def compare_plans(
+    pipe: Any,
+    plans: Mapping[str, PlanLike],
+    samples: Sequence[tuple[str, int]],
+    settings: GenerationSettings,
+    *,
+    model: str,
+    repeats: int | None = None,
+    budget_s: float | None = None,
+    rivals: bool = True,
+    batch_size: int | None = None,
+    strict: bool = False,
+    command: Sequence[str] | None = None,
+) -> Comparison:
+    """Measure plans against the plain pipeline, and against the plain pipeline with fewer steps at the same time.
+
+    The times are of whole pipeline calls, text encoding and decoding included, all variants interleaved.
+
+    Args:
+        pipe: A text-to-image pipeline that is not accelerated; it is left as it was.
+        plans: Variant name to a preset, a plan or a path.
+        samples: Prompt and seed of each image.
+        settings: Of the plain run.
+        model: What the pipeline was loaded from, for the report.
+        repeats: Timed runs of each variant; ``None``: as many as fit into ``budget_s``, from 3 to 15.
+        budget_s: Seconds that all timed runs together may take; ``None``: no limit, and 5 repeats.
+        rivals: Also run the plain pipeline with fewer steps, once for each plan.
+        batch_size: Images a pipeline call; ``None``: all in one.
+        strict: Turn warnings about a plan into errors.
+        command: For the report; ``None``: this process's command line.
+
+    Raises:
+        ConfigError: A plan or setting is not valid, or the pipeline is accelerated already.
+        MissingDependencyError: torchmetrics is not installed.
+    """
+    require_metrics()
+    if is_accelerated(pipe):
+        raise ConfigError("the pipeline is accelerated already; compare a plain one")
+    if PLAIN in plans:
+        raise ConfigError(f"'{PLAIN}' is the name of the reference; call the plan something else")
+    prompts, seeds = [prompt for prompt, _ in samples], [seed for _, seed in samples]
+    settings = replace(settings, num_inference_steps=steps_of(pipe, settings))
+
+    def run(entry: _Entry) -> None:
+        entry.images = generate_images(pipe, prompts, seeds, entry.settings, batch_size=batch_size)
+        session = session_of(pipe)
+        if session is not None:
+            entry.seen, entry.resolved = summary(pipe), session.plan
+
+    @contextmanager
+    def around(name: str) -> Iterator[None]:
+        plan = entries[name].plan
+        with nullcontext() if plan is None else accelerated(pipe, plan, strict=strict):
+            yield
+
+    entries = {PLAIN: _Entry(name=PLAIN, settings=settings)}
+    entries |= {name: _Entry(name=name, settings=settings, plan=plan) for name, plan in plans.items()}
+    pilot: dict[str, float] = {}
+    for name, entry in entries.items():
+        with around(name):
+            run(entry)  # a first run pays for what is set up once
+            pilot[name] = min(time_once(lambda entry=entry: run(entry)) for _ in range(2))  # type: ignore[misc]
+    if rivals:
+        few = _few_steps(settings)
+        short = _Entry(name="pilot", settings=few)
+        pilot_few = time_once(lambda: run(short))
+        for name in plans:
+            steps = rival_steps(settings, few, pilot[PLAIN], pilot_few, pilot[name])
+            rival = _Entry(name=f"{steps} steps", settings=replace(settings, num_inference_steps=steps), rival_of=name)
+            if steps < steps_of(pipe, settings) and rival.name not in entries:
+                entries[rival.name] = rival
+                pilot[rival.name] = time_once(lambda rival=rival: run(rival))  # type: ignore[misc]
+    count = repeats or _repeats_within(budget_s, sum(pilot.values()))
+    times = time_interleaved(
+        {name: lambda entry=entry: run(entry) for name, entry in entries.items()},  # type: ignore[misc]
+        repeats=count,
+        warmup=0,  # each has run once or twice by now
+        around=around,
+    )
+    variants = tuple(_variant(entry, entries[PLAIN], times) for entry in entries.values())
+    report = Report(
+        created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=tuple(sys.argv if command is None else command),
+        environment=collect_environment(),
+        settings=_settings(pipe, settings, entries[PLAIN].images, model, count, batch_size),
+        samples=tuple(Sample(prompt=prompt, seed=seed) for prompt, seed in samples),
+        variants=variants,
+        notes=_notes(entries, len(samples)),
+    )
+    return Comparison(report=report, images={name: entry.images for name, entry in entries.items()})
+
+
+def rival_steps(
+    full: GenerationSettings, few: GenerationSettings, full_s: float, few_s: float, target_s: float
+) -> int:
+    """How many plain steps fit into ``target_s``, when time is a constant plus so much a step.
+
+    Args:
+        full: Settings of the plain run.
+        few: The same with fewer steps.
+        full_s: Seconds of the plain run.
+        few_s: Seconds with fewer steps.
+        target_s: Seconds of the accelerated run.
+
+    Returns:
+        The nearest whole number of steps, from 1 to those of the plain run.
+    """
+    most, least = full.num_inference_steps or 1, few.num_inference_steps or 1
+    step_s = (full_s - few_s) / max(1, most - least)
+    if step_s <= 0:
+        return most
+    return max(1, min(most, round(most - (full_s - target_s) / step_s)))
+
+
+def _few_steps(settings: GenerationSettings) -> GenerationSettings:
+    return replace(settings, num_inference_steps=max(1, round((settings.num_inference_steps or 1) * PILOT_FRAC)))
+
+
+def _repeats_within(budget_s: float | None, round_s: float) -> int:
+    if budget_s is None:
+        return 5
+    return max(MIN_REPEATS, min(MAX_REPEATS, int(budget_s / max(round_s, 1e-6))))
+
+
+def _variant(entry: _Entry, plain: _Entry, times: dict[str, list[float]]) -> Variant:
+    own = times[entry.name]
+    is_plain = entry is plain
+    scores = None if is_plain else fidelity(entry.images, plain.images)
+    return Variant(
+        name=entry.name,
+        kind=PLAIN if is_plain else "fewer_steps" if entry.plan is None else "plan",  # type: ignore[arg-type]
+        rival_of=entry.rival_of,
+        num_inference_steps=entry.settings.num_inference_steps or 0,
+        plan=None if entry.resolved is None else entry.resolved.to_dict(),
+        certified=None if entry.resolved is None else entry.resolved.is_certified,
+        times=Times.of(own),
+        speedup=None if is_plain else Speedup.of(times[plain.name], own),
+        fidelity=scores and Fidelity(psnr_db=Metric.of(scores.psnr_db), ssim=Metric.of(scores.ssim)),
+        reuse=None if entry.seen is None else reuse_of(entry.seen),
+    )
+
+
+def reuse_of(seen: "Summary") -> Reuse | None:
+    """Planned and actual reuse of the last run, over all denoisers; ``None`` when none has run."""
+    runs = [denoiser.last_run for denoiser in seen.denoisers if denoiser.last_run is not None]
+    total = sum(run.site_calls for run in runs)
+    if not runs:
+        return None
+    counted = all(run.actual_reuse is not None for run in runs)
+    return Reuse(
+        planned_frac=sum(run.planned_reuse for run in runs) / max(1, total),
+        actual_frac=sum(run.actual_reuse or 0 for run in runs) / max(1, total) if counted else None,
+        kept_mib=sum(run.peak_bytes for run in runs) / 2**20,
+    )
+
+
+def _settings(
+    pipe: Any, settings: GenerationSettings, images: "torch.Tensor", model: str, repeats: int, batch_size: int | None
+) -> Settings:
+    from dit_accel.families.pipeline import find_denoisers
+
+    denoiser = find_denoisers(pipe)[0][1]
+    parameter = next(denoiser.parameters())
+    return Settings(
+        model=model,
+        pipeline_class=type(pipe).__name__,
+        denoiser_class=type(denoiser).__name__,
+        scheduler=type(pipe.scheduler).__name__,
+        num_inference_steps=settings.num_inference_steps or 0,
+        guidance_scale=settings.guidance_scale,
+        height=images.shape[-2],
+        width=images.shape[-1],
+        batch_size=batch_size or len(images),
+        device=str(parameter.device),
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        repeats=repeats,
+        warmup=1,
+    )
+
+
+def _notes(entries: Mapping[str, _Entry], count: int) -> tuple[str, ...]:
+    notes = []
+    if count < 100:
+        notes.append(f"{count} images: enough to look at, too few to certify anything")
+    for entry in entries.values():
+        if entry.resolved is not None:
+            notes += [f"{entry.name}: {note}" for note in entry.resolved.notes]
+    return tuple(dict.fromkeys(notes))

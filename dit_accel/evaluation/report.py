@@ -1,0 +1,273 @@
+"""The one schema of every measurement. Whoever shows a number reads it from here; nobody computes it anew.
+
+The file is JSON, checked when it is read and when it is made: an unknown key is an error.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dit_accel.errors import ConfigError, did_you_mean
+from dit_accel.evaluation.environment import Environment
+from dit_accel.evaluation.statistics import bootstrap_interval, quartiles, worst_mean
+
+FORMAT = "dit-accel/report"
+VERSION = 1
+REPORT_FILE = "report.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Times(_Record):
+    """Wall-clock seconds of one run over all prompts.
+
+    Attributes:
+        samples_s: Every timed run, in order.
+        median_s: Their median.
+        iqr_s: Their lower and upper quartile.
+    """
+
+    samples_s: tuple[float, ...]
+    median_s: float
+    iqr_s: tuple[float, float]
+
+    @classmethod
+    def of(cls, samples_s: list[float]) -> "Times":
+        low, median, high = quartiles(samples_s)
+        return cls(samples_s=tuple(samples_s), median_s=median, iqr_s=(low, high))
+
+
+class Speedup(_Record):
+    """How many times faster than the plain pipeline, by the clock.
+
+    Attributes:
+        ratio: Median time of the plain pipeline over the median time of this one.
+        iqr: Quartiles of the ratio within each round of the interleaved runs.
+    """
+
+    ratio: float
+    iqr: tuple[float, float]
+
+    @classmethod
+    def of(cls, plain_s: list[float], own_s: list[float]) -> "Speedup":
+        low, _, high = quartiles([a / b for a, b in zip(plain_s, own_s, strict=True)])
+        return cls(ratio=quartiles(plain_s)[1] / quartiles(own_s)[1], iqr=(low, high))
+
+
+class Metric(_Record):
+    """One metric over all images.
+
+    Attributes:
+        per_image: One value an image, in the order of ``Report.samples``.
+        mean: Their mean.
+        ci95: Bootstrap interval of the mean.
+        worst5: Mean of the worst five per cent (at least one image).
+    """
+
+    per_image: tuple[float, ...]
+    mean: float
+    ci95: tuple[float, float]
+    worst5: float
+
+    @classmethod
+    def of(cls, values: tuple[float, ...]) -> "Metric":
+        """Summarise values of which higher is better."""
+        low, high = bootstrap_interval(values)
+        mean = sum(values) / len(values)
+        return cls(per_image=values, mean=mean, ci95=(low, high), worst5=worst_mean(values))
+
+
+class Fidelity(_Record):
+    """Closeness to the plain pipeline's image of the same prompt, seed and scheduler. Not image quality."""
+
+    psnr_db: Metric
+    ssim: Metric
+
+
+class Reuse(_Record):
+    """Share of scheduled module calls answered from kept values.
+
+    Attributes:
+        planned_frac: What the plan says.
+        actual_frac: What happened; ``None`` when compiled rows ran, which are not counted call by call.
+        kept_mib: Most memory that kept values took at once.
+    """
+
+    planned_frac: float = Field(ge=0, le=1)
+    actual_frac: float | None = Field(default=None, ge=0, le=1)
+    kept_mib: float = Field(ge=0)
+
+
+class DenoiserCost(_Record):
+    """What the denoiser alone takes in one run; the rest of a pipeline is not touched by a plan.
+
+    Attributes:
+        times: Seconds in the denoiser a run, medians as for whole runs.
+        speedup: Against the denoiser of ``plain``.
+        macs: Multiply-accumulates of a run, attention counted, guidance and batch included.
+        macs_linear: The same without the products of attention, as the ECAD paper counts.
+        allowed_speedup: Multiply-accumulates of ``plain`` over these: what saved arithmetic alone would give.
+    """
+
+    times: Times
+    speedup: Speedup | None = None
+    macs: int
+    macs_linear: int
+    allowed_speedup: float
+
+    @property
+    def attained_frac(self) -> float:
+        """Share of the allowed speed-up that the clock shows."""
+        return (self.speedup.ratio if self.speedup else 1.0) / self.allowed_speedup
+
+
+class Settings(_Record):
+    """How all variants were run.
+
+    Attributes:
+        model: Name, folder or hub id.
+        pipeline_class: E.g. ``PixArtAlphaPipeline``.
+        denoiser_class: E.g. ``PixArtTransformer2DModel``.
+        scheduler: Class of the scheduler.
+        num_inference_steps: Steps of the plain pipeline; ``Variant`` has its own.
+        guidance_scale: ``None``: the pipeline's default.
+        height: Pixels; of the images that came out.
+        width: Pixels.
+        batch_size: Images a pipeline call.
+        device: E.g. ``cpu`` or ``cuda:0``.
+        dtype: Of the denoiser.
+        repeats: Timed runs of each variant.
+        warmup: Untimed runs of each before them.
+    """
+
+    model: str
+    pipeline_class: str
+    denoiser_class: str
+    scheduler: str
+    num_inference_steps: int
+    guidance_scale: float | None
+    height: int
+    width: int
+    batch_size: int
+    device: str
+    dtype: str
+    repeats: int
+    warmup: int
+
+
+class Sample(_Record):
+    """One image that every variant made."""
+
+    prompt: str
+    seed: int
+
+
+class Variant(_Record):
+    """One way to run the pipeline.
+
+    Attributes:
+        name: Unique in the report, e.g. ``fast``.
+        kind: ``plain``: the reference; ``plan``: accelerated; ``fewer_steps``: the plain pipeline with fewer steps,
+            the rival that every acceleration has to beat.
+        rival_of: For ``fewer_steps``: the plan whose time its step count was chosen to meet.
+        num_inference_steps: Steps of this variant.
+        plan: The plan as JSON data.
+        certified: Whether the plan carries a certificate.
+        times: Wall-clock.
+        speedup: Against ``plain``; ``None`` for ``plain`` itself.
+        fidelity: Against ``plain``; ``None`` for ``plain`` itself.
+        reuse: ``None`` without a plan.
+        denoiser: ``None`` where only whole runs were timed.
+    """
+
+    name: str
+    kind: Literal["plain", "plan", "fewer_steps"]
+    rival_of: str | None = None
+    num_inference_steps: int
+    plan: dict[str, Any] | None = None
+    certified: bool | None = None
+    times: Times
+    speedup: Speedup | None = None
+    fidelity: Fidelity | None = None
+    reuse: Reuse | None = None
+    denoiser: DenoiserCost | None = None
+
+
+class Report(_Record):
+    """One measurement: what was run where, and what came out.
+
+    Attributes:
+        format: Always ``dit-accel/report``.
+        version: Of this schema.
+        created_utc: ISO 8601.
+        command: The command line.
+        environment: The machine and its software.
+        settings: How it was run.
+        samples: Prompt and seed of each image.
+        variants: The plain pipeline first.
+        notes: What a reader must know, one sentence each.
+    """
+
+    format: Literal["dit-accel/report"] = FORMAT
+    version: int = VERSION
+    created_utc: str
+    command: tuple[str, ...]
+    environment: Environment
+    settings: Settings
+    samples: tuple[Sample, ...]
+    variants: tuple[Variant, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_images(self) -> int:
+        """n: images each variant made."""
+        return len(self.samples)
+
+    def variant(self, name: str) -> Variant:
+        """The variant called ``name``.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        names = [variant.name for variant in self.variants]
+        raise ConfigError(f"the report has no variant '{name}'.{did_you_mean(name, names)} It has: {', '.join(names)}.")
+
+    def save(self, path: str | Path) -> Path:
+        """Write the report as JSON; a folder gets a ``report.json``. Returns the file's path."""
+        path = Path(path)
+        path = path if path.suffix == ".json" else path / REPORT_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Report":
+        """Read a report from a file, or from the ``report.json`` of a folder.
+
+        Raises:
+            ConfigError: Nothing is there, it is not a report or a newer one, or a key or value is not valid.
+        """
+        path = Path(path)
+        path = path / REPORT_FILE if path.is_dir() else path
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"no report at '{path}': {error.strerror or error}") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"'{path}' is not valid JSON ({error}); the file may be truncated") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ConfigError(f"'{path}' is not a dit-accel report: its 'format' is not '{FORMAT}'")
+        if isinstance(data.get("version"), int) and data["version"] > VERSION:
+            raise ConfigError(f"'{path}' has report version {data['version']}, this dit-accel reads {VERSION}: update")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(str(p) for p in f['loc'])}: {f['msg']}" for f in error.errors()[:5])
+            raise ConfigError(f"'{path}' is not a valid report: {faults}") from error

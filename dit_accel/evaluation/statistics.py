@@ -1,0 +1,36 @@
+"""Numbers about numbers: an interval of a mean, the worst part, a spread. Seeded, so that a report can be redone."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+RESAMPLES = 2000
+WORST_FRAC = 0.05
+
+
+def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean (Efron 1979). With a single value there is no spread: both ends are it.
+
+    Args:
+        values: At least one number.
+        level: Share of resampled means within the interval.
+        seed: Of the resampling.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    picks = np.random.default_rng(seed).integers(0, len(data), size=(RESAMPLES, len(data)))
+    means = data[picks].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def worst_mean(values: Sequence[float], *, frac: float = WORST_FRAC) -> float:
+    """Mean of the lowest ``frac`` of the values, of one value at least."""
+    count = max(1, math.ceil(len(values) * frac))
+    return float(np.sort(np.asarray(values, dtype=np.float64))[:count].mean())
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile."""
+    low, middle, high = np.quantile(np.asarray(values, dtype=np.float64), [0.25, 0.5, 0.75])
+    return float(low), float(middle), float(high)

@@ -1,0 +1,83 @@
+"""What is applied and what it did, in words."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dit_accel.stats import RunStats
+
+if TYPE_CHECKING:
+    from dit_accel.session import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenoiserSummary:
+    """One denoiser: what is planned for a run, and what the last run did."""
+
+    name: str
+    model_class: str
+    family: str
+    num_sites: int
+    num_wrapped: int
+    last_run: RunStats | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What :func:`dit_accel.summary` returns; ``str()`` of it is for people."""
+
+    plan: str
+    passes: tuple[str, ...]
+    certified: bool
+    notes: tuple[str, ...]
+    denoisers: tuple[DenoiserSummary, ...]
+
+    def __str__(self) -> str:
+        state = "certified" if self.certified else "not certified"
+        lines = [f"plan '{self.plan}' ({state}): {', '.join(self.passes) or 'no passes'}"]
+        lines += [f"  note: {note}" for note in self.notes]
+        for denoiser in self.denoisers:
+            lines.append(
+                f"  {denoiser.name}: {denoiser.model_class} ({denoiser.family}), "
+                f"{denoiser.num_wrapped} of {denoiser.num_sites} sites wrapped"
+            )
+            lines += [f"    {line}" for line in _run_lines(denoiser.last_run)]
+        return "\n".join(lines)
+
+
+def summarize(session: "Session") -> Summary:
+    """Collect the summary of a session."""
+    return Summary(
+        plan=session.plan.name,
+        passes=tuple(config.type_name for config in session.plan.passes),
+        certified=session.plan.is_certified,
+        notes=session.plan.notes,
+        denoisers=tuple(
+            DenoiserSummary(
+                name=runtime.name,
+                model_class=type(runtime.denoiser).__name__,
+                family=runtime.family.name,
+                num_sites=len(runtime.graph),
+                num_wrapped=runtime.num_wrapped,
+                last_run=runtime.stats if runtime.stats.calls else None,
+            )
+            for runtime in session.runtimes
+        ),
+    )
+
+
+def _run_lines(stats: RunStats | None) -> list[str]:
+    if stats is None:
+        return ["no run yet"]
+    lines = [f"last run: {stats.calls} calls over {stats.num_steps} evaluations"]
+    counted = "" if stats.actual_computed is not None else " (compiled: counted by row)"
+    computed = stats.planned_computed if stats.actual_computed is None else stats.actual_computed
+    reused = stats.planned_reuse if stats.actual_reuse is None else stats.actual_reuse
+    lines.append(
+        f"computed {computed} of {stats.site_calls} module calls (planned {stats.planned_computed}), "
+        f"reused {reused} (planned {stats.planned_reuse}){counted}"
+    )
+    lines.append(f"kept values: at most {stats.peak_bytes / 2**20:.2f} MiB")
+    lines += [f"started anew {count} times: {reason}" for reason, count in stats.restarts.items()]
+    if stats.never_called:
+        lines.append(f"never called: {', '.join(stats.never_called)}")
+    return lines

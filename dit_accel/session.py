@@ -1,0 +1,162 @@
+"""One accelerated pipeline: its denoisers, clock, runtimes, plan, and the ledger that undoes them."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from dit_accel.clock import Clock
+from dit_accel.errors import ConfigError, DitAccelError, UnsupportedModelError
+from dit_accel.families import resolve_family
+from dit_accel.families.base import Family, Layout
+from dit_accel.families.pipeline import find_denoisers
+from dit_accel.ledger import PatchLedger, patches_on
+from dit_accel.passes.compile import adopt_users_compile
+from dit_accel.plan import AccelerationPlan, fingerprint
+from dit_accel.planner import order_passes
+from dit_accel.runtime import DenoiserRuntime
+from dit_accel.sites import Gate
+
+ATTRIBUTE = "_dit_accel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A denoiser that a pass may act on.
+
+    Attributes:
+        name: Attribute of the pipeline that holds it, e.g. ``"transformer"``.
+        denoiser: The module itself, without compile or adapter wrappers.
+        family: Registered or discovered facts about it.
+        layout: Its sites.
+    """
+
+    name: str
+    denoiser: nn.Module
+    family: Family
+    layout: Layout
+
+
+def find_targets(pipe: Any) -> tuple[Target, ...]:
+    """The denoisers of a pipeline (two for Wan 2.2), or the denoiser itself when a bare one is given.
+
+    Raises:
+        UnsupportedModelError: There is none, or it is of no kind that we understand.
+    """
+    targets = []
+    for name, module in find_denoisers(pipe):
+        family = resolve_family(module)
+        targets.append(Target(name=name, denoiser=module, family=family, layout=family.bind(module)))
+    return tuple(targets)
+
+
+class BareOwner:
+    """Stands in for a pipeline when only a denoiser and its scheduler are given."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+
+
+class Session:
+    """What ``accelerate_pipeline`` leaves on a pipeline.
+
+    Args:
+        pipe: A diffusers pipeline, or a bare denoiser.
+        targets: Its denoisers.
+        plan: What to apply.
+        scheduler: The scheduler of a bare denoiser.
+        strict: Turn every warning into an error.
+    """
+
+    def __init__(
+        self, pipe: Any, targets: tuple[Target, ...], plan: AccelerationPlan, *, scheduler: Any, strict: bool
+    ) -> None:
+        self.pipe = pipe
+        self.targets = targets
+        self.plan = plan
+        self.strict = strict
+        self.bare_scheduler = scheduler
+        self.ledger = PatchLedger()
+        self.runtimes: tuple[DenoiserRuntime, ...] = ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        # A copy of an accelerated object is a plain one: it gets none of our wrappers, so no session either.
+        return None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(None), ())
+
+    def apply(self) -> None:
+        """Apply every pass of the plan in order; when one fails, undo the ones before it and let the error leave."""
+        passes = order_passes(self.plan.passes, self.targets)
+        try:
+            if passes:
+                owner = self.pipe if self.bare_scheduler is None else BareOwner(self.bare_scheduler)
+                clock = Clock(owner, self.ledger)
+                self.runtimes = tuple(
+                    DenoiserRuntime(
+                        t.name, t.denoiser, t.family, t.layout, clock, self.ledger, plan=self.plan, strict=self.strict
+                    )
+                    for t in self.targets
+                )
+            for acceleration, config in passes:
+                acceleration.apply(self, config)
+            if self.runtimes:
+                adopt_users_compile(self)
+            self.ledger.set(self.pipe, ATTRIBUTE, self)
+        except BaseException:
+            self.undo()
+            raise
+
+    def undo(self) -> None:
+        """Take every change back."""
+        for runtime in self.runtimes:
+            runtime.release()
+        self.ledger.undo()
+        self.runtimes = ()
+
+
+def session_of(pipe: Any) -> Session | None:
+    """The session on a pipeline, if it is accelerated."""
+    session = vars(pipe).get(ATTRIBUTE) if hasattr(pipe, "__dict__") else None
+    return session if isinstance(session, Session) else None
+
+
+def check_free(pipe: Any, targets: tuple[Target, ...]) -> None:
+    """Refuse to touch what is running, or what another pipeline has accelerated.
+
+    Raises:
+        DitAccelError: The pipeline or its denoiser is in the middle of a call.
+        ConfigError: A denoiser is shared with another accelerated pipeline.
+    """
+    frame = sys._getframe(1)
+    busy = [pipe, *(target.denoiser for target in targets)]
+    while frame is not None:
+        subject = frame.f_locals.get("self")
+        if frame.f_code.co_name in ("__call__", "forward") and any(subject is item for item in busy):
+            raise DitAccelError(
+                f"{type(subject).__name__} is running: a plan cannot be applied or removed inside its own call "
+                "(a step callback, say). Do it before the call."
+            )
+        frame = frame.f_back  # type: ignore[assignment]
+    own = session_of(pipe)
+    for target in targets:
+        gates = [patch for patch in patches_on(target.denoiser, "forward") if isinstance(patch, Gate)]
+        if any(own is None or gate.runtime not in own.runtimes for gate in gates):
+            raise ConfigError(
+                f"'{target.name}' is already accelerated through another pipeline that shares it; "
+                "call remove_acceleration on that one first"
+            )
+
+
+def check_plan(plan: AccelerationPlan, targets: tuple[Target, ...]) -> list[str]:
+    """What a plan was made for and does not find here: doubts to be warned of.
+
+    Raises:
+        PlanMismatchError: It was made for another kind of model.
+        UnsupportedModelError: There is nothing to accelerate.
+    """
+    if not targets:
+        raise UnsupportedModelError("there is no denoiser to accelerate")
+    return [] if plan.fingerprint is None else plan.fingerprint.compare(fingerprint(targets[0]))
