@@ -68,8 +68,10 @@ def generate_command(
 
     tell(f"loading {model} ...")
     pipe = load_for_cli(model, device, dtype)
-    made = _compared if compare else _drawn
-    result = made(pipe, chosen, samples, settings, model=model, output=output, strict=strict, quiet=as_json)
+    if compare and chosen is not None:
+        result = _compared(pipe, chosen, samples, settings, model=model, output=output, strict=strict, quiet=as_json)
+    else:
+        result = _drawn(pipe, chosen, samples, settings, output=output, strict=strict, quiet=as_json)
     if as_json:
         import json
 
@@ -106,7 +108,6 @@ def _drawn(
     output: Path,
     strict: bool,
     quiet: bool,
-    **_: Any,
 ) -> dict[str, Any]:
     """Draw one prompt after the other, accelerated."""
     from dit_accel.api import accelerate_pipeline, summary

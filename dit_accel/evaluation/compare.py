@@ -202,7 +202,7 @@ def _variant(entry: _Entry, plain: _Entry, times: dict[str, list[float]]) -> Var
         certified=None if entry.resolved is None else entry.resolved.is_certified,
         times=Times.of(own),
         speedup=None if is_plain else Speedup.of(times[plain.name], own),
-        fidelity=scores and Fidelity(psnr_db=Metric.of(scores.psnr_db), ssim=Metric.of(scores.ssim)),
+        fidelity=None if scores is None else Fidelity(psnr_db=Metric.of(scores.psnr_db), ssim=Metric.of(scores.ssim)),
         reuse=None if entry.seen is None else reuse_of(entry.seen),
     )
 

@@ -5,7 +5,7 @@ The file is JSON, checked when it is read and when it is made: an unknown key is
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,7 +13,7 @@ from dit_accel.errors import ConfigError, did_you_mean
 from dit_accel.evaluation.environment import Environment
 from dit_accel.evaluation.statistics import bootstrap_interval, quartiles, worst_mean
 
-FORMAT = "dit-accel/report"
+FORMAT: Final = "dit-accel/report"
 VERSION = 1
 REPORT_FILE = "report.json"
 

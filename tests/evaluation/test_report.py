@@ -5,9 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from samples import sample_report
+from sample_reports import sample_report
 
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.environment import collect_environment
