@@ -150,6 +150,12 @@ def test_a_later_start_computes_everything_at_its_first_step() -> None:
     assert SKIP not in program.row(2).actions
 
 
+def test_inside_a_reused_block_nothing_has_to_be_wrapped() -> None:
+    graph = _block()
+    program = lower(Schedule(4, {"b": "1010"}), graph)
+    assert [graph.sites[position].id for position in program.active] == ["b"]
+
+
 def test_equal_rows_are_one_object() -> None:
     program = lower(Schedule(6, {"b.attn": "101010"}), _block())
     assert program.row(1).actions is program.row(3).actions
