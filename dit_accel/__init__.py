@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "AccelerationPlan": "dit_accel.plan",
+    "CompileConfig": "dit_accel.passes.compile",
     "GeneratorSpec": "dit_accel.schedules",
     "Schedule": "dit_accel.schedules",
     "StaticCacheConfig": "dit_accel.passes.static_cache",
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dit_accel.api import remove_acceleration as remove_acceleration
     from dit_accel.api import summary as summary
     from dit_accel.embedded import load_embedded as load_embedded
+    from dit_accel.passes.compile import CompileConfig as CompileConfig
     from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig
     from dit_accel.plan import AccelerationPlan as AccelerationPlan
     from dit_accel.schedules import GeneratorSpec as GeneratorSpec

@@ -1,5 +1,6 @@
 """Which step of how many: heard from this pipeline's own scheduler, never read from timestep values."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ class Clock:
         self._pending = False
         self._stepped = False
         self._source: Any = None
-        self._known: list[Any] = []
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()  # a pipeline may copy its scheduler for every call
         self.on_end: list[Callable[[], None]] = []
         self._attach(owner.scheduler, started=getattr(owner.scheduler, "num_inference_steps", None) is not None)
 
@@ -47,7 +48,7 @@ class Clock:
     def position(self) -> tuple[int, int]:
         """The step index and the number of steps, at a denoiser call; begins a run if one is due."""
         current = self.owner.scheduler
-        if not any(current is known for known in self._known):
+        if current not in self._known:
             self._attach(current, started=True)
         if self._pending:
             self._begin()
@@ -56,9 +57,8 @@ class Clock:
     def listen(self, copy: Any, name: str) -> "Patch[Any]":
         """A listener for a deep copy of a scheduler we listen on."""
         listener = _LISTENERS[name](copy, name, self)
-        self.ledger.adopt(copy, name, listener)
-        if not any(copy is known for known in self._known):
-            self._known.append(copy)
+        self.ledger.adopt(listener)
+        self._known.add(copy)
         return listener
 
     def on_set_timesteps(self, scheduler: Any) -> None:
@@ -104,7 +104,7 @@ class Clock:
         for name, kind in _LISTENERS.items():
             if hasattr(scheduler, name):
                 self.ledger.set(scheduler, name, kind(scheduler, name, self))
-        self._known.append(scheduler)
+        self._known.add(scheduler)
         self.on_set_timesteps(scheduler)
         self._pending = started
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dit_accel.runtime import RunStats
+from dit_accel.stats import RunStats
 
 if TYPE_CHECKING:
     from dit_accel.session import Session

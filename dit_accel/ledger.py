@@ -1,6 +1,7 @@
 """Every change to a live object goes through here, and can be undone: same attributes, nothing left behind."""
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -9,8 +10,12 @@ T = TypeVar("T")
 class Patch(Generic[T]):
     """A callable put in place of a method of one instance.
 
-    It looks like what it replaces (``inspect.signature`` follows it), and it survives ``copy.deepcopy`` of its owner:
-    the copy gets :meth:`rebound` instead of a method that would act on the original.
+    It looks like what it replaces (``inspect.signature`` follows it), and it survives ``copy.deepcopy`` and pickling
+    of its owner: the copy gets :meth:`rebound` instead of a method that would act on the original.
+
+    It takes the innermost place. Where others have wrapped the method before us (accelerate's offload hooks,
+    diffusers' hooks), ours goes underneath theirs, so that their removal, which pipelines with model offload do after
+    every call, does not take ours away with it.
 
     Args:
         owner: The instance whose method this replaces.
@@ -20,7 +25,9 @@ class Patch(Generic[T]):
     def __init__(self, owner: T, name: str) -> None:
         self.owner = owner
         self.name = name
-        self.original: Callable[..., Any] = getattr(owner, name)
+        self.holder, self.slot = _innermost(owner, name)
+        self.original: Callable[..., Any] = getattr(self.holder, self.slot)
+        self.was_own = self.slot in vars(self.holder)
         self.__wrapped__ = self.original
         self.__name__ = name
         self.__doc__ = getattr(self.original, "__doc__", None)
@@ -30,65 +37,149 @@ class Patch(Generic[T]):
 
     def rebound(self, copy: T) -> Callable[..., Any]:
         """What a deep copy of the owner gets as this method: by default its class's own."""
-        method: Callable[..., Any] = getattr(type(copy), self.name).__get__(copy)
-        return method
+        return _class_method(copy, self.name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
         return self.rebound(memo.get(id(self.owner), self.owner))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_class_method, (self.owner, self.name))
+
+    def in_place(self) -> bool:
+        """Whether this still stands in the way of calls to the method."""
+        return any(self is patch for _, _, patch in _seats(self.owner, self.name)) or any(
+            self is patch for patch in patches_on(self.owner, self.name)
+        )
+
+    def remove(self) -> None:
+        """Take this out, wherever it now stands: on top, or underneath what others have put over it."""
+        for holder, slot, patch in tuple(_seats(self.owner, self.name)):
+            if patch is not self:
+                continue
+            if holder is self.owner and slot == self.name and not self.was_own:
+                delattr(holder, slot)
+            else:
+                setattr(holder, slot, self.original)
+            wrapper = vars(self.owner).get(self.name)
+            if getattr(wrapper, "__wrapped__", None) is self:
+                wrapper.__wrapped__ = self.original  # type: ignore[union-attr]
+        for above in patches_on(self.owner, self.name):
+            if above.original is self:
+                above.original = above.__wrapped__ = self.original
+                above.was_own = self.was_own
 
 
 class PatchLedger:
     """Records attribute changes on instances and undoes them in reverse order.
 
-    Others may wrap our wrappers later (accelerate's offload hooks, diffusers' hooks). Undo then takes ours out from
-    under theirs, so that removing their hook does not bring ours back.
+    Patches are held weakly, by the object that they patch: a scheduler that a pipeline copies for every call can be
+    collected.
     """
 
     def __init__(self) -> None:
-        self._entries: list[tuple[Any, str, bool, Any, Any]] = []
+        self._entries: list[_Entry] = []
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Set an instance attribute, remembering what was there."""
-        had_own = name in vars(owner)
-        old = vars(owner).get(name)
+        if isinstance(value, Patch):
+            setattr(value.holder, value.slot, value)
+            self.adopt(value)
+            return
+        old = vars(owner).get(name, _ABSENT)
         setattr(owner, name, value)
-        self._entries.append((owner, name, had_own, old, value))
+        self._entries.append(_Attribute(owner, name, old, value))
 
-    def adopt(self, owner: Any, name: str, value: Any) -> None:
-        """Take over an attribute that a deep copy of a patched object was born with."""
-        self._entries.append((owner, name, False, None, value))
+    def adopt(self, patch: Patch[Any]) -> None:
+        """Take over a patch that is in place already: a deep copy of a patched object was born with it."""
+        self._entries = [entry for entry in self._entries if entry.alive()]
+        self._entries.append(_Patched(patch))
 
     def undo(self, since: int = 0) -> None:
         """Undo every change made after the first ``since`` ones, last first."""
         while len(self._entries) > since:
-            _restore(*self._entries.pop())
+            self._entries.pop().undo()
 
     def undo_on(self, owner: Any) -> None:
         """Undo every change on one object, last first, and forget it."""
         for position in reversed(range(len(self._entries))):
-            if self._entries[position][0] is owner:
-                _restore(*self._entries.pop(position))
+            if self._entries[position].owner is owner:
+                self._entries.pop(position).undo()
 
 
-def _restore(owner: Any, name: str, had_own: bool, old: Any, value: Any) -> None:
-    if vars(owner).get(name) is value:
-        if had_own:
-            setattr(owner, name, old)
+class _Entry:
+    owner: Any
+
+    def alive(self) -> bool:
+        return True
+
+    def undo(self) -> None:
+        raise NotImplementedError
+
+
+class _Attribute(_Entry):
+    def __init__(self, owner: Any, name: str, old: Any, value: Any) -> None:
+        self.owner, self.name, self.old, self.value = owner, name, old, value
+
+    def undo(self) -> None:
+        if vars(self.owner).get(self.name) is not self.value:
+            return  # someone else has set it since: theirs now
+        if self.old is _ABSENT:
+            delattr(self.owner, self.name)
         else:
-            delattr(owner, name)
-    elif isinstance(value, Patch):
-        _take_out(owner, value, old if had_own else value.rebound(owner))
+            setattr(self.owner, self.name, self.old)
 
 
-def _take_out(owner: Any, patch: Patch[Any], replacement: Any) -> None:
-    """Replace ``patch`` where later wrappers keep it: accelerate's ``_old_forward``, diffusers' hook chain."""
-    if vars(owner).get("_old_forward") is patch:
-        owner._old_forward = replacement
-    registry = vars(owner).get("_diffusers_hook")
-    for reference in getattr(registry, "_fn_refs", ()):
-        for slot in ("forward", "original_forward"):
-            if getattr(reference, slot, None) is patch:
-                setattr(reference, slot, replacement)
+class _Patched(_Entry):
+    def __init__(self, patch: Patch[Any]) -> None:
+        self.patch = weakref.ref(patch)
+
+    @property
+    def owner(self) -> Any:  # type: ignore[override]
+        patch = self.patch()
+        return None if patch is None else patch.owner
+
+    def alive(self) -> bool:
+        return self.patch() is not None
+
+    def undo(self) -> None:
+        patch = self.patch()
+        if patch is not None:
+            patch.remove()
+
+
+_ABSENT = object()
+
+
+def patches_on(owner: Any, name: str) -> Iterator[Patch[Any]]:
+    """Our patches of a method of ``owner``, outermost first, others' wrappers looked through."""
+    for _, _, value in tuple(_seats(owner, name)):
+        while isinstance(value, Patch):
+            yield value
+            value = value.original
+
+
+def _seats(owner: Any, name: str) -> Iterator[tuple[Any, str, Any]]:
+    """Where a method can sit, outermost first: the instance, accelerate's ``_old_forward``, diffusers' hook chain."""
+    own = vars(owner)
+    yield owner, name, own.get(name)
+    if name == "forward":
+        yield owner, "_old_forward", own.get("_old_forward")
+        for reference in getattr(own.get("_diffusers_hook"), "_fn_refs", ()):
+            for slot in ("forward", "original_forward"):
+                yield reference, slot, getattr(reference, slot, None)
+
+
+def _innermost(owner: Any, name: str) -> tuple[Any, str]:
+    """The seat of the bound method itself, below every hook; the instance when a hook of unknown make is over it."""
+    for holder, slot, value in _seats(owner, name):
+        if value is not None and (isinstance(value, Patch) or getattr(value, "__self__", None) is owner):
+            return holder, slot
+    return owner, name
+
+
+def _class_method(owner: Any, name: str) -> Callable[..., Any]:
+    method: Callable[..., Any] = getattr(type(owner), name).__get__(owner)
+    return method

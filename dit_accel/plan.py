@@ -1,5 +1,6 @@
 """The whole decision as one immutable, versioned object: passes, the model they are for, and what was measured."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -233,10 +234,8 @@ def _locate(source: str | Path, revision: str | None) -> Path:
         plan = Path(hf_hub_download(str(source), PLAN_FILE, revision=revision))
     except Exception as error:
         raise ConfigError(f"no plan at '{source}': not a local path, and the hub said: {error}") from error
-    try:
+    with contextlib.suppress(EntryNotFoundError):  # most plans have no tensors
         hf_hub_download(str(source), TENSOR_FILE, revision=revision)
-    except EntryNotFoundError:
-        pass  # most plans have no tensors
     return plan
 
 

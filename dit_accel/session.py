@@ -11,7 +11,8 @@ from dit_accel.errors import ConfigError, DitAccelError, UnsupportedModelError
 from dit_accel.families import resolve_family
 from dit_accel.families.base import Family, Layout
 from dit_accel.families.pipeline import find_denoisers
-from dit_accel.ledger import PatchLedger
+from dit_accel.ledger import PatchLedger, patches_on
+from dit_accel.passes.compile import adopt_users_compile
 from dit_accel.plan import AccelerationPlan, fingerprint
 from dit_accel.planner import order_passes
 from dit_accel.runtime import DenoiserRuntime
@@ -79,6 +80,13 @@ class Session:
         self.ledger = PatchLedger()
         self.runtimes: tuple[DenoiserRuntime, ...] = ()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        # A copy of an accelerated object is a plain one: it gets none of our wrappers, so no session either.
+        return None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(None), ())
+
     def apply(self) -> None:
         """Apply every pass of the plan in order; when one fails, undo the ones before it and let the error leave."""
         passes = order_passes(self.plan.passes, self.targets)
@@ -94,6 +102,8 @@ class Session:
                 )
             for acceleration, config in passes:
                 acceleration.apply(self, config)
+            if self.runtimes:
+                adopt_users_compile(self)
             self.ledger.set(self.pipe, ATTRIBUTE, self)
         except BaseException:
             self.undo()
@@ -132,8 +142,8 @@ def check_free(pipe: Any, targets: tuple[Target, ...]) -> None:
         frame = frame.f_back  # type: ignore[assignment]
     own = session_of(pipe)
     for target in targets:
-        gate = vars(target.denoiser).get("forward")
-        if isinstance(gate, Gate) and (own is None or gate.runtime not in own.runtimes):
+        gates = [patch for patch in patches_on(target.denoiser, "forward") if isinstance(patch, Gate)]
+        if any(own is None or gate.runtime not in own.runtimes for gate in gates):
             raise ConfigError(
                 f"'{target.name}' is already accelerated through another pipeline that shares it; "
                 "call remove_acceleration on that one first"

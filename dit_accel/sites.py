@@ -12,25 +12,39 @@ from dit_accel.schedules.lowering import COMPUTE, REUSE, SKIP, STORE
 if TYPE_CHECKING:
     from dit_accel.runtime import DenoiserRuntime
 
-Tree = Any  # a tensor, or a nested tuple or list of tensors and None
+Tree = Any  # a tensor, or a nested tuple, list or dict (a model output) of tensors and None
 
 
 def map_tree(function: Callable[[torch.Tensor], torch.Tensor], tree: Tree) -> Tree:
-    """Apply ``function`` to every tensor of a nested tuple or list; other leaves stay."""
+    """Apply ``function`` to every tensor of a nested tuple, list or dict; other leaves stay."""
     if isinstance(tree, torch.Tensor):
         return function(tree)
+    if isinstance(tree, dict):
+        return type(tree)(**{key: map_tree(function, item) for key, item in tree.items()})
     if isinstance(tree, (tuple, list)):
         return type(tree)(map_tree(function, item) for item in tree)
     return tree
 
 
 def leaves(tree: Tree) -> list[torch.Tensor]:
-    """The tensors of a nested tuple or list, in order."""
+    """The tensors of a nested tuple, list or dict, in order."""
     if isinstance(tree, torch.Tensor):
         return [tree]
+    if isinstance(tree, dict):
+        tree = tuple(tree.values())
     if isinstance(tree, (tuple, list)):
         return [tensor for item in tree for tensor in leaves(item)]
     return []
+
+
+def version(tensor: torch.Tensor) -> int:
+    """The in-place modification counter of a tensor; -1 for inference tensors, which have none."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def versions(tree: Tree) -> tuple[int, ...]:
+    """The counters of all tensors of a tree."""
+    return tuple(version(tensor) for tensor in leaves(tree))
 
 
 def hollow(tensor: torch.Tensor) -> torch.Tensor:
@@ -70,12 +84,14 @@ class SiteForward(Patch[nn.Module]):
         runtime = self.runtime
         position = self.position
         action = runtime.actions[position]
-        if runtime.counting:
+        if runtime.counting and not torch.compiler.is_compiling():
             runtime.count(position, action)
-        if action == COMPUTE or action == STORE:
+        if action in (COMPUTE, STORE):
             output = self.original(*args, **kwargs)
             if action == STORE:
                 runtime.slots[position] = self._kept(output, args, kwargs)
+                if runtime.counting:  # at once: native code may modify the output before this call ends
+                    runtime.versions[position] = versions(runtime.slots[position])
             if self.hollows:
                 runtime.hollows[position] = map_tree(hollow, output)
             return output
@@ -90,17 +106,21 @@ class SiteForward(Patch[nn.Module]):
         if self.streams:
             outputs = output if isinstance(output, (tuple, list)) else (output,)
             inputs = self._inputs(args, kwargs)
-            return tuple(after - before for after, before in zip(outputs, inputs, strict=False))
+            # The last block of SD3 returns None for the text, which nobody reads after it.
+            return tuple(None if out is None else out - given for out, given in zip(outputs, inputs, strict=False))
         return map_tree(torch.clone, output) if self.runtime.clones[self.position] else output
 
     def _reused(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tree:
         kept = self.runtime.slots[self.position]
         if self.streams:
-            restored = tuple(before + delta for before, delta in zip(self._inputs(args, kwargs), kept, strict=True))
+            inputs = self._inputs(args, kwargs)
+            restored = tuple(None if d is None else given + d for given, d in zip(inputs, kept, strict=True))
             return restored if len(self.streams) > 1 else restored[0]
         correction = self.runtime.corrections[self.position]
         if correction is not None:
             scale, shift = correction
+            if kept.dim() == 4:  # [B, C, H, W], not [B, N, C]
+                scale, shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
             return kept * scale + shift
         return map_tree(torch.clone, kept) if self.runtime.clones[self.position] else kept
 

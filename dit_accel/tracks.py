@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dit_accel.schedules.lowering import REUSE, STORE, Program
-from dit_accel.sites import Tree, leaves
+from dit_accel.sites import Tree, leaves, version, versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +37,6 @@ class Inputs:
         return len(self.conditioning) == len(other.conditioning) and all(
             a is b and va == vb for (a, va), (b, vb) in zip(self.conditioning, other.conditioning, strict=True)
         )
-
-
-def version(tensor: torch.Tensor) -> int:
-    """The in-place modification counter of a tensor; -1 for inference tensors, which have none."""
-    return -1 if tensor.is_inference() else tensor._version
 
 
 @dataclass(slots=True)
@@ -77,14 +72,14 @@ class Track:
         return [
             position
             for position, action in enumerate(actions)
-            if action == REUSE and self.versions.get(position) != _versions(self.slots[position])
+            if action == REUSE and self.versions.get(position) != versions(self.slots[position])
         ]
 
     def seal(self, actions: Sequence[str]) -> None:
-        """Note the versions of what has just been stored."""
+        """Note the versions of what compiled code has just stored; wrappers do it themselves, at once."""
         for position, action in enumerate(actions):
             if action == STORE:
-                self.versions[position] = _versions(self.slots[position])
+                self.versions[position] = versions(self.slots[position])
 
     def free(self, positions: Sequence[int]) -> None:
         """Let go of values that no later step reads."""
@@ -99,7 +94,3 @@ class Track:
             for tensor in leaves(slot)
         }
         return sum(storages.values())
-
-
-def _versions(tree: Tree) -> tuple[int, ...]:
-    return tuple(version(tensor) for tensor in leaves(tree))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dit_accel.schedules.generators import generator
+from dit_accel.schedules.generators import at_least, generator
 from dit_accel.schedules.graph import SiteGraph
 from dit_accel.schedules.schedule import Schedule, ScheduleError
 
@@ -44,8 +44,7 @@ def deepcache(
             2 (the paper's non-uniform schedule uses about 1.2 to 1.5).
     """
     _need_unet(graph, "deepcache")
-    if n < 1:
-        raise ScheduleError(f"'n' must be at least 1, got {n}")
+    at_least("n", n, 1)
     last_up = [site.id for site in graph.select(kinds=("up_block",))][-1]
     layers = [site.id for site in graph.select(f"{last_up}.resnets.*", kinds=("resnet",))]
     if not 0 <= branch < len(layers):

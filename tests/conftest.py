@@ -1,4 +1,4 @@
-"""Shared ground of the tests: one torch thread, no network, and the tests folder importable (``from tiny import ...``)."""
+"""Ground shared by the tests: one torch thread, no network, the tests folder importable (``from tiny import ...``)."""
 
 import os
 import sys

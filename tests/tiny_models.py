@@ -90,7 +90,7 @@ TINY: dict[str, Tiny] = {
             "num_layers": 3,
             "sample_size": 8,
             "patch_size": 2,
-            "num_embeds_ada_norm": 10,
+            "num_embeds_ada_norm": 1000,
         },
     ),
     "sd3": Tiny(
@@ -106,7 +106,7 @@ TINY: dict[str, Tiny] = {
             "joint_attention_dim": 12,
             "caption_projection_dim": 16,
             "pooled_projection_dim": 10,
-            "pos_embed_max_size": 8,
+            "pos_embed_max_size": 32,
             "dual_attention_layers": (0,),
             "qk_norm": "rms_norm",
         },

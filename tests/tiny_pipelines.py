@@ -125,6 +125,55 @@ def _wan22() -> diffusers.DiffusionPipeline:
     )
 
 
+def _dit() -> diffusers.DiffusionPipeline:
+    return diffusers.DiTPipeline(transformer=tiny_model("dit"), vae=_vae(), scheduler=diffusers.DDIMScheduler())
+
+
+def _without_vae(pipeline: str, model: str, *more_encoders: str) -> diffusers.DiffusionPipeline:
+    """A flow-matching pipeline that only ever returns latents."""
+    empty = dict.fromkeys(("vae", "text_encoder", "tokenizer", *more_encoders))
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    return getattr(diffusers, pipeline)(transformer=tiny_model(model), scheduler=scheduler, **empty)
+
+
+def _sana() -> diffusers.DiffusionPipeline:
+    return _without_vae("SanaPipeline", "sana")
+
+
+def _cogvideox() -> diffusers.DiffusionPipeline:
+    return diffusers.CogVideoXPipeline(
+        transformer=tiny_model("cogvideox"),
+        scheduler=diffusers.CogVideoXDDIMScheduler(),
+        vae=None,
+        text_encoder=None,
+        tokenizer=None,
+    )
+
+
+def _ltx() -> diffusers.DiffusionPipeline:
+    return _without_vae("LTXPipeline", "ltx")
+
+
+def _hunyuan_video() -> diffusers.DiffusionPipeline:
+    return _without_vae("HunyuanVideoPipeline", "hunyuan_video", "text_encoder_2", "tokenizer_2")
+
+
+def _qwen_image() -> diffusers.DiffusionPipeline:
+    return _without_vae("QwenImagePipeline", "qwen_image")
+
+
+def _lumina2() -> diffusers.DiffusionPipeline:
+    return _without_vae("Lumina2Pipeline", "lumina2")
+
+
+def _z_image() -> diffusers.DiffusionPipeline:
+    return _without_vae("ZImagePipeline", "z_image")
+
+
+def _mochi() -> diffusers.DiffusionPipeline:
+    return _without_vae("MochiPipeline", "mochi")
+
+
 _SQUARE: dict[str, Any] = {"height": 64, "width": 64}
 
 
@@ -174,6 +223,74 @@ def _wan_call() -> dict[str, Any]:
     return {**_SQUARE, **_pair(1, TEXT_TOKENS, 16), "num_frames": 5, "guidance_scale": 5.0}
 
 
+def _dit_call() -> dict[str, Any]:
+    return {"class_labels": [3], "guidance_scale": 4.0}
+
+
+def _masks(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    ones = torch.ones(1, TEXT_TOKENS, dtype=dtype)
+    return {"prompt_attention_mask": ones, "negative_prompt_attention_mask": ones.clone()}
+
+
+def _sana_call() -> dict[str, Any]:
+    return {
+        "height": 128,
+        "width": 128,
+        **_pair(1, TEXT_TOKENS, 12),
+        **_masks(),
+        "negative_prompt": None,
+        "use_resolution_binning": False,
+        "guidance_scale": 4.5,
+    }
+
+
+def _ltx_call() -> dict[str, Any]:
+    return {
+        "height": 128,
+        "width": 128,
+        **_pair(1, TEXT_TOKENS, 12),
+        **_masks(),
+        "negative_prompt": None,
+        "num_frames": 9,
+        "guidance_scale": 3.0,
+    }
+
+
+def _hunyuan_video_call() -> dict[str, Any]:
+    return {
+        **_SQUARE,
+        "prompt_embeds": _randn(1, TEXT_TOKENS, 16),
+        "prompt_attention_mask": torch.ones(1, TEXT_TOKENS, dtype=torch.long),
+        "pooled_prompt_embeds": _randn(1, 8),
+        "num_frames": 5,
+    }
+
+
+def _qwen_image_call() -> dict[str, Any]:
+    ones = torch.ones(1, TEXT_TOKENS, dtype=torch.long)
+    masks = {"prompt_embeds_mask": ones, "negative_prompt_embeds_mask": ones.clone()}
+    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 12), **masks, "true_cfg_scale": 4.0}
+
+
+def _lumina2_call() -> dict[str, Any]:
+    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 16), **_masks(torch.bool), "guidance_scale": 4.0}
+
+
+def _z_image_call() -> dict[str, Any]:
+    prompts = {"prompt_embeds": [_randn(TEXT_TOKENS, 16)], "negative_prompt_embeds": [_randn(TEXT_TOKENS, 16, seed=8)]}
+    return {**_SQUARE, **prompts, "guidance_scale": 4.0}
+
+
+def _mochi_call() -> dict[str, Any]:
+    return {
+        **_SQUARE,
+        **_pair(1, TEXT_TOKENS, 16),
+        **_masks(torch.bool),
+        "num_frames": 7,
+        "guidance_scale": 4.5,
+    }
+
+
 _PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[[], dict[str, Any]]]] = {
     "pixart": (_pixart, _pixart_call),
     "sd": (_sd, _sd_call),
@@ -182,6 +299,15 @@ _PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[
     "flux": (_flux, _flux_call),
     "wan": (_wan, _wan_call),
     "wan22": (_wan22, _wan_call),
+    "dit": (_dit, _dit_call),
+    "sana": (_sana, _sana_call),
+    "cogvideox": (_cogvideox, _wan_call),
+    "ltx": (_ltx, _ltx_call),
+    "hunyuan_video": (_hunyuan_video, _hunyuan_video_call),
+    "qwen_image": (_qwen_image, _qwen_image_call),
+    "lumina2": (_lumina2, _lumina2_call),
+    "z_image": (_z_image, _z_image_call),
+    "mochi": (_mochi, _mochi_call),
 }
 
 TINY_PIPELINE_NAMES = tuple(_PIPELINES)
@@ -199,7 +325,8 @@ def tiny_call(name: str, seed: int = 0, num_inference_steps: int = 6, **override
     return {
         **_PIPELINES[name][1](),
         "num_inference_steps": num_inference_steps,
-        "output_type": "latent",
+        # DiTPipeline always decodes.
+        "output_type": "pt" if name == "dit" else "latent",
         "generator": torch.Generator().manual_seed(seed),
         **overrides,
     }

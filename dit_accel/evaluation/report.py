@@ -106,6 +106,29 @@ class Reuse(_Record):
     kept_mib: float = Field(ge=0)
 
 
+class DenoiserCost(_Record):
+    """What the denoiser alone takes in one run; the rest of a pipeline is not touched by a plan.
+
+    Attributes:
+        times: Seconds in the denoiser a run, medians as for whole runs.
+        speedup: Against the denoiser of ``plain``.
+        macs: Multiply-accumulates of a run, attention counted, guidance and batch included.
+        macs_linear: The same without the products of attention, as the ECAD paper counts.
+        allowed_speedup: Multiply-accumulates of ``plain`` over these: what saved arithmetic alone would give.
+    """
+
+    times: Times
+    speedup: Speedup | None = None
+    macs: int
+    macs_linear: int
+    allowed_speedup: float
+
+    @property
+    def attained_frac(self) -> float:
+        """Share of the allowed speed-up that the clock shows."""
+        return (self.speedup.ratio if self.speedup else 1.0) / self.allowed_speedup
+
+
 class Settings(_Record):
     """How all variants were run.
 
@@ -162,6 +185,7 @@ class Variant(_Record):
         speedup: Against ``plain``; ``None`` for ``plain`` itself.
         fidelity: Against ``plain``; ``None`` for ``plain`` itself.
         reuse: ``None`` without a plan.
+        denoiser: ``None`` where only whole runs were timed.
     """
 
     name: str
@@ -174,6 +198,7 @@ class Variant(_Record):
     speedup: Speedup | None = None
     fidelity: Fidelity | None = None
     reuse: Reuse | None = None
+    denoiser: DenoiserCost | None = None
 
 
 class Report(_Record):

@@ -1,7 +1,7 @@
 """What the rest of the code knows of a model: a Family is data, a Layout is that data found in one live model."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,8 +12,8 @@ from dit_accel.errors import UnsupportedModelError
 from dit_accel.families.sample import Sample
 from dit_accel.schedules.graph import SiteGraph, SiteInfo
 
-Guidance = Literal["batched", "two_calls", "distilled"]
-TextPosition = Literal["cross", "prefix", "suffix", "pooled", "none"]
+Guidance = Literal["batched", "two_calls", "distilled", "unknown"]
+TextPosition = Literal["cross", "prefix", "suffix", "pooled", "none", "unknown"]
 LatentLayout = Literal["BCHW", "BCFHW", "BFCHW", "BNC", "list"]
 
 
@@ -92,10 +92,11 @@ class Family:
         model_classes: Class names of the denoisers it describes.
         stacks: The block lists, in execution order.
         extras: Sites of the denoiser outside its blocks (a caption projection).
-        guidance: How stock pipelines run classifier-free guidance: one batch of two, two calls, or distilled.
+        guidance: How stock pipelines run classifier-free guidance: one batch of two, two calls, or distilled;
+            ``unknown`` for a discovered model.
         conditioning: Parameter names of the denoiser's ``forward`` that carry the prompt, most telling first.
         text: Where text tokens sit: ``cross`` (cross-attention only), ``prefix`` or ``suffix`` of the joint sequence,
-            ``pooled`` (only in the modulation), ``none``.
+            ``pooled`` (only in the modulation), ``none``; ``unknown`` for a discovered model.
         latent_layout: Axes of the latent argument; ``BNC`` is already packed into tokens, ``list`` is one
             ``(C, F, H, W)`` tensor per image.
         patch: Function of the model's config to the patch size (frames, height, width) in latent cells.
@@ -128,6 +129,11 @@ class Family:
     def bind(self, model: nn.Module) -> Layout:
         """Find this family's sites in ``model``."""
         return (self.layout or layout_from_stacks)(self, model)
+
+    def latent_size(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """What is left of the latents' shape without batch and channels; of one image where they come as a list."""
+        axes = "CFHW" if self.latent_layout == "list" else self.latent_layout
+        return tuple(size for axis, size in zip(axes, shape, strict=True) if axis not in "BC")
 
     def grid(
         self,

@@ -18,13 +18,16 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
     patch_frames, patch, _ = _patch(config)
     # CogVideoX 1.5 pads the latent frames to whole temporal patches.
     frames = -(-sample.frames // patch_frames) * patch_frames
+    rotary = config["use_rotary_positional_embeddings"]
+    # Absolute positions are laid out for prompts padded to the full length.
+    text_tokens = sample.text_tokens if rotary else config["max_text_seq_length"]
     inputs: dict[str, Any] = {
         "hidden_states": sample.randn(sample.batch, frames, config["in_channels"], sample.height, sample.width),
-        "encoder_hidden_states": sample.text(config["text_embed_dim"]),
+        "encoder_hidden_states": sample.randn(sample.batch, text_tokens, config["text_embed_dim"]),
         "timestep": sample.timestep(),
         "return_dict": False,
     }
-    if config["use_rotary_positional_embeddings"]:
+    if rotary:
         tokens = (frames // patch_frames) * (sample.height // patch) * (sample.width // patch)
         inputs["image_rotary_emb"] = tuple(sample.randn(tokens, config["attention_head_dim"]) for _ in range(2))
     if config["ofs_embed_dim"] is not None:

@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 
 from dit_accel.errors import UnsupportedModelError
-from dit_accel.families.base import Family, Guidance, SiteSpec, Stack, config_of
+from dit_accel.families.base import Family, LatentLayout, SiteSpec, Stack, config_of
+from dit_accel.families.guessed_inputs import guessed_inputs
 from dit_accel.families.source import first_mentions, most_calls, parameter_names, residual_streams
 
 # A denoiser is told how noisy its input is; a text encoder or an autoencoder is not.
@@ -47,22 +48,20 @@ def discover_family(model: nn.Module) -> Family:
             f"whose class or name says attention; found {', '.join(lists) or 'no ModuleList'}."
         )
     text = tuple(parameter for parameter in _TEXT_NAMES if parameter in taken)
-    joint = any(spec.kind == "joint_attn" for stack in stacks for spec in stack.sites)
-    cross = any(spec.kind == "cross_attn" for stack in stacks for spec in stack.sites)
-    config = config_of(model)
-    guidance: Guidance = "distilled" if config.get("guidance_embeds") else "batched"
+    kinds = {spec.kind for stack in stacks for spec in stack.sites}
+    crossing = "cross_attn" in kinds and "joint_attn" not in kinds
+    distilled = bool(config_of(model).get("guidance_embeds"))
     return Family(
         name=f"discovered:{name}",
         model_classes=(name,),
         stacks=stacks,
-        guidance=guidance,
+        guidance="distilled" if distilled else "unknown",
         conditioning=text,
-        text="cross" if cross and not joint else "prefix" if text else "none",
+        text="none" if not text else "cross" if crossing else "unknown",
         latent_layout=_latent_layout(model, taken),
         patch=_patch,
-        notes=(
-            "Discovered, not described: sites are right, but where text tokens sit and how guidance is run are guesses.",
-        ),
+        make_inputs=guessed_inputs,
+        notes=("Discovered, not described: where text tokens sit and how guidance is run are not known.",),
     )
 
 
@@ -76,7 +75,7 @@ def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
     return (int(frames), int(sizes[0]), int(sizes[-1]))
 
 
-def _latent_layout(model: nn.Module, taken: tuple[str, ...]) -> Any:
+def _latent_layout(model: nn.Module, taken: tuple[str, ...]) -> LatentLayout:
     if taken and taken[0] == "x" and "cap_feats" in taken:
         return "list"
     if "img_ids" in taken or "img_shapes" in taken:
@@ -120,7 +119,7 @@ def _kind(name: str, module: nn.Module) -> str | None:
     if "attention" in cls or "attn" in cls or lowered.startswith(("attn", "attention", "self_attn", "cross_attn")):
         if "cross" in lowered or getattr(module, "is_cross_attention", False):
             return "cross_attn"
-        return "joint_attn" if getattr(module, "added_kv_proj_dim", None) else "self_attn"
+        return "joint_attn" if getattr(module, "add_k_proj", None) is not None else "self_attn"
     stem = lowered
     context = False
     for word in _CONTEXT_WORDS:

@@ -1,19 +1,65 @@
-"""temporary until the families branch lands its own"""
+"""Which components of a pipeline denoise, and at what scale its autoencoder works."""
+
+from typing import Any
 
 from torch import nn
 
 from dit_accel.errors import UnsupportedModelError
-from dit_accel.families.catalog import unwrapped
+from dit_accel.families.base import Family, config_of
+from dit_accel.families.catalog import find_family, unwrapped
+
+# What a denoiser is called that is given without a pipeline.
+BARE = "denoiser"
+
+# In the order in which a pipeline uses them. Stage two of a pair (Wan 2.2, Kandinsky) comes second.
+_NAMES = ("prior", "transformer", "unet", "transformer_2", "unet_2", "transformer_3", "dit")
 
 
-def find_denoisers(pipe):
+def find_denoisers(pipe: Any) -> tuple[tuple[str, nn.Module], ...]:
+    """The denoisers of a pipeline: attribute name, and the module without compile or adapter wrappers, of each.
+
+    Args:
+        pipe: A diffusers pipeline, or a denoiser alone, which is then called :data:`BARE`.
+
+    Raises:
+        UnsupportedModelError: There is none; the message lists the components that were found.
+    """
     if isinstance(pipe, nn.Module):
-        return (("denoiser", unwrapped(pipe)),)
-    found = []
-    for name in ("transformer", "transformer_2", "unet"):
-        m = getattr(pipe, name, None)
-        if isinstance(m, nn.Module):
-            found.append((name, unwrapped(m)))
+        return ((BARE, unwrapped(pipe)),)
+    components: dict[str, Any] = getattr(pipe, "components", None) or {}
+    found = {name: components[name] for name in _NAMES if isinstance(components.get(name), nn.Module)}
+    for name, component in components.items():
+        # A denoiser under another name counts when its class is known for one.
+        if name not in found and isinstance(component, nn.Module) and find_family(component) is not None:
+            found[name] = component
     if not found:
-        raise UnsupportedModelError("no denoiser")
-    return tuple(found)
+        parts = ", ".join(f"{name}: {type(part).__name__}" for name, part in components.items() if part is not None)
+        raise UnsupportedModelError(
+            f"{type(pipe).__name__} has no denoiser: looked for a component called {', '.join(_NAMES)}, or one of a "
+            f"known class; found {parts or 'no components'}. Pass the denoiser module itself if it has another name."
+        )
+    return tuple((name, unwrapped(module)) for name, module in found.items())
+
+
+def vae_scale_of(pipe: Any, family: Family) -> tuple[int, int]:
+    """Pixels per latent cell (frames, height and width) of a pipeline's own autoencoder, else the family's usual."""
+    temporal, spatial = family.vae_scale
+    for name in ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor"):
+        value = getattr(pipe, name, None)
+        if isinstance(value, int):
+            spatial = value
+            break
+    for name in ("vae_scale_factor_temporal", "vae_temporal_compression_ratio"):
+        value = getattr(pipe, name, None)
+        if isinstance(value, int):
+            temporal = value
+            break
+    return temporal, spatial
+
+
+def default_px_of(model: nn.Module, family: Family, vae_scale: tuple[int, int]) -> int:
+    """Height and width in pixels that a denoiser is run at by default."""
+    size = config_of(model).get("sample_size")
+    if isinstance(size, int) and family.latent_layout == "BCHW":
+        return size * vae_scale[1]
+    return family.default_px

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5: joint attention over image and text (image first); 3.5-medium adds image-only attention."""
+"""Stable Diffusion 3 and 3.5: joint attention over image and text (image first); 3.5-medium adds image attention."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -62,12 +62,14 @@ class _Builder:
         skips = self._skip_readers()
         has_mid = submodule(self.unet, "mid_block") is not None
         middle = "mid_block" if has_mid else "up_blocks.0.resnets.0"
-        self.add("conv_in", "conv_in", None, "model", ("down_blocks.0.resnets.0", skips.pop(0)))
+        self.add("conv_in", "conv_in", None, "model", ("down_blocks.0.resnets.0", *skips[:1]))
+        taken = 1
         for i in range(self.down):
             following = f"down_blocks.{i + 1}.resnets.0" if i + 1 < self.down else middle
-            taken = [skips.pop(0) for _ in range(self._skips_of(i))]
+            made = self._skips_of(i)
             path = f"down_blocks.{i}"
-            self.add(path, "down_block", i, "model", tuple(dict.fromkeys((following, *taken))))
+            self.add(path, "down_block", i, "model", tuple(dict.fromkeys((following, *skips[taken : taken + made]))))
+            taken += made
             self._layers(path, i, down=True)
         if has_mid:
             self.add("mid_block", "mid_block", self.down, "model", ("up_blocks.0.resnets.0",))
@@ -87,6 +89,8 @@ class _Builder:
 
     def _skip_readers(self) -> list[str]:
         """The up resnet that reads each skip, in the order in which the skips are made: last in, first out."""
+        if not self.chained:
+            return []
         readers = [
             f"up_blocks.{j}.resnets.{k}"
             for j in range(self.up)

@@ -1,4 +1,4 @@
-"""What a pass is: a frozen config, and a declaration of what it needs, what it conflicts with, and how it is applied."""
+"""What a pass is: a frozen config, and a declaration of what it needs, what it excludes, and how it is applied."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

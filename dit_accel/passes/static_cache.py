@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dit_accel.runtime import DenoiserRuntime
     from dit_accel.session import Session, Target
 
+SEVERAL_OUTPUTS = ("joint_attn", "down_block", "model")
 DEFAULT_STEPS = 20  # what a generator is tried with before the first run
 
 
@@ -137,6 +138,8 @@ class _Corrector:
                 raise PlanMismatchError(f"{runtime.name}: correction '{name}' is for a site this model does not have")
             if runtime.layout.sites[runtime.graph.index[site]].streams:
                 raise PlanMismatchError(f"{runtime.name}: '{site}' keeps a residual; corrections are for raw outputs")
+            if runtime.graph.sites[runtime.graph.index[site]].kind in SEVERAL_OUTPUTS:
+                raise PlanMismatchError(f"{runtime.name}: '{site}' returns several tensors; corrections are for one")
 
     def __call__(self, step: int, num_steps: int) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
         row = step * self.num_steps // num_steps
@@ -147,13 +150,9 @@ class _Corrector:
             if part == "scale":
                 pair = (table[row], self.tables[f"{site}.shift"][row])
                 maps[self.runtime.graph.index[site]] = tuple(  # type: ignore[assignment]
-                    self._shaped(site, t).to(parameter.device, parameter.dtype) for t in pair
+                    t.to(parameter.device, parameter.dtype) for t in pair
                 )
         return maps
-
-    def _shaped(self, site: str, channels: torch.Tensor) -> torch.Tensor:
-        kind = self.runtime.graph.sites[self.runtime.graph.index[site]].kind
-        return channels.view(-1, 1, 1) if kind in ("resnet", "transformer", "conv_in", "mid_block") else channels
 
 
 def _check_corrections(schedule: Schedule | GeneratorSpec, corrections: Mapping[str, torch.Tensor]) -> None:

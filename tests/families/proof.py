@@ -77,3 +77,26 @@ def run(
 
     with torch.no_grad(), hooked(model, layout, hook):
         return flat(model(**inputs))
+
+
+def prove_feeds(
+    model: nn.Module, layout: Layout, inputs: dict[str, Any], seen: dict[str, list[Tree]], site: BoundSite
+) -> None:
+    """Put noise into a site's output, hold its readers at what they returned before: nothing may change.
+
+    Each reader is run on the noise before its output is held; it must have computed something else than before.
+    """
+    got: dict[str, list[Tree]] = {reader: [] for reader in site.info.feeds}
+
+    def held(reader: str) -> Callable[[Tree, int], Tree]:
+        def hold(output: Tree, call: int) -> Tree:
+            got[reader].append(output)
+            return seen[reader][call]
+
+        return hold
+
+    noise = {site.info.id: lambda output, call: noise_like(output)}
+    output = run(model, layout, inputs, {**noise, **{reader: held(reader) for reader in site.info.feeds}})
+    assert torch.equal(output, flat(seen["model"][0])), f"{site.info.id} has more readers than {site.info.feeds}"
+    for reader in site.info.feeds:
+        assert not torch.equal(flat(got[reader]), flat(seen[reader])), f"{site.info.id} is not read by {reader}"
