@@ -1,4 +1,4 @@
-"""What the benchmarks run: an embedded pipeline with its weights, or the denoiser of a large model with random ones."""
+"""What the benchmarks run: an embedded pipeline, or the denoiser of a large model with random weights."""
 
 import copy
 from collections.abc import Callable, Sequence

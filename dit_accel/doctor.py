@@ -195,20 +195,20 @@ def _cost(
     model: nn.Module, family: Family, layout: Layout, size: tuple[int, int, int], scale: tuple[int, int]
 ) -> tuple[CallCost | None, str | None]:
     """Count on a twin without weights, so that offloading, adapters and compiled code are left alone."""
-    twin = meta_twin(model)
-    if twin is None:
-        return None, "the model cannot be rebuilt from its config"
     height, width, frames = size
     try:
+        twin = meta_twin(model)
+        if twin is None:
+            return None, "the model cannot be rebuilt from its config"
         inputs = family.sample_inputs(
             twin, height_px=height, width_px=width, num_frames=frames, vae_scale=scale, dtype=torch.float32
         )
         report = count_macs(twin, layout, inputs)
     except UnsupportedModelError as error:
         return None, str(error)
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        # Some models read values (how long is this prompt?), and some sizes do not fit.
-        return None, f"the model does not run on shapes alone at this size: {str(error).splitlines()[0]}"
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+        # Some models read values (how long is this prompt?), some sizes do not fit, some inputs were guessed wrong.
+        return None, f"the model does not run on shapes alone at this size: {' '.join(str(error).split())}"
     kinds = report.by_kind(layout.graph)
     share = {kind: macs / report.total for kind, macs in sorted(kinds.items(), key=lambda item: -item[1])}
     return CallCost(total=report.total, linear=report.linear, share_frac=share), None

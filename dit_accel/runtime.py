@@ -229,10 +229,7 @@ class DenoiserRuntime:
             self.count(0, actions[0])
         if actions[0] == REUSE:
             return map_tree(torch.clone, track.slots[0]) if self.clones[0] else track.slots[0]
-        if self.runner is None:
-            output = original(*args, **kwargs)
-        else:
-            output = self.runner(actions, original, args, kwargs)
+        output = (self.runner or _run_eagerly)(actions, original, args, kwargs)
         if actions[0] == STORE:
             track.slots[0] = map_tree(torch.clone, output) if self.clones[0] else output
             track.versions[0] = versions(track.slots[0])
@@ -321,6 +318,12 @@ class DenoiserRuntime:
         if message not in self._warned:
             self._warned.add(message)
             warnings.warn(message, AccelerationWarning, stacklevel=4)
+
+
+def _run_eagerly(
+    actions: tuple[str, ...], original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    return original(*args, **kwargs)
 
 
 @torch.compiler.disable(reason="dit-accel: compile with pipe.transformer.compile() or CompileConfig, row by row")

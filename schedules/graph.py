@@ -86,6 +86,10 @@ class SiteGraph:
         """How many blocks the denoiser runs."""
         return 1 + max((site.block for site in self.sites if site.block is not None), default=-1)
 
+    def is_invariant(self, site_id: str) -> bool:
+        """Whether a site's output is the same at every step."""
+        return self.sites[self.index[site_id]].invariant
+
     def select(self, pattern: str = "*", *, kinds: Iterable[str] | None = None) -> tuple[SiteInfo, ...]:
         """Schedulable sites whose id matches a shell-style pattern and whose kind is one of ``kinds`` (or any)."""
         wanted = None if kinds is None else frozenset(kinds)

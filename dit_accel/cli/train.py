@@ -12,7 +12,6 @@ from rich.logging import RichHandler
 
 from dit_accel.errors import ConfigError
 
-
 LOG_WIDTH = 140  # of a log that goes to a file
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SEVERAL_OUTPUTS = ("joint_attn", "down_block", "model")
 DEFAULT_STEPS = 20  # what a generator is tried with before the first run
+FEW_STEPS = 4  # up to here a run is one of a step-distilled model, whose steps have little in common
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,13 @@ class _Planner:
                 f"the schedule was made for {made_for} denoiser evaluations and the run has {num_steps}: "
                 "resampled at the same fractions of the trajectory; what was measured for it no longer holds."
             )
-        return self.config.schedule_for(self.runtime.graph, num_steps, with_invariants=trusts_conditioning)
+        schedule = self.config.schedule_for(self.runtime.graph, num_steps, with_invariants=trusts_conditioning)
+        if num_steps <= FEW_STEPS and any(not self.runtime.graph.is_invariant(site) for site in schedule.recompute):
+            self.runtime.warn(
+                f"a run of {num_steps} denoiser evaluations has little to reuse: one step differs too much from the "
+                "next, and the picture will change. The preset 'lossless' is safe."
+            )
+        return schedule
 
 
 class _Corrector:

@@ -1,0 +1,105 @@
+"""The pipeline that ships loads both ways, draws, stays small, and brings its card and its licences."""
+
+import json
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+import dit_accel
+from dit_accel.embedded import embedded_path, list_embedded, load_embedded
+from dit_accel.errors import ConfigError
+
+NAME = "emoji-pixart"
+MAX_MIB = 40
+PROMPTS_DIR = Path(dit_accel.__file__).parent / "prompts"
+
+
+@pytest.fixture(scope="module")
+def pipe() -> DiffusionPipeline:
+    pipe = load_embedded(NAME)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe: DiffusionPipeline, prompt: str = "a red apple", steps: int = 4, **kwargs: object) -> np.ndarray:
+    generator = torch.Generator("cpu").manual_seed(0)
+    images = pipe(prompt, num_inference_steps=steps, generator=generator, output_type="np", **kwargs).images
+    return np.asarray(images)
+
+
+def test_it_is_listed() -> None:
+    assert NAME in list_embedded()
+    assert (embedded_path(NAME) / "model_index.json").is_file()
+
+
+def test_unknown_name_gets_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'emoji-pixart'"):
+        load_embedded("emoji-pixrt")
+
+
+def test_plain_call_gives_64_pixels_and_is_deterministic(pipe: DiffusionPipeline) -> None:
+    assert isinstance(pipe, diffusers.PixArtAlphaPipeline)
+    first = draw(pipe)
+    assert first.shape == (1, 64, 64, 3)
+    assert np.array_equal(first, draw(pipe))
+    assert not np.array_equal(first, draw(pipe, "a penguin"))
+
+
+def test_plain_call_is_quiet(pipe: DiffusionPipeline, caplog: pytest.LogCaptureFixture) -> None:
+    draw(pipe, steps=1)
+    assert not caplog.records
+
+
+def test_a_red_apple_is_red_on_white(pipe: DiffusionPipeline) -> None:
+    image = draw(pipe, steps=20)[0]
+    assert image[:4, :4].mean() > 0.85, "corner is white"
+    red, green, blue = image[24:48, 20:44].mean(axis=(0, 1))
+    assert red > green + 0.2 and red > blue + 0.2
+
+
+def test_diffusers_loads_the_same_pipeline(pipe: DiffusionPipeline) -> None:
+    stock = DiffusionPipeline.from_pretrained(embedded_path(NAME))
+    stock.set_progress_bar_config(disable=True)
+    assert type(stock) is diffusers.PixArtAlphaPipeline
+    assert {stock.text_encoder.dtype, stock.transformer.dtype, stock.vae.dtype} == {torch.float32}
+    padded_to_120 = draw(stock, use_resolution_binning=False)
+    np.testing.assert_allclose(padded_to_120, draw(pipe), atol=2e-3)
+    with pytest.raises(ValueError, match="Invalid sample size"):
+        stock("a red apple")
+
+
+def test_it_saves_itself_as_a_stock_pipeline(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["_class_name"] == "PixArtAlphaPipeline"
+    again = DiffusionPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    assert np.array_equal(draw(again, use_resolution_binning=False, max_sequence_length=32), draw(pipe))
+
+
+def test_dtype_is_passed_on() -> None:
+    assert load_embedded(NAME, dtype=torch.bfloat16).transformer.dtype == torch.bfloat16
+
+
+def test_size_card_and_licences() -> None:
+    path = embedded_path(NAME)
+    assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) <= MAX_MIB * 2**20
+    for name in ("README.md", "ATTRIBUTION.txt", "samples.png", "report.json"):
+        assert (path / name).is_file(), name
+    assert "Apache-2.0" in (path / "ATTRIBUTION.txt").read_text()
+
+
+def test_prompt_lists_are_disjoint_and_long_enough() -> None:
+    lists = {name: json.loads((PROMPTS_DIR / f"{name}.json").read_text()) for name in ("search", "certify", "demo")}
+    for content in lists.values():
+        assert content["version"] == 1 and content["kind"] == "image"
+        assert len(set(content["prompts"])) == len(content["prompts"]) == len(content["heldout"])
+    for a, b in (("search", "certify"), ("search", "demo"), ("certify", "demo")):
+        assert not set(lists[a]["prompts"]) & set(lists[b]["prompts"])
+        assert not set(lists[a]["concepts"]) & set(lists[b]["concepts"])
+    assert len(lists["certify"]["prompts"]) >= 200
+    assert len(lists["search"]["prompts"]) >= 100
+    assert not any(lists["demo"]["heldout"])
