@@ -8,17 +8,13 @@ from torch import nn
 from dit_accel.ledger import Patch
 from dit_accel.tracks import Inputs, Track
 
-# After so many changes of conditioning in one run, its tensors are taken to be made anew for every step.
-MAX_CONDITIONING_RESTARTS = 3
-
 
 class Branches:
     """The tracks of one run: one for each guidance branch.
 
-    A branch is known by the name that the pipeline gives it (``cache_context``), else by the identity of its
-    conditioning tensors, else, when those are made anew at every step, by its place among the calls of a step. That
-    last one tells nothing when a step has several calls, for guidance may be switched off half-way; then no call
-    continues a track.
+    A branch is known by the name that the pipeline gives it (``cache_context``), else by its conditioning. A model
+    without conditioning that is called several times a step has no branches that could be told apart, for guidance
+    may be switched off half-way; then no call continues a track.
 
     Args:
         note: Takes the reason whenever a track cannot be continued.
@@ -27,10 +23,8 @@ class Branches:
     def __init__(self, note: Callable[[str], None]) -> None:
         self.note = note
         self.context: str | None = None
-        self.trusts_conditioning = True
         self._tracks: dict[Any, Track] = {}
         self._lost: set[Any] = set()
-        self._restarts = 0
         self._at: tuple[int, int] = (-1, -1)
         self._calls = 0
 
@@ -41,11 +35,6 @@ class Branches:
         """Drop every track."""
         self._tracks.clear()
         self._lost.clear()
-
-    def begin(self) -> None:
-        """A run begins."""
-        self.clear()
-        self._restarts = 0
 
     def count_call(self, run: int, step: int) -> int:
         """The place of this call among those of its step."""
@@ -65,12 +54,8 @@ class Branches:
         if not track.fits(step, inputs):
             self.note("another shape than expected")
             return key, None
-        if self.trusts_conditioning and not track.inputs.same_conditioning(inputs):
+        if not track.inputs.is_given_the_same(inputs) and not track.inputs.is_given_equal(inputs):
             self.note("the conditioning changed")
-            self._restarts += 1
-            if self._restarts == MAX_CONDITIONING_RESTARTS:
-                self.trusts_conditioning = False
-                self._tracks.clear()  # the other branches keep text projections that must not be trusted either
             return key, None
         if self._is_ambiguous(inputs):
             self.note("several calls a step, and nothing to tell the branches by")
@@ -91,13 +76,15 @@ class Branches:
         if self.context is not None:
             return self.context
         # Guidance may have been switched off: then the first call of a step is not the branch it used to be.
-        for key, track in self._tracks.items():
-            if track.fits(step, inputs) and track.inputs.same_conditioning(inputs):
-                return key
+        fitting = [(key, track) for key, track in self._tracks.items() if track.fits(step, inputs)]
+        for same in (Inputs.is_given_the_same, Inputs.is_given_equal):
+            for key, track in fitting:
+                if same(track.inputs, inputs):
+                    return key
         return place
 
     def _is_ambiguous(self, inputs: Inputs) -> bool:
-        told_apart = self.context is not None or (self.trusts_conditioning and inputs.conditioning)
+        told_apart = self.context is not None or inputs.conditioning
         return not told_apart and len(self._tracks) > 1
 
 

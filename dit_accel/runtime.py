@@ -24,7 +24,7 @@ from dit_accel.tracks import Inputs, Track
 # stepping means that another scheduler drives the run.
 MAX_BRANCHES = 8
 
-Scheduler = Callable[[int, bool], Schedule]
+Scheduler = Callable[[int], Schedule]
 Runner = Callable[[tuple[str, ...], Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
@@ -86,7 +86,7 @@ class DenoiserRuntime:
         self._called = [False] * len(self.graph)
         self._auxiliary = frozenset(p for p, site in enumerate(self.graph) if site.auxiliary)
         self._branches = Branches(lambda reason: self.stats.restarted(reason))
-        self._programs: dict[tuple[int, int, bool], Program] = {}
+        self._programs: dict[tuple[int, int], Program] = {}
         self._tallies: dict[tuple[int, int], Tally] = {}
         self._run = -1
         self._warned: set[str] = set()
@@ -103,18 +103,17 @@ class DenoiserRuntime:
     # -- set-up ---------------------------------------------------------------------------------------------------
 
     def use(self, schedule_for: Scheduler) -> None:
-        """Take a function of (step count, whether conditioning can be trusted) to the schedule of a run."""
+        """Take a function of the step count to the schedule of a run."""
         self.schedule_for = schedule_for
         self._programs.clear()
         self._tallies.clear()
 
     def program(self, num_steps: int, start: int = 0) -> Program:
         """The program for a run of ``num_steps`` that starts computing at ``start``."""
-        key = (num_steps, start, self._branches.trusts_conditioning)
+        key = (num_steps, start)
         if key not in self._programs:
             assert self.schedule_for is not None
-            schedule = self.schedule_for(num_steps, self._branches.trusts_conditioning)
-            self._programs[key] = lower(schedule, self.graph, start)
+            self._programs[key] = lower(self.schedule_for(num_steps), self.graph, start)
         return self._programs[key]
 
     def wrap(self, program: Program) -> None:
@@ -273,7 +272,6 @@ class DenoiserRuntime:
             self.warn(f"this run differs from what plan '{self.plan.name}' was made for: {doubt}")
         self._computed = self._reused = 0
         self._called = [False] * len(self.graph)
-        self._branches.begin()
         self.stats = RunStats(num_steps=num_steps)
         if not self.counting:
             self.stats.actual_computed = self.stats.actual_reuse = None

@@ -116,14 +116,14 @@ class _Planner:
         fixed = isinstance(config.schedule, Schedule)
         self.nominal_steps = config.schedule.num_steps if fixed else DEFAULT_STEPS  # type: ignore[union-attr]
 
-    def __call__(self, num_steps: int, trusts_conditioning: bool) -> Schedule:
+    def __call__(self, num_steps: int) -> Schedule:
         made_for = self.config.schedule.num_steps if isinstance(self.config.schedule, Schedule) else num_steps
         if made_for != num_steps:
             self.runtime.warn(
                 f"the schedule was made for {made_for} denoiser evaluations and the run has {num_steps}: "
                 "resampled at the same fractions of the trajectory; what was measured for it no longer holds."
             )
-        schedule = self.config.schedule_for(self.runtime.graph, num_steps, with_invariants=trusts_conditioning)
+        schedule = self.config.schedule_for(self.runtime.graph, num_steps)
         if num_steps <= FEW_STEPS and any(not self.runtime.graph.is_invariant(site) for site in schedule.recompute):
             self.runtime.warn(
                 f"a run of {num_steps} denoiser evaluations has little to reuse: one step differs too much from the "
