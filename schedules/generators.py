@@ -149,7 +149,8 @@ def custom(graph: SiteGraph, num_steps: int, *, reuse: Mapping[str, Sequence[int
         outside = [step for step in steps if not 0 < step < num_steps]
         if outside:
             raise ScheduleError(f"'{pattern}': step {outside[0]} cannot be reused in a run of {num_steps} steps")
-        schedule = schedule.merged(_rows(num_steps, chosen, lambda step, steps=frozenset(steps): step not in steps))
+        reused = frozenset(steps)
+        schedule = schedule.merged(_rows(num_steps, chosen, lambda step: step not in reused))  # noqa: B023 (called now)
     return schedule
 
 
