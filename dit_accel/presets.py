@@ -41,7 +41,7 @@ PRESETS.register("lossless")(
 )
 PRESETS.register("balanced")(
     Preset(
-        summary="half of the steps, most of them late, reuse attention and feed-forward outputs; a UNet its deep layers",
+        summary="half of the steps, the late ones, reuse attention and feed-forward outputs; a UNet its deep layers",
         rule=GeneratorSpec("front_loaded", n=2, power=FRONT),
         unet_rule=GeneratorSpec("deepcache", n=2, branch=0),
     )
