@@ -218,8 +218,8 @@ def reuse_of(seen: "Summary") -> Reuse | None:
         return None
     counted = all(run.actual_reuse is not None for run in runs)
     return Reuse(
-        planned_frac=sum(run.planned_reuse for run in runs) / max(1, total),
-        actual_frac=sum(run.actual_reuse or 0 for run in runs) / max(1, total) if counted else None,
+        planned_frac=sum(run.planned_saved for run in runs) / max(1, total),
+        actual_frac=sum(run.actual_saved or 0 for run in runs) / max(1, total) if counted else None,
         planned_computed_frac=sum(run.planned_computed for run in runs) / max(1, total),
         actual_computed_frac=sum(run.actual_computed or 0 for run in runs) / max(1, total) if counted else None,
         kept_mib=sum(run.peak_bytes for run in runs) / 2**20,
