@@ -103,9 +103,10 @@ def compare_plans(
     entries = [_Entry(name=PLAIN, settings=settings)]
     entries += [_Entry(name=name, settings=settings, plan=plan) for name, plan in plans.items()]
     few = _Entry(name="fewer steps", settings=_few_steps(settings))
+    bench.time(entries[:1], repeats=1, warmup=0)  # the process's first run pays for what is set up once
+    pilot_repeats = PILOT_REPEATS if budget_s is None else 1
     pilot = {
-        name: min(seconds)
-        for name, seconds in bench.time([*entries, few], repeats=PILOT_REPEATS, warmup=WARMUP).items()
+        name: min(seconds) for name, seconds in bench.time([*entries, few], repeats=pilot_repeats, warmup=0).items()
     }
     notes = []
     for name in plans if rivals else ():
@@ -116,7 +117,9 @@ def compare_plans(
             shorter = replace(settings, num_inference_steps=steps)
             entries.append(_Entry(name=f"{steps} steps", settings=shorter, rival_of=name))
     count = repeats or _repeats_within(budget_s, sum(pilot.get(e.rival_of or e.name, 0) for e in entries))
-    times = bench.time(entries, repeats=count, warmup=WARMUP)
+    for entry in entries[len(plans) + 1 :]:
+        bench.time([entry], repeats=WARMUP, warmup=0)
+    times = bench.time(entries, repeats=count, warmup=0)  # by now every variant has run
     plain = entries[0]
     variants = tuple(_variant(entry, plain, times) for entry in entries)
     report = Report(
