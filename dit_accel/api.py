@@ -116,8 +116,10 @@ def resolve_plan(plan: PlanLike, targets: Sequence[Target]) -> AccelerationPlan:
                 "or give a plan, a folder or file with one, or a hub id 'user/name'."
             )
         return resolve_preset(plan, targets[0])
-    if isinstance(plan, Sequence) and all(isinstance(item, PassConfig) for item in plan):
-        return AccelerationPlan(passes=tuple(plan))
+    if isinstance(plan, Sequence):
+        configs = tuple(item for item in plan if isinstance(item, PassConfig))
+        if len(configs) == len(plan):
+            return AccelerationPlan(passes=configs)
     raise ConfigError(f"a plan is a preset name, a plan, a path or pass configs; got {type(plan).__name__}")
 
 

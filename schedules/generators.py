@@ -75,6 +75,30 @@ def every_n(graph: SiteGraph, num_steps: int, *, n: int = 2, kinds: Sequence[str
 
 
 @generator
+def front_loaded(
+    graph: SiteGraph, num_steps: int, *, n: int = 2, power: float = 1.5, kinds: Sequence[str] = LEAF_KINDS
+) -> Schedule:
+    """As many full steps as :func:`every_n`, but crowded towards the start, where an error has the longest way to go.
+
+    Full step ``i`` of K = ceil(T / n) is ``round(T * (i / K) ** power)``, moved up where two would coincide.
+
+    Args:
+        n: One full step in n.
+        power: 1 is even spacing; above 1, the first steps are computed one after the other and the last ones rarely.
+    """
+    at_least("n", n, 1)
+    if not power > 0:
+        raise ScheduleError(f"'power' must be above 0, got {power}")
+    count = -(-num_steps // n)
+    full: list[int] = []
+    for i in range(count):
+        step = round(num_steps * (i / count) ** power)
+        full.append(max(step, full[-1] + 1) if full else 0)
+    chosen = frozenset(full)
+    return _rows(num_steps, _of_kinds(graph, kinds), lambda step: step in chosen)
+
+
+@generator
 def t_gate(
     graph: SiteGraph, num_steps: int, *, gate: int = 10, sp_interval: int = 5, fi_interval: int = 1, warmup: int = 2
 ) -> Schedule:
@@ -149,7 +173,8 @@ def custom(graph: SiteGraph, num_steps: int, *, reuse: Mapping[str, Sequence[int
         outside = [step for step in steps if not 0 < step < num_steps]
         if outside:
             raise ScheduleError(f"'{pattern}': step {outside[0]} cannot be reused in a run of {num_steps} steps")
-        schedule = schedule.merged(_rows(num_steps, chosen, lambda step, steps=frozenset(steps): step not in steps))
+        reused = frozenset(steps)
+        schedule = schedule.merged(_rows(num_steps, chosen, lambda step: step not in reused))  # noqa: B023 (called now)
     return schedule
 
 

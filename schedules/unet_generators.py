@@ -1,5 +1,6 @@
 """Schedules for UNets: DeepCache and the encoder propagation of Faster Diffusion."""
 
+import math
 from collections.abc import Sequence
 
 from dit_accel.schedules.generators import at_least, generator
@@ -72,7 +73,7 @@ def _full_steps(num_steps: int, n: int, power: float | None) -> frozenset[int]:
 
 
 def _signed(value: float, power: float) -> float:
-    return abs(value) ** power * (1 if value >= 0 else -1)
+    return math.copysign(math.pow(abs(value), power), value)
 
 
 def _need_unet(graph: SiteGraph, name: str) -> None:

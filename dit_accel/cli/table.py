@@ -5,18 +5,18 @@ from rich.table import Table
 
 from dit_accel.evaluation.report import Report, Variant
 
-NO_BREAK = "\u00a0"
-
 
 def report_table(report: Report) -> Table:
     """One row for each variant."""
     count = f"{report.num_images} image{'s' if report.num_images != 1 else ''}"
     title = f"{report.settings.model}: {count}, median of {report.settings.repeats} interleaved runs"
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1))
+    table = Table(
+        title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), show_edge=False, pad_edge=False
+    )
     for column in ("variant", "steps", "time", "speed-up", "PSNR", "SSIM", "reuse\nplanned", "reuse\nactual"):
-        table.add_column(column, justify="left" if column == "variant" else "right", vertical="bottom")
+        table.add_column(column, justify="left" if column == "variant" else "right", vertical="bottom", no_wrap=True)
     for variant in report.variants:
-        table.add_row(*(cell.replace(" ", NO_BREAK) for cell in _cells(variant)))
+        table.add_row(*_cells(variant))
     return table
 
 

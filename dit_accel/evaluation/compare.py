@@ -103,9 +103,10 @@ def compare_plans(
     entries = [_Entry(name=PLAIN, settings=settings)]
     entries += [_Entry(name=name, settings=settings, plan=plan) for name, plan in plans.items()]
     few = _Entry(name="fewer steps", settings=_few_steps(settings))
+    bench.time(entries[:1], repeats=1, warmup=0)  # the process's first run pays for what is set up once
+    pilot_repeats = PILOT_REPEATS if budget_s is None else 1
     pilot = {
-        name: min(seconds)
-        for name, seconds in bench.time([*entries, few], repeats=PILOT_REPEATS, warmup=WARMUP).items()
+        name: min(seconds) for name, seconds in bench.time([*entries, few], repeats=pilot_repeats, warmup=0).items()
     }
     notes = []
     for name in plans if rivals else ():
@@ -116,7 +117,9 @@ def compare_plans(
             shorter = replace(settings, num_inference_steps=steps)
             entries.append(_Entry(name=f"{steps} steps", settings=shorter, rival_of=name))
     count = repeats or _repeats_within(budget_s, sum(pilot.get(e.rival_of or e.name, 0) for e in entries))
-    times = bench.time(entries, repeats=count, warmup=WARMUP)
+    for entry in entries[len(plans) + 1 :]:
+        bench.time([entry], repeats=WARMUP, warmup=0)
+    times = bench.time(entries, repeats=count, warmup=0)  # by now every variant has run
     plain = entries[0]
     variants = tuple(_variant(entry, plain, times) for entry in entries)
     report = Report(
@@ -215,8 +218,8 @@ def reuse_of(seen: "Summary") -> Reuse | None:
         return None
     counted = all(run.actual_reuse is not None for run in runs)
     return Reuse(
-        planned_frac=sum(run.planned_reuse for run in runs) / max(1, total),
-        actual_frac=sum(run.actual_reuse or 0 for run in runs) / max(1, total) if counted else None,
+        planned_frac=sum(run.planned_saved for run in runs) / max(1, total),
+        actual_frac=sum(run.actual_saved or 0 for run in runs) / max(1, total) if counted else None,
         planned_computed_frac=sum(run.planned_computed for run in runs) / max(1, total),
         actual_computed_frac=sum(run.actual_computed or 0 for run in runs) / max(1, total) if counted else None,
         kept_mib=sum(run.peak_bytes for run in runs) / 2**20,

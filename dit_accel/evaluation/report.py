@@ -89,11 +89,12 @@ class Fidelity(_Record):
 
 
 class Reuse(_Record):
-    """What became of the calls of scheduled modules. Those neither reused nor computed are read by nobody.
+    """What became of the calls of scheduled modules.
 
     Attributes:
-        planned_frac: Share to be answered from kept values, by the plan.
-        actual_frac: Share that was; ``None`` when compiled rows ran, which are not counted call by call.
+        planned_frac: Share not to be computed, by the plan: answered from kept values, or read by nobody.
+        actual_frac: The same less planned answers that nothing asked for; ``None`` when compiled rows ran, which are
+            not counted call by call.
         planned_computed_frac: Share to be computed, by the plan.
         actual_computed_frac: Share that was; ``None`` as above.
         kept_mib: Most memory that kept values took at once.

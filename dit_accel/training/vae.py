@@ -59,7 +59,9 @@ def vae_loss(vae: AutoencoderKL, x: torch.Tensor, noise: torch.Tensor) -> torch.
     recon = vae.decode(posterior.mean + posterior.std * noise).sample.float()
     kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     colour = F.avg_pool2d(recon - x, COLOUR_BLOCK_PX).square().mean()
-    return F.l1_loss(recon, x) + GRADIENT_WEIGHT * gradient_l1(recon, x) + COLOUR_WEIGHT * colour + KL_WEIGHT * kl
+    shape = F.l1_loss(recon, x) + GRADIENT_WEIGHT * gradient_l1(recon, x)
+    loss: torch.Tensor = shape + COLOUR_WEIGHT * colour + KL_WEIGHT * kl
+    return loss
 
 
 def gradient_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

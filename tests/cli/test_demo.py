@@ -5,6 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dit_accel.cli.demo import NUM_PROMPTS, demo_prompts
 from dit_accel.evaluation.report import Report
 
 
@@ -21,6 +22,12 @@ def test_demo_on_a_tiny_pipeline(run, tiny_folder: str) -> None:
     picture = Image.open("outputs/demo/demo.png")
     assert picture.height > 192 * len(report.variants)
     assert report.command
+
+
+def test_demo_prompts_are_the_shipped_ones_or_words_of_ours() -> None:
+    prompts = demo_prompts()
+    assert len(prompts) == NUM_PROMPTS
+    assert all(prompt and prompt == prompt.strip() for prompt in prompts)
 
 
 def test_demo_json_is_the_report(run, tiny_folder: str) -> None:

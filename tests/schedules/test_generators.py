@@ -36,6 +36,30 @@ def test_every_n(n: int, row: str | None) -> None:
     assert build("every_n", 7, n=n) == ({} if row is None else dict.fromkeys(PIXART_LEAVES, row))
 
 
+@pytest.mark.parametrize(
+    ("n", "power", "row"),
+    [(2, 1, "1010101010"), (2, 2, "1110101000"), (3, 1.5, "1100101000"), (1, 3, None)],
+    ids=str,
+)
+def test_front_loaded(n: int, power: float, row: str | None) -> None:
+    made = build("front_loaded", 10, n=n, power=power)
+    assert made == ({} if row is None else dict.fromkeys(PIXART_LEAVES, row))
+
+
+def test_front_loaded_computes_as_often_as_every_n_and_earlier() -> None:
+    for num_steps, n in itertools.product((7, 20, 28, 50), (2, 3, 5)):
+        front = build("front_loaded", num_steps, n=n, power=1.7)["blocks.0.ff"]
+        even = build("every_n", num_steps, n=n)["blocks.0.ff"]
+        assert front.count("1") == even.count("1")
+        places = [[i for i, bit in enumerate(row) if bit == "1"] for row in (front, even)]
+        assert all(a <= b for a, b in zip(*places, strict=True))
+
+
+def test_front_loaded_refuses_a_power_that_is_no_power() -> None:
+    with pytest.raises(ScheduleError, match="'power' must be above 0"):
+        build("front_loaded", 10, power=0)
+
+
 def test_every_n_of_some_kinds() -> None:
     assert build("every_n", 4, n=2, kinds=("ff",)) == {f"blocks.{i}.ff": "1010" for i in range(3)}
 
