@@ -37,6 +37,7 @@ class PlanFile(_Strict):
     version: int
     name: str
     passes: list[dict[str, Any]]
+    tensors: list[str] = []
     fingerprint: FingerprintFile | None = None
     conditions: ConditionsFile = ConditionsFile()
     certificate: dict[str, Any] | None = None

@@ -57,6 +57,20 @@ class GeneratorSpec:
         """Plain JSON data."""
         return {"generator": self.name, "params": dict(self.params)}
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "GeneratorSpec":
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            ScheduleError: A key is unknown, or a value is of the wrong type.
+        """
+        if not {"generator"} <= set(data) <= {"generator", "params"}:
+            raise ScheduleError(f"a generated schedule has the keys 'generator' and 'params', got {sorted(data)}")
+        name, params = data["generator"], data.get("params") or {}
+        if not isinstance(name, str) or not isinstance(params, Mapping):
+            raise ScheduleError("'generator' is a name and 'params' a table of its parameters")
+        return cls(name, params)
+
 
 def generator(function: Generator) -> Generator:
     """Register a function ``(graph, num_steps, *, ...) -> Schedule`` under its own name."""
@@ -211,5 +225,6 @@ def at_least(name: str, value: int, least: int) -> None:
 
 
 def _nearest(word: str, known: Any) -> str:
-    close = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    by_lower = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.5)
+    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""

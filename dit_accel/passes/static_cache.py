@@ -73,7 +73,7 @@ class StaticCacheConfig(PassConfig):
             raise ConfigError("'static_cache' needs a 'schedule'")
         try:
             if "generator" in schedule:
-                built: Schedule | GeneratorSpec = GeneratorSpec(schedule["generator"], schedule.get("params"))
+                built: Schedule | GeneratorSpec = GeneratorSpec.from_dict(schedule)
             else:
                 built = Schedule.from_dict(schedule)
         except ScheduleError as error:
@@ -171,6 +171,8 @@ def _check_corrections(schedule: Schedule | GeneratorSpec, corrections: Mapping[
             raise ConfigError(f"correction '{name}' has no partner; a site needs both scale and shift")
         if not isinstance(schedule, Schedule):
             raise ConfigError("corrections belong to a schedule with a fixed number of steps, not to a generator")
+        if not isinstance(table, torch.Tensor):
+            raise ConfigError(f"correction '{name}' must be a tensor, got {type(table).__name__}")
         if table.dim() != 2 or len(table) != schedule.num_steps:
             raise ConfigError(
                 f"correction '{name}' has shape {list(table.shape)}, wanted [{schedule.num_steps}, channels]"
