@@ -1,5 +1,6 @@
 """Which guidance branch a denoiser call belongs to, and so whose kept values it may use."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ class Branches:
         self.context: str | None = None
         self._tracks: dict[Any, Track] = {}
         self._lost: set[Any] = set()
+        self._numbers = itertools.count()
         self._at: tuple[int, int] = (-1, -1)
         self._calls = 0
 
@@ -42,25 +44,27 @@ class Branches:
         self._at = (run, step)
         return self._calls
 
-    def find(self, inputs: Inputs, step: int, place: int) -> tuple[Any, Track | None]:
+    def find(self, inputs: Inputs, step: int) -> tuple[Any, Track | None]:
         """The key of this call's branch, and the track that it continues, if any."""
         self._expire(step)
-        key = self._key(inputs, step, place)
-        track = self._tracks.get(key)
-        if track is None:
-            if key in self._lost:
-                self.note("another step than expected")
-            return key, None
-        if not track.fits(step, inputs):
-            self.note("another shape than expected")
-            return key, None
-        if not track.inputs.is_given_the_same(inputs) and not track.inputs.is_given_equal(inputs):
+        due = {key: track for key, track in self._tracks.items() if track.next_step == step and self._may_be(key)}
+        fitting = {key: track for key, track in due.items() if track.fits(step, inputs)}
+        # Which call of the step this is tells nothing: guidance may have been switched on or off since the last one.
+        for same in (Inputs.is_given_the_same, Inputs.is_given_equal):
+            for key, track in fitting.items():
+                if not same(track.inputs, inputs):
+                    continue
+                if self.context is None and not inputs.conditioning and len(self._tracks) > 1:
+                    self.note("several calls a step, and nothing to tell the branches by")
+                    return key, None
+                return key, track
+        if fitting:
             self.note("the conditioning changed")
-            return key, None
-        if self._is_ambiguous(inputs):
-            self.note("several calls a step, and nothing to tell the branches by")
-            return key, None
-        return key, track
+        elif due:
+            self.note("another shape than expected")
+        elif any(self._may_be(key) for key in self._lost):
+            self.note("another step than expected")
+        return self._new_key(), None
 
     def keep(self, key: Any, track: Track) -> None:
         """A track begins for this branch."""
@@ -72,20 +76,11 @@ class Branches:
             del self._tracks[key]
             self._lost.add(key)
 
-    def _key(self, inputs: Inputs, step: int, place: int) -> Any:
-        if self.context is not None:
-            return self.context
-        # Guidance may have been switched off: then the first call of a step is not the branch it used to be.
-        fitting = [(key, track) for key, track in self._tracks.items() if track.fits(step, inputs)]
-        for same in (Inputs.is_given_the_same, Inputs.is_given_equal):
-            for key, track in fitting:
-                if same(track.inputs, inputs):
-                    return key
-        return place
+    def _may_be(self, key: Any) -> bool:
+        return key == self.context if self.context is not None else isinstance(key, int)
 
-    def _is_ambiguous(self, inputs: Inputs) -> bool:
-        told_apart = self.context is not None or inputs.conditioning
-        return not told_apart and len(self._tracks) > 1
+    def _new_key(self) -> Any:
+        return self.context if self.context is not None else next(self._numbers)
 
 
 class CacheContext(Patch[nn.Module]):

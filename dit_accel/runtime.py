@@ -166,7 +166,7 @@ class DenoiserRuntime:
         if step >= num_steps or place >= MAX_BRANCHES:
             return self._exact(original, args, kwargs)
         try:
-            return self._scheduled(original, args, kwargs, step, num_steps, place)
+            return self._scheduled(original, args, kwargs, step, num_steps)
         except BaseException:
             self._drop()
             raise
@@ -188,10 +188,9 @@ class DenoiserRuntime:
         kwargs: dict[str, Any],
         step: int,
         num_steps: int,
-        place: int,
     ) -> Any:
         inputs = self._inputs(args, kwargs)
-        key, track = self._branches.find(inputs, step, place)
+        key, track = self._branches.find(inputs, step)
         if track is None:
             track = self._start(key, inputs, step, num_steps)
         row = track.program.row(step)
