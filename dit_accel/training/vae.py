@@ -56,10 +56,11 @@ def vae_loss(vae: AutoencoderKL, x: torch.Tensor, noise: torch.Tensor) -> torch.
         noise: Standard normal noise of the latent's shape [B, C, H / f, W / f].
     """
     posterior = vae.encode(x).latent_dist
-    recon = vae.decode(posterior.mean + posterior.std * noise).sample.float()
+    recon: torch.Tensor = vae.decode(posterior.mean + posterior.std * noise).sample.float()
     kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     colour = F.avg_pool2d(recon - x, COLOUR_BLOCK_PX).square().mean()
-    return F.l1_loss(recon, x) + GRADIENT_WEIGHT * gradient_l1(recon, x) + COLOUR_WEIGHT * colour + KL_WEIGHT * kl
+    loss: torch.Tensor = F.l1_loss(recon, x) + GRADIENT_WEIGHT * gradient_l1(recon, x)
+    return loss + COLOUR_WEIGHT * colour + KL_WEIGHT * kl
 
 
 def gradient_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

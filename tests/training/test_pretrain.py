@@ -80,9 +80,7 @@ def test_killed_and_resumed_equals_uninterrupted(data: TrainingSet, tmp_path: Pa
         assert first is None, "one step, then the time is up"
         for _ in range(3):
             train_embedded(recipe, data, options(tmp_path / "cut", max_minutes=0), [stage])
-        whole, cut = (
-            torch.load(tmp_path / name / f"{stage}.ckpt.pt", weights_only=True) for name in ("whole", "cut")
-        )
+        whole, cut = (torch.load(tmp_path / name / f"{stage}.ckpt.pt", weights_only=True) for name in ("whole", "cut"))
         assert whole["step"] == cut["step"] == 3
         for module, state in whole["modules"].items():
             for key, value in state.items():
