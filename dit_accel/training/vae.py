@@ -60,7 +60,8 @@ def vae_loss(vae: AutoencoderKL, x: torch.Tensor, noise: torch.Tensor) -> torch.
     kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     colour = F.avg_pool2d(recon - x, COLOUR_BLOCK_PX).square().mean()
     loss: torch.Tensor = F.l1_loss(recon, x) + GRADIENT_WEIGHT * gradient_l1(recon, x)
-    return loss + COLOUR_WEIGHT * colour + KL_WEIGHT * kl
+    loss = loss + COLOUR_WEIGHT * colour + KL_WEIGHT * kl
+    return loss
 
 
 def gradient_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
