@@ -44,11 +44,13 @@ def doctor_command(
     import json
 
     import dit_accel.passes  # noqa: F401  (registers the passes)
+    from dit_accel.cli.model import hush_loading
     from dit_accel.doctor import doctor_report
     from dit_accel.loading import load_pipeline
     from dit_accel.passes.base import PASSES
 
     tell(f"loading {model} ...", style="dim")
+    hush_loading()
     pipe = load_pipeline(model)
     checks = [(name, PASSES.get(name).obstacles) for name in PASSES]
     report = doctor_report(pipe, checks, height_px=height, width_px=width, num_frames=frames, num_steps=steps)

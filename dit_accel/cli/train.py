@@ -4,24 +4,28 @@ import dataclasses
 import logging
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 
+from dit_accel.cli.console import err, out, tell
 from dit_accel.errors import ConfigError
 
-LOG_WIDTH = 140  # of a log that goes to a file
+if TYPE_CHECKING:
+    from dit_accel.training.recipes import EmbeddedRecipe
+
+SAMPLES = 24
 
 
 class Stage(str, Enum):
-    """What to train."""
+    """What to do; ``measure`` measures the saved pipeline and writes its model card."""
 
     all = "all"
     vae = "vae"
     denoiser = "denoiser"
     decoder = "decoder"
+    measure = "measure"
 
 
 class Size(str, Enum):
@@ -45,7 +49,9 @@ def train_embedded_command(
         Path | None,
         typer.Option(help="Save the finished pipeline here (fp16, diffusers format); default RUN_DIR/final."),
     ] = None,
-    stage: Annotated[Stage, typer.Option(help="Train one stage only; each reads what earlier ones left.")] = Stage.all,
+    stage: Annotated[
+        Stage, typer.Option(help="Do one stage only; each reads what earlier ones left. measure needs the extra eval.")
+    ] = Stage.all,
     size: Annotated[
         Size,
         typer.Option(help="cpu: one style, small; gpu: three styles, 12 blocks, 256 tokens; auto: by the device."),
@@ -76,24 +82,20 @@ def train_embedded_command(
     """Train an embedded pipeline: fetch the data, train tokenizer, VAE, text encoder and denoiser, and save it."""
     import torch
 
-    from dit_accel.training.data import attribution_text, default_cache_dir
-    from dit_accel.training.export import export_pipeline
-    from dit_accel.training.pretrain import STAGES, RunOptions, load_training_set, train_embedded
+    from dit_accel.loading import pick_device
+    from dit_accel.training.data import default_cache_dir
+    from dit_accel.training.pretrain import STAGES, RunOptions, assemble, load_training_set, train_embedded
     from dit_accel.training.recipes import get_recipe
+    from dit_accel.training.release import export_release, measure_release
+    from dit_accel.training.samples import spread
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
-    _log_to(console)
+    _log_to_stderr()
     if threads:
         torch.set_num_threads(threads)
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = pick_device(device)
     recipe = get_recipe(name, ("cpu" if where.type == "cpu" else "gpu") if size is Size.auto else size.value)
     if steps is not None:
-        if stage is Stage.all:
-            raise ConfigError("--steps needs --stage: each stage has a length of its own.")
-        loop = getattr(recipe, f"{stage.value}_loop")
-        recipe = dataclasses.replace(recipe, **{f"{stage.value}_loop": dataclasses.replace(loop, steps=steps)})
+        recipe = _with_steps(recipe, stage, steps)
     data_dir = data_dir or default_cache_dir()
     options = RunOptions(
         run_dir=run_dir or data_dir / "runs" / name,
@@ -103,22 +105,31 @@ def train_embedded_command(
         max_minutes=max_minutes,
         compile_modules=compile_modules,
     )
-    data = load_training_set(recipe, data_dir)
-    console.print(f"{name}: {len(data.images)} images of {len({c.name for c in data.concepts})} concepts, on {where}")
-    pipe = train_embedded(recipe, data, options, STAGES if stage is Stage.all else [stage.value])
-    if pipe is None:
-        console.print(
-            f"The pipeline is not complete yet; what there is lies in {options.run_dir}. Run again to go on."
-        )
-        return
     output = output or options.run_dir / "final"
-    export_pipeline(pipe, output)
-    (output / "ATTRIBUTION.txt").write_text(attribution_text(recipe.styles))
-    console.print(f"Saved to {output}")
+    train, held_out = (load_training_set(recipe, data_dir, held_out=test) for test in (False, True))
+    tell(f"{name}: {len(train.images)} images of {len({c.name for c in train.concepts})} concepts, on {where}")
+    if stage is not Stage.measure:
+        pipe = train_embedded(recipe, train, options, STAGES if stage is Stage.all else [stage.value])
+        if pipe is None:
+            tell(f"The pipeline is not complete yet; what there is lies in {options.run_dir}. Run again to go on.")
+            return
+        export_release(pipe, recipe, spread(train.captions(), SAMPLES), output)
+        out().print(f"Saved to {output}")
+    if stage in (Stage.all, Stage.measure):
+        measure_release(assemble(options.run_dir).to(where), recipe, train, held_out, options.run_dir, output)
+        out().print(f"Measured: {output / 'report.json'}")
 
 
-def _log_to(console: Console) -> None:
-    handler = RichHandler(console=console, show_path=False, show_level=False)
+def _with_steps(recipe: "EmbeddedRecipe", stage: Stage, steps: int) -> "EmbeddedRecipe":
+    field = f"{stage.value}_loop"
+    loop = getattr(recipe, field, None)
+    if loop is None:
+        raise ConfigError(f"--steps changes the length of one training stage, which '--stage {stage.value}' is not.")
+    return dataclasses.replace(recipe, **{field: dataclasses.replace(loop, steps=steps)})
+
+
+def _log_to_stderr() -> None:
+    handler = RichHandler(console=err(), show_path=False, show_level=False)
     logger = logging.getLogger("dit_accel")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -55,8 +55,8 @@ class EffNetLite0Features(torch.nn.Module):
             images.float(), size=(INPUT_SIZE_PX, INPUT_SIZE_PX), mode="bilinear", align_corners=False, antialias=True
         )
         x = ((x.clamp(-1, 1) + 1) / 2 - self.mean) / self.std
-        features: torch.Tensor = self.network.extract_features(x)
-        return features.mean(dim=(-2, -1))
+        features: torch.Tensor = self.network.extract_features(x).mean(dim=(-2, -1))
+        return features
 
 
 @torch.no_grad()

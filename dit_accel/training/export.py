@@ -1,5 +1,7 @@
 """Puts trained parts together as a diffusers pipeline and saves it."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +91,19 @@ def export_pipeline(pipe: PixArtAlphaPipeline, path: Path) -> None:
     masters = {name: {k: v.detach().clone() for k, v in part.state_dict().items()} for name, part in parts.items()}
     try:
         for part in parts.values():
-            part.to(torch.float16)
+            torch.nn.Module.to(part, torch.float16)  # the models' own `to` warns about an empty list
         pipe.save_pretrained(path, safe_serialization=True)
     finally:
         for name, part in parts.items():
-            part.to(torch.float32)
+            torch.nn.Module.to(part, torch.float32)
             part.load_state_dict(masters[name])
-    config = path / "text_encoder" / "config.json"
-    config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+    text_config = path / "text_encoder" / "config.json"
+    _edit_json(text_config, lambda config: config | {"dtype": "float32"})
+    for file in path.rglob("*"):
+        file.chmod(0o755 if file.is_dir() else 0o644)
+        if file.suffix == ".json":
+            _edit_json(file, lambda config: {k: v for k, v in config.items() if k != "_name_or_path"})
+
+
+def _edit_json(path: Path, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    path.write_text(json.dumps(edit(json.loads(path.read_text())), indent=2) + "\n")

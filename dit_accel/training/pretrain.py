@@ -17,7 +17,7 @@ from dit_accel.training.denoiser import LatentData, build_pixart, build_text_enc
 from dit_accel.training.export import build_pipeline, export_pipeline, generate
 from dit_accel.training.loop import TrainLoop
 from dit_accel.training.recipes import EmbeddedRecipe
-from dit_accel.training.samples import save_sheet
+from dit_accel.training.samples import save_sheet, spread
 from dit_accel.training.tokenizer import build_tokenizer
 from dit_accel.training.vae import build_vae, encode_images, set_scaling_factor, vae_loop
 
@@ -134,7 +134,7 @@ def train_denoiser(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOption
     text_encoder = build_text_encoder(len(tokenizer), recipe.text_encoder).to(options.device)
     transformer = build_pixart(recipe.denoiser).to(options.device)
     pipe = build_pipeline(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer)
-    prompts = _spread(data.captions(), SHEET_PROMPTS)
+    prompts = spread(data.captions(), SHEET_PROMPTS)
 
     def draw_sheet(step: int) -> None:
         images = generate(
@@ -220,8 +220,3 @@ def _load_vae(path: Path, device: torch.device) -> AutoencoderKL:
     if not path.exists():
         raise DitAccelError(f"There is no trained VAE at {path}: run the stage 'vae' first.")
     return AutoencoderKL.from_pretrained(path).to(device)
-
-
-def _spread(items: list[str], count: int) -> list[str]:
-    """``count`` items evenly spread over the list."""
-    return [items[k * len(items) // count] for k in range(min(count, len(items)))]

@@ -1,5 +1,6 @@
 """Sample sheets: many small images in one PNG."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,3 +31,9 @@ def save_sheet(images: torch.Tensor, path: Path, *, columns: int, zoom: int = 1)
     """Write ``image_sheet`` to a PNG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image_sheet(images, columns=columns, zoom=zoom).save(path)
+
+
+def spread(items: Sequence[str], count: int) -> list[str]:
+    """``count`` items evenly spread over the list; all of them when there are fewer."""
+    count = min(count, len(items))
+    return [items[k * len(items) // count] for k in range(count)]

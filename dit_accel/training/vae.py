@@ -56,11 +56,11 @@ def vae_loss(vae: AutoencoderKL, x: torch.Tensor, noise: torch.Tensor) -> torch.
         noise: Standard normal noise of the latent's shape [B, C, H / f, W / f].
     """
     posterior = vae.encode(x).latent_dist
-    recon = vae.decode(posterior.mean + posterior.std * noise).sample.float()
+    recon: torch.Tensor = vae.decode(posterior.mean + posterior.std * noise).sample.float()
     kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     colour = F.avg_pool2d(recon - x, COLOUR_BLOCK_PX).square().mean()
-    shape = F.l1_loss(recon, x) + GRADIENT_WEIGHT * gradient_l1(recon, x)
-    loss: torch.Tensor = shape + COLOUR_WEIGHT * colour + KL_WEIGHT * kl
+    loss: torch.Tensor = F.l1_loss(recon, x) + GRADIENT_WEIGHT * gradient_l1(recon, x)
+    loss = loss + COLOUR_WEIGHT * colour + KL_WEIGHT * kl
     return loss
 
 

@@ -89,7 +89,7 @@ def test_nan_in_corrections(run, tiny_folder: str) -> None:
 def test_unknown_model(run) -> None:
     check(run("generate", "an owl", "-m", "emoji-pixar"), "Did you mean 'emoji-pixart'?")
     check(run("demo", "-m", "./nowhere"), "no such folder")
-    check(run("demo", "-m", "nobody/nothing-of-the-kind"), "cannot load", "tried")
+    check(run("demo", "-m", "nobody/nothing-of-the-kind"), "cannot load", "local hub cache")
 
 
 def test_a_pipeline_without_a_denoiser(run, monkeypatch: pytest.MonkeyPatch) -> None:

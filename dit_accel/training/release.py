@@ -1,0 +1,81 @@
+"""Turns a finished training run into the folder that ships: weights, licences, samples, report, model card."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusers import PixArtAlphaPipeline
+
+from dit_accel.training.card import run_costs, write_card
+from dit_accel.training.data import attribution_text
+from dit_accel.training.export import export_pipeline, generate
+from dit_accel.training.measure import MeasureConfig, measure_pipeline
+from dit_accel.training.pretrain import SHEET_SEED, TrainingSet
+from dit_accel.training.recipes import EmbeddedRecipe
+from dit_accel.training.samples import save_sheet
+
+logger = logging.getLogger("dit_accel")
+
+SAMPLE_COLUMNS = 8
+
+
+def export_release(pipe: PixArtAlphaPipeline, recipe: EmbeddedRecipe, prompts: Sequence[str], output: Path) -> None:
+    """Write weights, ``ATTRIBUTION.txt`` and ``samples.png``.
+
+    Args:
+        pipe: The finished float32 pipeline.
+        recipe: Its recipe.
+        prompts: Captions of the sample sheet.
+        output: Folder to write.
+    """
+    export_pipeline(pipe, output)
+    (output / "ATTRIBUTION.txt").write_text(attribution_text(recipe.styles))
+    images = generate(
+        pipe,
+        list(prompts),
+        seed=SHEET_SEED,
+        num_inference_steps=recipe.num_inference_steps,
+        guidance_scale=recipe.guidance_scale,
+        max_sequence_length=24,
+    )
+    save_sheet(images, output / "samples.png", columns=SAMPLE_COLUMNS, zoom=2)
+
+
+def measure_release(
+    pipe: PixArtAlphaPipeline,
+    recipe: EmbeddedRecipe,
+    train: TrainingSet,
+    held_out: TrainingSet,
+    run_dir: Path,
+    output: Path,
+    *,
+    config: MeasureConfig | None = None,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Measure the pipeline; write ``report.json`` and the model card.
+
+    Args:
+        pipe: The pipeline that ``output`` holds.
+        recipe: Its recipe.
+        train: Training images.
+        held_out: Images of the held-out concepts.
+        run_dir: Folder of the run, for steps and minutes.
+        output: The exported pipeline's folder.
+        config: How much to measure.
+        notes: Sentences for the card: how this run departed from the recipe.
+
+    Returns:
+        The report.
+    """
+    report = measure_pipeline(pipe, recipe, train, held_out, config or MeasureConfig())
+    report["cost"] = run_costs(run_dir)
+    report["notes"] = list(notes)
+    (output / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    parts = {"denoiser": pipe.transformer, "text encoder": pipe.text_encoder, "autoencoder": pipe.vae}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    counts |= {"train": len({c.name for c in train.concepts}), "held_out": len({c.name for c in held_out.concepts})}
+    write_card(output, recipe, report, counts)
+    logger.info("model card written to %s", output / "README.md")
+    return report
