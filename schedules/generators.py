@@ -94,7 +94,7 @@ def front_loaded(
 ) -> Schedule:
     """As many full steps as :func:`every_n`, but crowded towards the start, where an error has the longest way to go.
 
-    Full step ``i`` of K = ceil(T / n) is ``round(T * (i / K) ** power)``, moved up where two would coincide.
+    Full step ``i`` of K = ceil(T / n) is ``round(T * (i / K) ** power)``, moved where two would coincide or the end be passed.
 
     Args:
         n: One full step in n.
@@ -107,7 +107,8 @@ def front_loaded(
     full: list[int] = []
     for i in range(count):
         step = round(num_steps * (i / count) ** power)
-        full.append(max(step, full[-1] + 1) if full else 0)
+        room = num_steps - (count - i)  # leaves a step for each of those still to come
+        full.append(min(max(step, full[-1] + 1), room) if full else 0)
     chosen = frozenset(full)
     return _rows(num_steps, _of_kinds(graph, kinds), lambda step: step in chosen)
 
