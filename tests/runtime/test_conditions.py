@@ -30,9 +30,7 @@ def test_another_step_count_is_resampled_with_a_warning(num_steps: int) -> None:
     with replayed(plain_pipe.transformer, resample(schedule, num_steps)):
         expected = _run(plain_pipe, "pixart", num_inference_steps=num_steps)
     accelerate_pipeline(pipe, config(schedule))
-    with pytest.warns(
-        AccelerationWarning, match=rf"made for {STEPS} denoiser .* the run has {num_steps}"
-    ):
+    with pytest.warns(AccelerationWarning, match=rf"made for {STEPS} denoiser .* the run has {num_steps}"):
         assert torch.equal(_run(pipe, "pixart", num_inference_steps=num_steps), expected)
     with warnings.catch_warnings():
         warnings.simplefilter("error", AccelerationWarning)  # said once, not at every run
