@@ -1,4 +1,4 @@
-"""What the benchmarks run: an embedded pipeline with its weights, or the denoiser of a large model with random ones."""
+"""What the benchmarks run: an embedded pipeline, or the denoiser of a large model with random weights."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -64,7 +64,23 @@ SHAPES = {
         guidance_batch=1,
         text_tokens=512,
     ),
-    # Small enough to rehearse the script on a CPU.
+    # Small enough to rehearse the scripts on a CPU.
+    "flux-rehearsal": Shape(
+        factory="FluxTransformer2DModel",
+        config={
+            "guidance_embeds": True,
+            "num_layers": 2,
+            "num_single_layers": 3,
+            "num_attention_heads": 4,
+            "attention_head_dim": 32,
+            "joint_attention_dim": 64,
+            "pooled_projection_dim": 32,
+            "axes_dims_rope": (8, 12, 12),
+        },
+        scheduler="FlowMatchEulerDiscreteScheduler",
+        guidance_batch=1,
+        text_tokens=24,
+    ),
     "pixart-rehearsal": Shape(
         factory="PixArtTransformer2DModel",
         config={

@@ -47,12 +47,13 @@ def accelerate_pipeline(pipe: P, plan: PlanLike = "balanced", *, scheduler: Any 
         if strict:
             raise PlanMismatchError(doubt)
         warnings.warn(doubt, AccelerationWarning, stacklevel=2)
+    session = Session(pipe, targets, resolved, scheduler=scheduler, strict=strict)
     before = session_of(pipe)
     if before is not None:
         logger.info("replacing plan '%s' by '%s'", before.plan.name, resolved.name)
         before.undo()
     try:
-        Session(pipe, targets, resolved, scheduler=scheduler, strict=strict).apply()
+        session.apply()
     except BaseException:
         if before is not None:
             before.apply()
@@ -116,13 +117,18 @@ def resolve_plan(plan: PlanLike, targets: Sequence[Target]) -> AccelerationPlan:
                 "or give a plan, a folder or file with one, or a hub id 'user/name'."
             )
         return resolve_preset(plan, targets[0])
-    if isinstance(plan, Sequence) and all(isinstance(item, PassConfig) for item in plan):
-        return AccelerationPlan(passes=tuple(plan))
-    raise ConfigError(f"a plan is a preset name, a plan, a path or pass configs; got {type(plan).__name__}")
+    if isinstance(plan, Sequence):
+        configs = tuple(item for item in plan if isinstance(item, PassConfig))
+        if len(configs) == len(plan):
+            return AccelerationPlan(passes=configs)
+    found = type(plan).__name__
+    if isinstance(plan, Sequence):
+        found += " of " + ", ".join(dict.fromkeys(type(item).__name__ for item in plan))
+    raise ConfigError(f"a plan is a preset name, a plan, a path or pass configs; got {found}")
 
 
 def _looks_like_source(text: str) -> bool:
-    return "/" in text or text.endswith(".json") or Path(text).exists()
+    return text != "" and ("/" in text or text.endswith(".json") or Path(text).exists())
 
 
 def _check_scheduler(pipe: Any, scheduler: Any) -> None:

@@ -1,5 +1,6 @@
 """Which guidance branch a denoiser call belongs to, and so whose kept values it may use."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,17 +9,13 @@ from torch import nn
 from dit_accel.ledger import Patch
 from dit_accel.tracks import Inputs, Track
 
-# After so many changes of conditioning in one run, its tensors are taken to be made anew for every step.
-MAX_CONDITIONING_RESTARTS = 3
-
 
 class Branches:
     """The tracks of one run: one for each guidance branch.
 
-    A branch is known by the name that the pipeline gives it (``cache_context``), else by the identity of its
-    conditioning tensors, else, when those are made anew at every step, by its place among the calls of a step. That
-    last one tells nothing when a step has several calls, for guidance may be switched off half-way; then no call
-    continues a track.
+    A branch is known by the name that the pipeline gives it (``cache_context``), else by its conditioning. A model
+    without conditioning that is called several times a step has no branches that could be told apart, for guidance
+    may be switched off half-way; then no call continues a track.
 
     Args:
         note: Takes the reason whenever a track cannot be continued.
@@ -27,10 +24,9 @@ class Branches:
     def __init__(self, note: Callable[[str], None]) -> None:
         self.note = note
         self.context: str | None = None
-        self.trusts_conditioning = True
         self._tracks: dict[Any, Track] = {}
         self._lost: set[Any] = set()
-        self._restarts = 0
+        self._numbers = itertools.count()
         self._at: tuple[int, int] = (-1, -1)
         self._calls = 0
 
@@ -42,40 +38,33 @@ class Branches:
         self._tracks.clear()
         self._lost.clear()
 
-    def begin(self) -> None:
-        """A run begins."""
-        self.clear()
-        self._restarts = 0
-
     def count_call(self, run: int, step: int) -> int:
         """The place of this call among those of its step."""
         self._calls = self._calls + 1 if (run, step) == self._at else 0
         self._at = (run, step)
         return self._calls
 
-    def find(self, inputs: Inputs, step: int, place: int) -> tuple[Any, Track | None]:
+    def find(self, inputs: Inputs, step: int) -> tuple[Any, Track | None]:
         """The key of this call's branch, and the track that it continues, if any."""
         self._expire(step)
-        key = self._key(inputs, step, place)
-        track = self._tracks.get(key)
-        if track is None:
-            if key in self._lost:
-                self.note("another step than expected")
-            return key, None
-        if not track.fits(step, inputs):
-            self.note("another shape than expected")
-            return key, None
-        if self.trusts_conditioning and not track.inputs.same_conditioning(inputs):
+        due = {key: track for key, track in self._tracks.items() if track.next_step == step and self._may_be(key)}
+        fitting = {key: track for key, track in due.items() if track.fits(step, inputs)}
+        # Which call of the step this is tells nothing: guidance may have been switched on or off since the last one.
+        for same in (Inputs.is_given_the_same, Inputs.is_given_equal):
+            for key, track in fitting.items():
+                if not same(track.inputs, inputs):
+                    continue
+                if self.context is None and not inputs.conditioning and len(self._tracks) > 1:
+                    self.note("several calls a step, and nothing to tell the branches by")
+                    return key, None
+                return key, track
+        if fitting:
             self.note("the conditioning changed")
-            self._restarts += 1
-            if self._restarts == MAX_CONDITIONING_RESTARTS:
-                self.trusts_conditioning = False
-                self._tracks.clear()  # the other branches keep text projections that must not be trusted either
-            return key, None
-        if self._is_ambiguous(inputs):
-            self.note("several calls a step, and nothing to tell the branches by")
-            return key, None
-        return key, track
+        elif due:
+            self.note("another shape than expected")
+        elif any(self._may_be(key) for key in self._lost):
+            self.note("another step than expected")
+        return self._new_key(), None
 
     def keep(self, key: Any, track: Track) -> None:
         """A track begins for this branch."""
@@ -87,18 +76,11 @@ class Branches:
             del self._tracks[key]
             self._lost.add(key)
 
-    def _key(self, inputs: Inputs, step: int, place: int) -> Any:
-        if self.context is not None:
-            return self.context
-        # Guidance may have been switched off: then the first call of a step is not the branch it used to be.
-        for key, track in self._tracks.items():
-            if track.fits(step, inputs) and track.inputs.same_conditioning(inputs):
-                return key
-        return place
+    def _may_be(self, key: Any) -> bool:
+        return key == self.context if self.context is not None else isinstance(key, int)
 
-    def _is_ambiguous(self, inputs: Inputs) -> bool:
-        told_apart = self.context is not None or (self.trusts_conditioning and inputs.conditioning)
-        return not told_apart and len(self._tracks) > 1
+    def _new_key(self) -> Any:
+        return self.context if self.context is not None else next(self._numbers)
 
 
 class CacheContext(Patch[nn.Module]):

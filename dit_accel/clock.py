@@ -161,6 +161,6 @@ def _index_in(timesteps: Any, timestep: Any) -> int | None:
         return None
     if timestep.untyped_storage().data_ptr() != timesteps.untyped_storage().data_ptr():
         return None
-    distance = timestep.storage_offset() - timesteps.storage_offset()
+    distance = int(timestep.storage_offset() - timesteps.storage_offset())
     index, rest = divmod(distance, max(1, timesteps.stride(0)))
     return index if rest == 0 and 0 <= index < len(timesteps) else None

@@ -71,6 +71,7 @@ def generate_images(
 
     if not prompts or len(prompts) != len(seeds):
         raise ConfigError(f"wanted as many seeds as prompts, at least one; got {len(prompts)} and {len(seeds)}")
+    _check_takes_text(pipe)
     size = batch_size or len(prompts)
     parts = []
     for start in range(0, len(prompts), size):
@@ -111,6 +112,17 @@ def steps_of(pipe: Any, settings: GenerationSettings) -> int:
     return default if isinstance(default, int) else DEFAULT_STEPS
 
 
+def _check_takes_text(pipe: Any) -> None:
+    name, accepted = type(pipe).__name__, inspect.signature(type(pipe).__call__).parameters
+    if "prompt" not in accepted:
+        raise ConfigError(f"{name} takes no prompt; only text-to-image pipelines can be run here so far")
+    if "num_frames" in accepted:
+        raise ConfigError(f"{name} makes video; only text-to-image pipelines can be run here so far")
+    encoders = [part for key, part in getattr(pipe, "components", {}).items() if key.startswith("text_encoder")]
+    if encoders and all(part is None for part in encoders):
+        raise ConfigError(f"this {name} was loaded without a text encoder, so it cannot read a prompt")
+
+
 def _native_px(pipe: Any) -> int:
     config = getattr(getattr(pipe, "transformer", None), "config", None)
     cells = getattr(config, "sample_size", None)
@@ -125,9 +137,11 @@ def _call(pipe: Any, prompts: list[str], generators: list[Any], arguments: dict[
             result = pipe(prompts, generator=generators, output_type="pt", **arguments)
     except DitAccelError:
         raise
-    except ValueError as error:
+    except (ValueError, IndexError) as error:  # IndexError: a single step, which solvers of second order cannot take
         raise ConfigError(f"{type(pipe).__name__} refused to run: {' '.join(str(error).split())}") from error
     images = getattr(result, "images", None)
     if not isinstance(images, torch.Tensor) or images.dim() != 4:
-        raise ConfigError(f"{type(pipe).__name__} makes no images; only text-to-image pipelines can be run here so far")
+        raise ConfigError(
+            f"{type(pipe).__name__} makes no images; only text-to-image pipelines can be run here so far"
+        )
     return images.detach().float().cpu().clamp(0, 1)

@@ -109,14 +109,12 @@ def _from_hub(repo_id: str, kwargs: dict[str, Any]) -> "DiffusionPipeline":
     try:
         return _from_pretrained(repo_id, kwargs)
     except Exception as error:  # a dozen kinds, from the hub client, the network and diffusers
-        tried = "the local hub cache"
-        if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("", "0", "false", "no", "off"):
-            tried += " and the Hugging Face Hub"
-        else:
-            tried += " (HF_HUB_OFFLINE is set, so not the Hugging Face Hub)"
+        offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("", "0", "false", "no", "off")
+        hub = "was not asked (HF_HUB_OFFLINE is set)" if offline else "cannot be reached or has no such pipeline"
         raise ConfigError(
-            f"cannot load '{repo_id}': it is no local folder; tried {tried}: {_one_line(error)} "
-            "Without a connection, give a downloaded folder or an embedded name."
+            f"cannot load '{repo_id}': there is no such folder, it is not complete in the local hub cache, and the "
+            f"Hugging Face Hub {hub}. Without a connection, give a downloaded folder or an embedded name. "
+            f"diffusers said: {_one_line(error)}"
         ) from error
 
 
@@ -138,4 +136,4 @@ def _looks_local(source: str) -> bool:
 
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -106,6 +106,16 @@ def count_macs(model: nn.Module, layout: Layout, inputs: Mapping[str, Any]) -> M
         return _count(model, layout, inputs)
 
 
+def meta_twin(model: nn.Module) -> nn.Module | None:
+    """A model of the same config without weights, hooks, adapters or compiled code; ``None`` if it has no config."""
+    config, from_config = getattr(model, "config", None), getattr(type(model), "from_config", None)
+    if config is None or from_config is None:
+        return None
+    with torch.device("meta"):
+        twin = from_config(config)
+    return twin.eval() if isinstance(twin, nn.Module) else None
+
+
 def _count(model: nn.Module, layout: Layout, inputs: Mapping[str, Any]) -> MacsReport:
     counter = FlopCounterMode(display=False)
     sites = {site.info.id: Macs(total=0, linear=0) for site in layout.sites}

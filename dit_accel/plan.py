@@ -115,11 +115,15 @@ class AccelerationPlan:
             "version": VERSION,
             "name": self.name,
             "passes": [config.to_dict() for config in self.passes],
+            "tensors": sorted(self._tensors()),
             "fingerprint": None if self.fingerprint is None else asdict(self.fingerprint),
             "conditions": asdict(self.conditions),
             "certificate": None if self.certificate is None else dict(self.certificate),
             "notes": list(self.notes),
         }
+
+    def _tensors(self) -> dict[str, Any]:
+        return {f"{c.type_name}/{name}": tensor for c in self.passes for name, tensor in c.tensors().items()}
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the plan as JSON, and its tensors, if any, as safetensors beside it; returns the JSON's path."""
@@ -127,11 +131,7 @@ class AccelerationPlan:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {
-            f"{config.type_name}/{name}": tensor.contiguous()
-            for config in self.passes
-            for name, tensor in config.tensors().items()
-        }
+        tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
         if tensors:
             save_file(tensors, folder / TENSOR_FILE)
         else:
@@ -186,6 +186,11 @@ def plan_from_dict(data: Any, tensors: Mapping[str, Any], *, where: str = "plan"
     file = PlanFile.checked(data, where)
     if file.version > VERSION:
         raise ConfigError(f"{where} has plan version {file.version}, this dit-accel reads {VERSION}: update dit-accel")
+    lost = sorted(set(file.tensors) - set(tensors))
+    if lost:
+        raise ConfigError(
+            f"{where}: {len(lost)} tensors of this plan are missing, e.g. '{lost[0]}'; they belong into {TENSOR_FILE}"
+        )
     passes = []
     for entry in file.passes:
         prefix = f"{entry.get('type')}/"

@@ -37,6 +37,7 @@ class PlanFile(_Strict):
     version: int
     name: str
     passes: list[dict[str, Any]]
+    tensors: list[str] = []
     fingerprint: FingerprintFile | None = None
     conditions: ConditionsFile = ConditionsFile()
     certificate: dict[str, Any] | None = None
@@ -58,7 +59,8 @@ class PlanFile(_Strict):
 def _in_words(fault: Any) -> str:
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        owner = {"conditions": ConditionsFile, "fingerprint": FingerprintFile}.get(str(fault["loc"][0]), PlanFile)
+        owners: dict[str, type[BaseModel]] = {"conditions": ConditionsFile, "fingerprint": FingerprintFile}
+        owner = owners.get(str(fault["loc"][0]), PlanFile)
         return f"unknown key '{place}'.{did_you_mean(str(fault['loc'][-1]), owner.model_fields)}"
     if fault["type"] == "missing":
         return f"the key '{place}' is missing"

@@ -24,7 +24,7 @@ from dit_accel.tracks import Inputs, Track
 # stepping means that another scheduler drives the run.
 MAX_BRANCHES = 8
 
-Scheduler = Callable[[int, bool], Schedule]
+Scheduler = Callable[[int], Schedule]
 Runner = Callable[[tuple[str, ...], Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
@@ -86,7 +86,7 @@ class DenoiserRuntime:
         self._called = [False] * len(self.graph)
         self._auxiliary = frozenset(p for p, site in enumerate(self.graph) if site.auxiliary)
         self._branches = Branches(lambda reason: self.stats.restarted(reason))
-        self._programs: dict[tuple[int, int, bool], Program] = {}
+        self._programs: dict[tuple[int, int], Program] = {}
         self._tallies: dict[tuple[int, int], Tally] = {}
         self._run = -1
         self._warned: set[str] = set()
@@ -103,18 +103,17 @@ class DenoiserRuntime:
     # -- set-up ---------------------------------------------------------------------------------------------------
 
     def use(self, schedule_for: Scheduler) -> None:
-        """Take a function of (step count, whether conditioning can be trusted) to the schedule of a run."""
+        """Take a function of the step count to the schedule of a run."""
         self.schedule_for = schedule_for
         self._programs.clear()
         self._tallies.clear()
 
     def program(self, num_steps: int, start: int = 0) -> Program:
         """The program for a run of ``num_steps`` that starts computing at ``start``."""
-        key = (num_steps, start, self._branches.trusts_conditioning)
+        key = (num_steps, start)
         if key not in self._programs:
             assert self.schedule_for is not None
-            schedule = self.schedule_for(num_steps, self._branches.trusts_conditioning)
-            self._programs[key] = lower(schedule, self.graph, start)
+            self._programs[key] = lower(self.schedule_for(num_steps), self.graph, start)
         return self._programs[key]
 
     def wrap(self, program: Program) -> None:
@@ -167,7 +166,7 @@ class DenoiserRuntime:
         if step >= num_steps or place >= MAX_BRANCHES:
             return self._exact(original, args, kwargs)
         try:
-            return self._scheduled(original, args, kwargs, step, num_steps, place)
+            return self._scheduled(original, args, kwargs, step, num_steps)
         except BaseException:
             self._drop()
             raise
@@ -189,10 +188,9 @@ class DenoiserRuntime:
         kwargs: dict[str, Any],
         step: int,
         num_steps: int,
-        place: int,
     ) -> Any:
         inputs = self._inputs(args, kwargs)
-        key, track = self._branches.find(inputs, step, place)
+        key, track = self._branches.find(inputs, step)
         if track is None:
             track = self._start(key, inputs, step, num_steps)
         row = track.program.row(step)
@@ -229,10 +227,7 @@ class DenoiserRuntime:
             self.count(0, actions[0])
         if actions[0] == REUSE:
             return map_tree(torch.clone, track.slots[0]) if self.clones[0] else track.slots[0]
-        if self.runner is None:
-            output = original(*args, **kwargs)
-        else:
-            output = self.runner(actions, original, args, kwargs)
+        output = (self.runner or _run_eagerly)(actions, original, args, kwargs)
         if actions[0] == STORE:
             track.slots[0] = map_tree(torch.clone, output) if self.clones[0] else output
             track.versions[0] = versions(track.slots[0])
@@ -276,7 +271,6 @@ class DenoiserRuntime:
             self.warn(f"this run differs from what plan '{self.plan.name}' was made for: {doubt}")
         self._computed = self._reused = 0
         self._called = [False] * len(self.graph)
-        self._branches.begin()
         self.stats = RunStats(num_steps=num_steps)
         if not self.counting:
             self.stats.actual_computed = self.stats.actual_reuse = None
@@ -321,6 +315,12 @@ class DenoiserRuntime:
         if message not in self._warned:
             self._warned.add(message)
             warnings.warn(message, AccelerationWarning, stacklevel=4)
+
+
+def _run_eagerly(
+    actions: tuple[str, ...], original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    return original(*args, **kwargs)
 
 
 @torch.compiler.disable(reason="dit-accel: compile with pipe.transformer.compile() or CompileConfig, row by row")

@@ -67,6 +67,10 @@ class Session:
         plan: What to apply.
         scheduler: The scheduler of a bare denoiser.
         strict: Turn every warning into an error.
+
+    Raises:
+        ConfigError: The passes of the plan cannot be combined.
+        UnsupportedModelError: One of them cannot act on one of the targets.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Session:
         self.plan = plan
         self.strict = strict
         self.bare_scheduler = scheduler
+        self.passes = order_passes(plan.passes, targets)
         self.ledger = PatchLedger()
         self.runtimes: tuple[DenoiserRuntime, ...] = ()
 
@@ -89,9 +94,8 @@ class Session:
 
     def apply(self) -> None:
         """Apply every pass of the plan in order; when one fails, undo the ones before it and let the error leave."""
-        passes = order_passes(self.plan.passes, self.targets)
         try:
-            if passes:
+            if self.passes:
                 owner = self.pipe if self.bare_scheduler is None else BareOwner(self.bare_scheduler)
                 clock = Clock(owner, self.ledger)
                 self.runtimes = tuple(
@@ -100,7 +104,7 @@ class Session:
                     )
                     for t in self.targets
                 )
-            for acceleration, config in passes:
+            for acceleration, config in self.passes:
                 acceleration.apply(self, config)
             if self.runtimes:
                 adopt_users_compile(self)

@@ -36,6 +36,18 @@ class RunStats:
     restarts: dict[str, int] = field(default_factory=dict)
     never_called: tuple[str, ...] = ()
 
+    @property
+    def planned_saved(self) -> int:
+        """Module calls that the executed rows said not to compute: answered from kept values, or read by nobody."""
+        return self.site_calls - self.planned_computed
+
+    @property
+    def actual_saved(self) -> int | None:
+        """The same less the planned answers that were never asked for; ``None`` as for ``actual_reuse``."""
+        if self.actual_reuse is None:
+            return None
+        return self.planned_saved - max(0, self.planned_reuse - self.actual_reuse)
+
     def restarted(self, reason: str) -> None:
         """Kept values were dropped in mid-run."""
         self.restarts[reason] = self.restarts.get(reason, 0) + 1

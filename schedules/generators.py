@@ -32,12 +32,16 @@ class GeneratorSpec:
         if name not in GENERATORS:
             raise ScheduleError(f"unknown schedule generator '{name}'.{_nearest(name, GENERATORS)}")
         chosen = {**(params or {}), **more}
-        known = [p for p in inspect.signature(GENERATORS[name]).parameters if p not in ("graph", "num_steps")]
+        parameters = inspect.signature(GENERATORS[name]).parameters
+        known = [parameter for parameter in parameters if parameter not in ("graph", "num_steps")]
         for key in chosen:
             if key not in known:
                 raise ScheduleError(
                     f"generator '{name}' has no parameter '{key}'.{_nearest(key, known)} It has: {', '.join(known)}."
                 )
+        missing = [key for key in known if parameters[key].default is inspect.Parameter.empty and key not in chosen]
+        if missing:
+            raise ScheduleError(f"generator '{name}' needs '{missing[0]}'; it has: {', '.join(known)}")
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in chosen.items()}
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "params", plain)
@@ -53,6 +57,20 @@ class GeneratorSpec:
         """Plain JSON data."""
         return {"generator": self.name, "params": dict(self.params)}
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "GeneratorSpec":
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            ScheduleError: A key is unknown, or a value is of the wrong type.
+        """
+        if not {"generator"} <= set(data) <= {"generator", "params"}:
+            raise ScheduleError(f"a generated schedule has the keys 'generator' and 'params', got {sorted(data)}")
+        name, params = data["generator"], data.get("params") or {}
+        if not isinstance(name, str) or not isinstance(params, Mapping):
+            raise ScheduleError("'generator' is a name and 'params' a table of its parameters")
+        return cls(name, params)
+
 
 def generator(function: Generator) -> Generator:
     """Register a function ``(graph, num_steps, *, ...) -> Schedule`` under its own name."""
@@ -66,8 +84,32 @@ def every_n(graph: SiteGraph, num_steps: int, *, n: int = 2, kinds: Sequence[str
 
     Steps count up, as in ECAD's version; FORA's own code counts down and so refreshes at other phases.
     """
-    _at_least("n", n, 1)
-    return _rows(num_steps, graph.select(kinds=kinds), lambda step: step % n == 0)
+    at_least("n", n, 1)
+    return _rows(num_steps, _of_kinds(graph, kinds), lambda step: step % n == 0)
+
+
+@generator
+def front_loaded(
+    graph: SiteGraph, num_steps: int, *, n: int = 2, power: float = 1.5, kinds: Sequence[str] = LEAF_KINDS
+) -> Schedule:
+    """As many full steps as :func:`every_n`, but crowded towards the start, where an error has the longest way to go.
+
+    Full step ``i`` of K = ceil(T / n) is ``round(T * (i / K) ** power)``, moved up where two would coincide.
+
+    Args:
+        n: One full step in n.
+        power: 1 is even spacing; above 1, the first steps are computed one after the other and the last ones rarely.
+    """
+    at_least("n", n, 1)
+    if not power > 0:
+        raise ScheduleError(f"'power' must be above 0, got {power}")
+    count = -(-num_steps // n)
+    full: list[int] = []
+    for i in range(count):
+        step = round(num_steps * (i / count) ** power)
+        full.append(max(step, full[-1] + 1) if full else 0)
+    chosen = frozenset(full)
+    return _rows(num_steps, _of_kinds(graph, kinds), lambda step: step in chosen)
 
 
 @generator
@@ -86,7 +128,7 @@ def t_gate(
         warmup: Self-attention is computed at every step up to this one.
     """
     for name, value in (("gate", gate), ("sp_interval", sp_interval), ("fi_interval", fi_interval)):
-        _at_least(name, value, 1)
+        at_least(name, value, 1)
 
     def self_attention(step: int) -> bool:
         return step <= warmup or step % (sp_interval if step < gate else fi_interval) == 0
@@ -103,11 +145,11 @@ def evenly_spaced(
 
     The third kind of seed in ECAD's initial population (2506.15682, shipped schedules).
     """
-    _at_least("num_blocks", num_blocks, 1)
-    _at_least("num_reused", num_reused, 0)
+    at_least("num_blocks", num_blocks, 1)
+    at_least("num_reused", num_reused, 0)
     blocks = {round(x) for x in _spread(0, graph.num_blocks - 1, min(num_blocks, graph.num_blocks))}
     reused = {round(x) for x in _spread(1, num_steps - 1, min(num_reused, num_steps - 1))}
-    chosen = [site for site in graph.select(kinds=kinds) if site.block in blocks]
+    chosen = [site for site in _of_kinds(graph, kinds) if site.block in blocks]
     return _rows(num_steps, chosen, lambda step: step not in reused)
 
 
@@ -117,7 +159,7 @@ def block_range(graph: SiteGraph, num_steps: int, *, n: int = 2, first: int = 1,
 
     Negative numbers count from the last block.
     """
-    _at_least("n", n, 1)
+    at_least("n", n, 1)
     low, high = (x % graph.num_blocks if x < 0 else x for x in (first, last))
     chosen = [site for site in graph.select(kinds=("block",)) if site.block is not None and low <= site.block <= high]
     return _rows(num_steps, chosen, lambda step: step % n == 0)
@@ -126,7 +168,7 @@ def block_range(graph: SiteGraph, num_steps: int, *, n: int = 2, first: int = 1,
 @generator
 def model_output(graph: SiteGraph, num_steps: int, *, n: int = 2) -> Schedule:
     """The whole denoiser runs every n-th step; its last output serves between. The crudest cache: a lower bound."""
-    _at_least("n", n, 1)
+    at_least("n", n, 1)
     return _rows(num_steps, graph.select("model"), lambda step: step % n == 0)
 
 
@@ -145,7 +187,8 @@ def custom(graph: SiteGraph, num_steps: int, *, reuse: Mapping[str, Sequence[int
         outside = [step for step in steps if not 0 < step < num_steps]
         if outside:
             raise ScheduleError(f"'{pattern}': step {outside[0]} cannot be reused in a run of {num_steps} steps")
-        schedule = schedule.merged(_rows(num_steps, chosen, lambda step, steps=frozenset(steps): step not in steps))
+        reused = frozenset(steps)
+        schedule = schedule.merged(_rows(num_steps, chosen, lambda step: step not in reused))  # noqa: B023 (called now)
     return schedule
 
 
@@ -166,11 +209,22 @@ def _spread(low: int, high: int, count: int) -> list[float]:
     return [low + width * (i + 0.5) - 0.5 for i in range(count)]
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def _of_kinds(graph: SiteGraph, kinds: Sequence[str]) -> tuple[SiteInfo, ...]:
+    chosen = graph.select(kinds=kinds)
+    if not chosen:
+        raise ScheduleError(f"no site of kind '{', '.join(kinds)}'; this model has {', '.join(graph.kinds)}")
+    return chosen
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    """Refuse a parameter that is no whole number of this size."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ScheduleError(f"'{name}' must be a whole number, got {value!r}")
     if value < least:
         raise ScheduleError(f"'{name}' must be at least {least}, got {value}")
 
 
 def _nearest(word: str, known: Any) -> str:
-    close = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    by_lower = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.5)
+    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""

@@ -14,7 +14,7 @@ class SiteInfo:
         id: Stable name, e.g. ``"blocks.3.attn1"``, ``"single.7.proj_out"``, ``"down_blocks.0"`` or ``"model"``.
         kind: What it computes: ``self_attn``, ``cross_attn``, ``joint_attn``, ``single_attn``, ``ff``, ``ff_context``,
             ``proj_mlp``, ``proj_out``, ``norm``, ``block``, ``resnet``, ``transformer``, ``conv_in``, ``down_block``,
-            ``mid_block``, ``up_block``, ``text``, ``model``.
+            ``mid_block``, ``up_block``, ``resample``, ``text``, ``model``.
         block: Index of the block it belongs to, counted over the whole denoiser in execution order; ``None`` outside.
         parent: Id of the nearest enclosing site. When the parent is reused, this module does not run.
         feeds: Ids of the only sites that read this output. Empty: native code reads it whenever the parent runs.
@@ -85,6 +85,10 @@ class SiteGraph:
     def num_blocks(self) -> int:
         """How many blocks the denoiser runs."""
         return 1 + max((site.block for site in self.sites if site.block is not None), default=-1)
+
+    def is_invariant(self, site_id: str) -> bool:
+        """Whether a site's output is the same at every step."""
+        return self.sites[self.index[site_id]].invariant
 
     def select(self, pattern: str = "*", *, kinds: Iterable[str] | None = None) -> tuple[SiteInfo, ...]:
         """Schedulable sites whose id matches a shell-style pattern and whose kind is one of ``kinds`` (or any)."""

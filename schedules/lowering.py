@@ -34,11 +34,13 @@ class Program:
         sites: Ids of all sites, in the graph's order.
         start: First step of the run; everything runs there.
         rows: One per step from ``start`` to the last.
+        parents: Position of each site's parent.
     """
 
     sites: tuple[str, ...]
     start: int
     rows: tuple[Row, ...]
+    parents: tuple[int | None, ...]
 
     def row(self, step: int) -> Row:
         """The row of an absolute step index."""
@@ -51,8 +53,13 @@ class Program:
 
     @cached_property
     def active(self) -> tuple[int, ...]:
-        """Positions of the sites that ever do anything but compute: the modules that must be wrapped."""
-        return tuple(p for p in range(len(self.sites)) if any(a[p] != COMPUTE for a in self.distinct_actions))
+        """Positions of the sites that ever do anything but compute while their parent runs: what must be wrapped."""
+        return tuple(p for p in range(len(self.sites)) if any(self._acts(a, p) for a in self.distinct_actions))
+
+    def _acts(self, actions: tuple[str, ...], position: int) -> bool:
+        parent = self.parents[position]
+        is_called = parent is None or actions[parent] in (COMPUTE, STORE)
+        return is_called and actions[position] != COMPUTE
 
     @cached_property
     def skipped(self) -> frozenset[int]:
@@ -169,4 +176,5 @@ def _pack(graph: SiteGraph, start: int, actions: list[list[str]], frees: list[li
     for step_actions, step_frees in zip(actions, frees, strict=True):
         key = tuple(step_actions)
         rows.append(Row(shared.setdefault(key, key), tuple(step_frees)))
-    return Program(tuple(site.id for site in graph), start, tuple(rows))
+    parents = tuple(None if site.parent is None else graph.index[site.parent] for site in graph)
+    return Program(tuple(site.id for site in graph), start, tuple(rows), parents)

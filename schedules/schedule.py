@@ -118,6 +118,8 @@ def _bits(site: str, row: Sequence[bool] | str, num_steps: int) -> tuple[bool, .
         if set(row) - {"0", "1"}:
             raise ScheduleError(f"site '{site}': a row is written in 0 and 1, got '{row}'")
         row = [char == "1" for char in row]
+    if not isinstance(row, Sequence) or any(bit not in (0, 1) for bit in row):
+        raise ScheduleError(f"site '{site}': a row is a text of 0 and 1 or a list of booleans, got {row!r}")
     if len(row) != num_steps:
         raise ScheduleError(f"site '{site}' has {len(row)} entries for {num_steps} steps")
     return (True, *(bool(bit) for bit in row[1:]))

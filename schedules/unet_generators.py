@@ -1,8 +1,9 @@
 """Schedules for UNets: DeepCache and the encoder propagation of Faster Diffusion."""
 
+import math
 from collections.abc import Sequence
 
-from dit_accel.schedules.generators import generator
+from dit_accel.schedules.generators import at_least, generator
 from dit_accel.schedules.graph import SiteGraph
 from dit_accel.schedules.schedule import Schedule, ScheduleError
 
@@ -44,8 +45,7 @@ def deepcache(
             2 (the paper's non-uniform schedule uses about 1.2 to 1.5).
     """
     _need_unet(graph, "deepcache")
-    if n < 1:
-        raise ScheduleError(f"'n' must be at least 1, got {n}")
+    at_least("n", n, 1)
     last_up = [site.id for site in graph.select(kinds=("up_block",))][-1]
     layers = [site.id for site in graph.select(f"{last_up}.resnets.*", kinds=("resnet",))]
     if not 0 <= branch < len(layers):
@@ -73,7 +73,7 @@ def _full_steps(num_steps: int, n: int, power: float | None) -> frozenset[int]:
 
 
 def _signed(value: float, power: float) -> float:
-    return abs(value) ** power * (1 if value >= 0 else -1)
+    return math.copysign(math.pow(abs(value), power), value)
 
 
 def _need_unet(graph: SiteGraph, name: str) -> None:

@@ -4,12 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import diffusers
+import tiny_calls
 import torch
-from tiny_models import TEXT_TOKENS, randomise, tiny_model
-
-
-def _randn(*shape: int, seed: int = 7) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from tiny_models import randomise, tiny_model
 
 
 def _vae(latent_channels: int = 4) -> diffusers.AutoencoderKL:
@@ -56,7 +53,7 @@ def _sd() -> diffusers.DiffusionPipeline:
         text_encoder=None,
         tokenizer=None,
         unet=tiny_model("sd"),
-        scheduler=diffusers.DDIMScheduler(),
+        scheduler=diffusers.DDIMScheduler(clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -174,140 +171,23 @@ def _mochi() -> diffusers.DiffusionPipeline:
     return _without_vae("MochiPipeline", "mochi")
 
 
-_SQUARE: dict[str, Any] = {"height": 64, "width": 64}
-
-
-def _pair(*shape: int) -> dict[str, Any]:
-    return {"prompt_embeds": _randn(*shape), "negative_prompt_embeds": _randn(*shape, seed=8)}
-
-
-def _pixart_call() -> dict[str, Any]:
-    masks = {
-        "prompt_attention_mask": torch.ones(1, TEXT_TOKENS),
-        "negative_prompt_attention_mask": torch.ones(1, TEXT_TOKENS),
-    }
-    return {
-        **_SQUARE,
-        **_pair(1, TEXT_TOKENS, 12),
-        **masks,
-        "negative_prompt": None,
-        "use_resolution_binning": False,
-        "guidance_scale": 4.5,
-    }
-
-
-def _sd_call() -> dict[str, Any]:
-    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 16), "guidance_scale": 5.0}
-
-
-def _sdxl_call() -> dict[str, Any]:
-    pooled = {"pooled_prompt_embeds": _randn(1, 16), "negative_pooled_prompt_embeds": _randn(1, 16, seed=8)}
-    return {**_sd_call(), **pooled}
-
-
-def _sd3_call() -> dict[str, Any]:
-    pooled = {"pooled_prompt_embeds": _randn(1, 10), "negative_pooled_prompt_embeds": _randn(1, 10, seed=8)}
-    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 12), **pooled, "guidance_scale": 5.0}
-
-
-def _flux_call() -> dict[str, Any]:
-    return {
-        **_SQUARE,
-        "prompt_embeds": _randn(1, TEXT_TOKENS, 12),
-        "pooled_prompt_embeds": _randn(1, 10),
-        "guidance_scale": 3.5,
-    }
-
-
-def _wan_call() -> dict[str, Any]:
-    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 16), "num_frames": 5, "guidance_scale": 5.0}
-
-
-def _dit_call() -> dict[str, Any]:
-    return {"class_labels": [3], "guidance_scale": 4.0}
-
-
-def _masks(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    ones = torch.ones(1, TEXT_TOKENS, dtype=dtype)
-    return {"prompt_attention_mask": ones, "negative_prompt_attention_mask": ones.clone()}
-
-
-def _sana_call() -> dict[str, Any]:
-    return {
-        "height": 128,
-        "width": 128,
-        **_pair(1, TEXT_TOKENS, 12),
-        **_masks(),
-        "negative_prompt": None,
-        "use_resolution_binning": False,
-        "guidance_scale": 4.5,
-    }
-
-
-def _ltx_call() -> dict[str, Any]:
-    return {
-        "height": 128,
-        "width": 128,
-        **_pair(1, TEXT_TOKENS, 12),
-        **_masks(),
-        "negative_prompt": None,
-        "num_frames": 9,
-        "guidance_scale": 3.0,
-    }
-
-
-def _hunyuan_video_call() -> dict[str, Any]:
-    return {
-        **_SQUARE,
-        "prompt_embeds": _randn(1, TEXT_TOKENS, 16),
-        "prompt_attention_mask": torch.ones(1, TEXT_TOKENS, dtype=torch.long),
-        "pooled_prompt_embeds": _randn(1, 8),
-        "num_frames": 5,
-    }
-
-
-def _qwen_image_call() -> dict[str, Any]:
-    ones = torch.ones(1, TEXT_TOKENS, dtype=torch.long)
-    masks = {"prompt_embeds_mask": ones, "negative_prompt_embeds_mask": ones.clone()}
-    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 12), **masks, "true_cfg_scale": 4.0}
-
-
-def _lumina2_call() -> dict[str, Any]:
-    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 16), **_masks(torch.bool), "guidance_scale": 4.0}
-
-
-def _z_image_call() -> dict[str, Any]:
-    prompts = {"prompt_embeds": [_randn(TEXT_TOKENS, 16)], "negative_prompt_embeds": [_randn(TEXT_TOKENS, 16, seed=8)]}
-    return {**_SQUARE, **prompts, "guidance_scale": 4.0}
-
-
-def _mochi_call() -> dict[str, Any]:
-    return {
-        **_SQUARE,
-        **_pair(1, TEXT_TOKENS, 16),
-        **_masks(torch.bool),
-        "num_frames": 7,
-        "guidance_scale": 4.5,
-    }
-
-
 _PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[[], dict[str, Any]]]] = {
-    "pixart": (_pixart, _pixart_call),
-    "sd": (_sd, _sd_call),
-    "sdxl": (_sdxl, _sdxl_call),
-    "sd3": (_sd3, _sd3_call),
-    "flux": (_flux, _flux_call),
-    "wan": (_wan, _wan_call),
-    "wan22": (_wan22, _wan_call),
-    "dit": (_dit, _dit_call),
-    "sana": (_sana, _sana_call),
-    "cogvideox": (_cogvideox, _wan_call),
-    "ltx": (_ltx, _ltx_call),
-    "hunyuan_video": (_hunyuan_video, _hunyuan_video_call),
-    "qwen_image": (_qwen_image, _qwen_image_call),
-    "lumina2": (_lumina2, _lumina2_call),
-    "z_image": (_z_image, _z_image_call),
-    "mochi": (_mochi, _mochi_call),
+    "pixart": (_pixart, tiny_calls.pixart_call),
+    "sd": (_sd, tiny_calls.sd_call),
+    "sdxl": (_sdxl, tiny_calls.sdxl_call),
+    "sd3": (_sd3, tiny_calls.sd3_call),
+    "flux": (_flux, tiny_calls.flux_call),
+    "wan": (_wan, tiny_calls.wan_call),
+    "wan22": (_wan22, tiny_calls.wan_call),
+    "dit": (_dit, tiny_calls.dit_call),
+    "sana": (_sana, tiny_calls.sana_call),
+    "cogvideox": (_cogvideox, tiny_calls.wan_call),
+    "ltx": (_ltx, tiny_calls.ltx_call),
+    "hunyuan_video": (_hunyuan_video, tiny_calls.hunyuan_video_call),
+    "qwen_image": (_qwen_image, tiny_calls.qwen_image_call),
+    "lumina2": (_lumina2, tiny_calls.lumina2_call),
+    "z_image": (_z_image, tiny_calls.z_image_call),
+    "mochi": (_mochi, tiny_calls.mochi_call),
 }
 
 TINY_PIPELINE_NAMES = tuple(_PIPELINES)

@@ -1,7 +1,5 @@
 """The commands, put together. Importing this loads typer and rich, but no torch: ``--help`` must be quick."""
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -9,9 +7,11 @@ import typer
 from dit_accel import __version__
 from dit_accel.cli.console import Commands
 from dit_accel.cli.demo import demo_command
+from dit_accel.cli.doctor import doctor_command
 from dit_accel.cli.env import env_command
 from dit_accel.cli.generate import generate_command
 from dit_accel.cli.presets import presets_app
+from dit_accel.cli.train import train_embedded_command
 
 HELP = """Make diffusers pipelines faster, and see what it costs.
 
@@ -34,16 +34,8 @@ app.command("generate")(generate_command)
 app.command("demo")(demo_command)
 app.add_typer(presets_app, name="presets")
 app.command("env")(env_command)
-
-
-def _add(command: str, module: str, function: str) -> None:
-    """Register a command of a module that may not be there."""
-    if find_spec(module) is not None:
-        app.command(command)(getattr(import_module(module), function))
-
-
-_add("doctor", "dit_accel.cli.doctor", "doctor_command")
-_add("train-embedded", "dit_accel.cli.train", "train_embedded_command")
+app.command("doctor")(doctor_command)
+app.command("train-embedded")(train_embedded_command)
 
 
 def _version(wanted: bool) -> None:

@@ -8,10 +8,10 @@ import typer
 from dit_accel.cli import options
 from dit_accel.cli.console import out, print_json, tell
 
-# Concepts that the embedded pipelines were not trained on are drawn at their peril; these are of both kinds.
-PROMPTS = ("a red apple", "an owl", "a slice of pizza", "a tropical fish")
+NUM_PROMPTS = 3
+FALLBACK_PROMPTS = ("a red apple", "an owl", "a tropical fish")
 PRESET_NAMES = ("balanced", "fast", "turbo")
-BUDGET_S = 25.0
+BUDGET_S = 20.0
 
 
 def demo_command(
@@ -55,7 +55,7 @@ def demo_command(
     require_metrics()
     tell(f"loading {model} ...")
     pipe = load_for_cli(model, device, dtype)
-    samples = [(text, seed + number) for number, text in enumerate(prompt or PROMPTS)]
+    samples = [(text, seed + number) for number, text in enumerate(prompt or demo_prompts())]
     tell(f"drawing {len(samples)} images plain, as {', '.join(plans)}, and plain with fewer steps ...")
     comparison = compare_plans(
         pipe,
@@ -76,3 +76,14 @@ def demo_command(
         for note in comparison.report.notes:
             tell(f"note: {note}")
     tell(f"picture: {picture_path}\nreport:  {report_path}")
+
+
+def demo_prompts() -> tuple[str, ...]:
+    """The first prompts of the list that ships for demonstrations: what the embedded pipelines draw well."""
+    import json
+    from importlib import resources
+
+    file = resources.files("dit_accel") / "prompts" / "demo.json"
+    if not file.is_file():
+        return FALLBACK_PROMPTS
+    return tuple(json.loads(file.read_text(encoding="utf-8"))["prompts"][:NUM_PROMPTS])

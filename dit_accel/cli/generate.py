@@ -35,7 +35,9 @@ def generate_command(
     num_images: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
     height: options.Height = None,
     width: options.Width = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("outputs/generate"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path(
+        "outputs/generate"
+    ),
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     compare: Annotated[
@@ -56,9 +58,7 @@ def generate_command(
     chosen = _chosen_plan(preset, plan)
     if compare and chosen is None:
         raise ConfigError(f"--compare needs a plan to compare with the plain run, not --preset {NO_PRESET}")
-    settings = GenerationSettings(
-        num_inference_steps=steps, guidance_scale=guidance, height=height, width=width
-    )
+    settings = GenerationSettings(num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
     samples = [(text, seed + number) for text in prompt for number in range(num_images)]
     if compare:
         from dit_accel.evaluation.fidelity import require_metrics
@@ -68,8 +68,10 @@ def generate_command(
 
     tell(f"loading {model} ...")
     pipe = load_for_cli(model, device, dtype)
-    made = _compared if compare else _drawn
-    result = made(pipe, chosen, samples, settings, model=model, output=output, strict=strict, quiet=as_json)
+    if compare and chosen is not None:
+        result = _compared(pipe, chosen, samples, settings, model=model, output=output, strict=strict, quiet=as_json)
+    else:
+        result = _drawn(pipe, chosen, samples, settings, output=output, strict=strict, quiet=as_json)
     if as_json:
         import json
 
@@ -106,7 +108,6 @@ def _drawn(
     output: Path,
     strict: bool,
     quiet: bool,
-    **_: Any,
 ) -> dict[str, Any]:
     """Draw one prompt after the other, accelerated."""
     from dit_accel.api import accelerate_pipeline, summary
@@ -169,7 +170,10 @@ def _compared(
     side_by_side(comparison.report, comparison.images).save(picture_path)
     if not quiet:
         out().print(report_table(comparison.report))
-    return {"files": [*files, str(picture_path), str(report_path)], "report": comparison.report.model_dump(mode="json")}
+    return {
+        "files": [*files, str(picture_path), str(report_path)],
+        "report": comparison.report.model_dump(mode="json"),
+    }
 
 
 def _as_path(plan: str) -> str | Path:

@@ -20,7 +20,8 @@ Device = Annotated[
 Dtype = Annotated[
     str,
     typer.Option(
-        metavar="auto|float32|float16|bfloat16", help="Type of the weights. auto: bfloat16 on a GPU, float32 on the CPU."
+        metavar="auto|float32|float16|bfloat16",
+        help="Type of the weights. auto: bfloat16 on a GPU, float32 on the CPU.",
     ),
 ]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Scheduler steps. Default: the pipeline's own.")]

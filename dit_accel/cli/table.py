@@ -1,5 +1,6 @@
 """A report as a table for a terminal."""
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from dit_accel.evaluation.report import Report, Variant
@@ -8,16 +9,19 @@ from dit_accel.evaluation.report import Report, Variant
 def report_table(report: Report) -> Table:
     """One row for each variant."""
     count = f"{report.num_images} image{'s' if report.num_images != 1 else ''}"
-    table = Table(title=f"{report.settings.model}: {count}, median of {report.settings.repeats} interleaved runs")
-    for column in ("variant", "steps", "time", "speed-up", "PSNR", "SSIM", "reuse planned", "actual"):
-        table.add_column(column, justify="left" if column == "variant" else "right", no_wrap=True)
+    title = f"{report.settings.model}: {count}, median of {report.settings.repeats} interleaved runs"
+    table = Table(
+        title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), show_edge=False, pad_edge=False
+    )
+    for column in ("variant", "steps", "time", "speed-up", "PSNR", "SSIM", "reuse\nplanned", "reuse\nactual"):
+        table.add_column(column, justify="left" if column == "variant" else "right", vertical="bottom", no_wrap=True)
     for variant in report.variants:
         table.add_row(*_cells(variant))
     return table
 
 
 def _cells(variant: Variant) -> list[str]:
-    name = {"plain": "plain", "plan": variant.name}.get(variant.kind, f"plain, time of {variant.rival_of}")
+    name = {"plain": "plain", "plan": variant.name}.get(variant.kind, f"rival of {variant.rival_of}")
     cells = [name, str(variant.num_inference_steps), f"{variant.times.median_s:.2f} s"]
     cells.append(f"{variant.speedup.ratio:.2f}x" if variant.speedup else "")
     if variant.fidelity:

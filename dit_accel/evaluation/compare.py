@@ -1,10 +1,11 @@
 """Runs a pipeline plain, accelerated, and plain with fewer steps, in turn, and reports what each took and changed."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.api import PlanLike, accelerated, is_accelerated, summary
@@ -12,7 +13,7 @@ from dit_accel.errors import ConfigError
 from dit_accel.evaluation.environment import collect_environment
 from dit_accel.evaluation.fidelity import fidelity, require_metrics
 from dit_accel.evaluation.report import Fidelity, Metric, Report, Reuse, Sample, Settings, Speedup, Times, Variant
-from dit_accel.evaluation.timing import time_interleaved, time_once
+from dit_accel.evaluation.timing import time_interleaved
 from dit_accel.generation import GenerationSettings, generate_images, steps_of
 from dit_accel.session import session_of
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 PLAIN = "plain"
 MIN_REPEATS = 3
 MAX_REPEATS = 15
+PILOT_REPEATS = 3
+WARMUP = 1
 PILOT_FRAC = 0.5  # share of the steps at which the plain pipeline is timed a second time, to tell steps from overhead
 
 
@@ -94,56 +97,67 @@ def compare_plans(
         raise ConfigError("the pipeline is accelerated already; compare a plain one")
     if PLAIN in plans:
         raise ConfigError(f"'{PLAIN}' is the name of the reference; call the plan something else")
-    prompts, seeds = [prompt for prompt, _ in samples], [seed for _, seed in samples]
     settings = replace(settings, num_inference_steps=steps_of(pipe, settings))
 
-    def run(entry: _Entry) -> None:
-        entry.images = generate_images(pipe, prompts, seeds, entry.settings, batch_size=batch_size)
-        session = session_of(pipe)
-        if session is not None:
-            entry.seen, entry.resolved = summary(pipe), session.plan
-
-    @contextmanager
-    def around(name: str) -> Iterator[None]:
-        plan = entries[name].plan
-        with nullcontext() if plan is None else accelerated(pipe, plan, strict=strict):
-            yield
-
-    entries = {PLAIN: _Entry(name=PLAIN, settings=settings)}
-    entries |= {name: _Entry(name=name, settings=settings, plan=plan) for name, plan in plans.items()}
-    pilot: dict[str, float] = {}
-    for name, entry in entries.items():
-        with around(name):
-            run(entry)  # a first run pays for what is set up once
-            pilot[name] = min(time_once(lambda entry=entry: run(entry)) for _ in range(2))  # type: ignore[misc]
-    if rivals:
-        few = _few_steps(settings)
-        short = _Entry(name="pilot", settings=few)
-        pilot_few = time_once(lambda: run(short))
-        for name in plans:
-            steps = rival_steps(settings, few, pilot[PLAIN], pilot_few, pilot[name])
-            rival = _Entry(name=f"{steps} steps", settings=replace(settings, num_inference_steps=steps), rival_of=name)
-            if steps < steps_of(pipe, settings) and rival.name not in entries:
-                entries[rival.name] = rival
-                pilot[rival.name] = time_once(lambda rival=rival: run(rival))  # type: ignore[misc]
-    count = repeats or _repeats_within(budget_s, sum(pilot.values()))
-    times = time_interleaved(
-        {name: lambda entry=entry: run(entry) for name, entry in entries.items()},  # type: ignore[misc]
-        repeats=count,
-        warmup=0,  # each has run once or twice by now
-        around=around,
-    )
-    variants = tuple(_variant(entry, entries[PLAIN], times) for entry in entries.values())
+    bench = _Bench(pipe, samples, batch_size=batch_size, strict=strict)
+    entries = [_Entry(name=PLAIN, settings=settings)]
+    entries += [_Entry(name=name, settings=settings, plan=plan) for name, plan in plans.items()]
+    few = _Entry(name="fewer steps", settings=_few_steps(settings))
+    bench.time(entries[:1], repeats=1, warmup=0)  # the process's first run pays for what is set up once
+    pilot_repeats = PILOT_REPEATS if budget_s is None else 1
+    pilot = {
+        name: min(seconds) for name, seconds in bench.time([*entries, few], repeats=pilot_repeats, warmup=0).items()
+    }
+    notes = []
+    for name in plans if rivals else ():
+        steps = rival_steps(settings, few.settings, pilot[PLAIN], pilot[few.name], pilot[name])
+        if steps == settings.num_inference_steps:
+            notes.append(f"{name}: saves less time than one step takes, so no plain run with fewer steps matches it")
+        elif not any(entry.settings.num_inference_steps == steps for entry in entries):
+            shorter = replace(settings, num_inference_steps=steps)
+            entries.append(_Entry(name=f"{steps} steps", settings=shorter, rival_of=name))
+    count = repeats or _repeats_within(budget_s, sum(pilot.get(e.rival_of or e.name, 0) for e in entries))
+    for entry in entries[len(plans) + 1 :]:
+        bench.time([entry], repeats=WARMUP, warmup=0)
+    times = bench.time(entries, repeats=count, warmup=0)  # by now every variant has run
+    plain = entries[0]
+    variants = tuple(_variant(entry, plain, times) for entry in entries)
     report = Report(
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=tuple(sys.argv if command is None else command),
         environment=collect_environment(),
-        settings=_settings(pipe, settings, entries[PLAIN].images, model, count, batch_size),
+        settings=_settings(pipe, settings, plain.images, model, count, batch_size),
         samples=tuple(Sample(prompt=prompt, seed=seed) for prompt, seed in samples),
         variants=variants,
-        notes=_notes(entries, len(samples)),
+        notes=(*notes, *_notes(entries, len(samples))),
     )
-    return Comparison(report=report, images={name: entry.images for name, entry in entries.items()})
+    return Comparison(report=report, images={entry.name: entry.images for entry in entries})
+
+
+class _Bench:
+    """Runs entries on one pipeline, each with its plan applied while it runs and only then."""
+
+    def __init__(self, pipe: Any, samples: Sequence[tuple[str, int]], *, batch_size: int | None, strict: bool) -> None:
+        self.pipe = pipe
+        self.prompts = [prompt for prompt, _ in samples]
+        self.seeds = [seed for _, seed in samples]
+        self.batch_size = batch_size
+        self.strict = strict
+
+    def time(self, entries: Sequence[_Entry], *, repeats: int, warmup: int) -> dict[str, list[float]]:
+        """Seconds of each entry; each keeps the images of its last run."""
+        plans = {entry.name: entry.plan for entry in entries}
+        runs = {entry.name: partial(self._run, entry) for entry in entries}
+        return time_interleaved(runs, repeats=repeats, warmup=warmup, around=lambda name: self._with(plans[name]))
+
+    def _run(self, entry: _Entry) -> None:
+        entry.images = generate_images(self.pipe, self.prompts, self.seeds, entry.settings, batch_size=self.batch_size)
+        session = session_of(self.pipe)
+        if session is not None:
+            entry.seen, entry.resolved = summary(self.pipe), session.plan
+
+    def _with(self, plan: PlanLike | None) -> AbstractContextManager[object]:
+        return nullcontext() if plan is None else accelerated(self.pipe, plan, strict=self.strict)
 
 
 def rival_steps(
@@ -159,17 +173,17 @@ def rival_steps(
         target_s: Seconds of the accelerated run.
 
     Returns:
-        The nearest whole number of steps, from 1 to those of the plain run.
+        The nearest whole number of steps, from 2 (some pipelines take 1 for a distilled model) to the plain run's.
     """
     most, least = full.num_inference_steps or 1, few.num_inference_steps or 1
     step_s = (full_s - few_s) / max(1, most - least)
     if step_s <= 0:
         return most
-    return max(1, min(most, round(most - (full_s - target_s) / step_s)))
+    return max(2, min(most, round(most - (full_s - target_s) / step_s)))
 
 
 def _few_steps(settings: GenerationSettings) -> GenerationSettings:
-    return replace(settings, num_inference_steps=max(1, round((settings.num_inference_steps or 1) * PILOT_FRAC)))
+    return replace(settings, num_inference_steps=max(2, round((settings.num_inference_steps or 2) * PILOT_FRAC)))
 
 
 def _repeats_within(budget_s: float | None, round_s: float) -> int:
@@ -191,7 +205,7 @@ def _variant(entry: _Entry, plain: _Entry, times: dict[str, list[float]]) -> Var
         certified=None if entry.resolved is None else entry.resolved.is_certified,
         times=Times.of(own),
         speedup=None if is_plain else Speedup.of(times[plain.name], own),
-        fidelity=scores and Fidelity(psnr_db=Metric.of(scores.psnr_db), ssim=Metric.of(scores.ssim)),
+        fidelity=None if scores is None else Fidelity(psnr_db=Metric.of(scores.psnr_db), ssim=Metric.of(scores.ssim)),
         reuse=None if entry.seen is None else reuse_of(entry.seen),
     )
 
@@ -204,8 +218,10 @@ def reuse_of(seen: "Summary") -> Reuse | None:
         return None
     counted = all(run.actual_reuse is not None for run in runs)
     return Reuse(
-        planned_frac=sum(run.planned_reuse for run in runs) / max(1, total),
-        actual_frac=sum(run.actual_reuse or 0 for run in runs) / max(1, total) if counted else None,
+        planned_frac=sum(run.planned_saved for run in runs) / max(1, total),
+        actual_frac=sum(run.actual_saved or 0 for run in runs) / max(1, total) if counted else None,
+        planned_computed_frac=sum(run.planned_computed for run in runs) / max(1, total),
+        actual_computed_frac=sum(run.actual_computed or 0 for run in runs) / max(1, total) if counted else None,
         kept_mib=sum(run.peak_bytes for run in runs) / 2**20,
     )
 
@@ -230,15 +246,15 @@ def _settings(
         device=str(parameter.device),
         dtype=str(parameter.dtype).removeprefix("torch."),
         repeats=repeats,
-        warmup=1,
+        warmup=WARMUP,
     )
 
 
-def _notes(entries: Mapping[str, _Entry], count: int) -> tuple[str, ...]:
+def _notes(entries: Sequence[_Entry], count: int) -> tuple[str, ...]:
     notes = []
     if count < 100:
         notes.append(f"{count} images: enough to look at, too few to certify anything")
-    for entry in entries.values():
+    for entry in entries:
         if entry.resolved is not None:
             notes += [f"{entry.name}: {note}" for note in entry.resolved.notes]
     return tuple(dict.fromkeys(notes))

@@ -5,7 +5,7 @@ The file is JSON, checked when it is read and when it is made: an unknown key is
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,7 +13,7 @@ from dit_accel.errors import ConfigError, did_you_mean
 from dit_accel.evaluation.environment import Environment
 from dit_accel.evaluation.statistics import bootstrap_interval, quartiles, worst_mean
 
-FORMAT = "dit-accel/report"
+FORMAT: Final = "dit-accel/report"
 VERSION = 1
 REPORT_FILE = "report.json"
 
@@ -89,16 +89,21 @@ class Fidelity(_Record):
 
 
 class Reuse(_Record):
-    """Share of scheduled module calls answered from kept values.
+    """What became of the calls of scheduled modules.
 
     Attributes:
-        planned_frac: What the plan says.
-        actual_frac: What happened; ``None`` when compiled rows ran, which are not counted call by call.
+        planned_frac: Share not to be computed, by the plan: answered from kept values, or read by nobody.
+        actual_frac: The same less planned answers that nothing asked for; ``None`` when compiled rows ran, which are
+            not counted call by call.
+        planned_computed_frac: Share to be computed, by the plan.
+        actual_computed_frac: Share that was; ``None`` as above.
         kept_mib: Most memory that kept values took at once.
     """
 
     planned_frac: float = Field(ge=0, le=1)
     actual_frac: float | None = Field(default=None, ge=0, le=1)
+    planned_computed_frac: float = Field(ge=0, le=1)
+    actual_computed_frac: float | None = Field(default=None, ge=0, le=1)
     kept_mib: float = Field(ge=0)
 
 
@@ -237,7 +242,9 @@ class Report(_Record):
             if variant.name == name:
                 return variant
         names = [variant.name for variant in self.variants]
-        raise ConfigError(f"the report has no variant '{name}'.{did_you_mean(name, names)} It has: {', '.join(names)}.")
+        raise ConfigError(
+            f"the report has no variant '{name}'.{did_you_mean(name, names)} It has: {', '.join(names)}."
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the report as JSON; a folder gets a ``report.json``. Returns the file's path."""

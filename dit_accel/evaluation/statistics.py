@@ -10,7 +10,7 @@ WORST_FRAC = 0.05
 
 
 def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean (Efron 1979). With a single value there is no spread: both ends are it.
+    """Percentile bootstrap interval of the mean (Efron 1979). A single value has no spread: both ends are it.
 
     Args:
         values: At least one number.

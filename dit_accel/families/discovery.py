@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 
 from dit_accel.errors import UnsupportedModelError
-from dit_accel.families.base import Family, SiteSpec, Stack, config_of
+from dit_accel.families.base import Family, LatentLayout, SiteSpec, Stack, config_of
+from dit_accel.families.guessed_inputs import guessed_inputs
 from dit_accel.families.source import first_mentions, most_calls, parameter_names, residual_streams
 
 # A denoiser is told how noisy its input is; a text encoder or an autoencoder is not.
@@ -59,6 +60,7 @@ def discover_family(model: nn.Module) -> Family:
         text="none" if not text else "cross" if crossing else "unknown",
         latent_layout=_latent_layout(model, taken),
         patch=_patch,
+        make_inputs=guessed_inputs,
         notes=("Discovered, not described: where text tokens sit and how guidance is run are not known.",),
     )
 
@@ -73,7 +75,7 @@ def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
     return (int(frames), int(sizes[0]), int(sizes[-1]))
 
 
-def _latent_layout(model: nn.Module, taken: tuple[str, ...]) -> Any:
+def _latent_layout(model: nn.Module, taken: tuple[str, ...]) -> LatentLayout:
     if taken and taken[0] == "x" and "cap_feats" in taken:
         return "list"
     if "img_ids" in taken or "img_shapes" in taken:

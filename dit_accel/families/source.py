@@ -104,3 +104,10 @@ def _returned_names(value: ast.expr | None) -> tuple[str, ...]:
     elements = value.elts if isinstance(value, ast.Tuple) else [value]
     names = tuple(element.id for element in elements if isinstance(element, ast.Name))
     return names if len(names) == len(elements) else ()
+
+
+def required_parameters(cls: type[nn.Module]) -> tuple[str, ...]:
+    """Names of the parameters that ``forward`` cannot do without; ``self``, ``*args`` and ``**kwargs`` left out."""
+    parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in variadic)

@@ -60,6 +60,6 @@ UNET = Family(
     notes=(
         "Attention runs on coarser grids than the latent: tokens are counted at the latent's resolution.",
         "ControlNet residuals are added to the skips by native code, after the kept outputs: they stay exact.",
-        "A T2I-Adapter adds in place to the outputs of down blocks and the mid block; keep copies, not the tensors.",
+        "FreeU and T2I-Adapters change block outputs in place: what is kept has to be copied, which takes memory.",
     ),
 )

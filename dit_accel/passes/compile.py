@@ -105,7 +105,7 @@ def apply_compile(session: "Session", config: CompileConfig) -> None:
 def compile_rows(runtime: "DenoiserRuntime", compile_function: CompileFunction) -> None:
     """Run a denoiser compiled from its next call on; without a schedule its single row computes everything."""
     if runtime.schedule_for is None:
-        runtime.use(lambda num_steps, trusts_conditioning: Schedule(num_steps, {}))
+        runtime.use(lambda num_steps: Schedule(num_steps, {}))
     runtime.runner = RowCompiler(compile_function)
 
 

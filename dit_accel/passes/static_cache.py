@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SEVERAL_OUTPUTS = ("joint_attn", "down_block", "model")
 DEFAULT_STEPS = 20  # what a generator is tried with before the first run
+FEW_STEPS = 4  # up to here a run is one of a step-distilled model, whose steps have little in common
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ class StaticCacheConfig(PassConfig):
             raise ConfigError("'static_cache' needs a 'schedule'")
         try:
             if "generator" in schedule:
-                built: Schedule | GeneratorSpec = GeneratorSpec(schedule["generator"], schedule.get("params"))
+                built: Schedule | GeneratorSpec = GeneratorSpec.from_dict(schedule)
             else:
                 built = Schedule.from_dict(schedule)
         except ScheduleError as error:
@@ -115,14 +116,20 @@ class _Planner:
         fixed = isinstance(config.schedule, Schedule)
         self.nominal_steps = config.schedule.num_steps if fixed else DEFAULT_STEPS  # type: ignore[union-attr]
 
-    def __call__(self, num_steps: int, trusts_conditioning: bool) -> Schedule:
+    def __call__(self, num_steps: int) -> Schedule:
         made_for = self.config.schedule.num_steps if isinstance(self.config.schedule, Schedule) else num_steps
         if made_for != num_steps:
             self.runtime.warn(
                 f"the schedule was made for {made_for} denoiser evaluations and the run has {num_steps}: "
                 "resampled at the same fractions of the trajectory; what was measured for it no longer holds."
             )
-        return self.config.schedule_for(self.runtime.graph, num_steps, with_invariants=trusts_conditioning)
+        schedule = self.config.schedule_for(self.runtime.graph, num_steps)
+        if num_steps <= FEW_STEPS and any(not self.runtime.graph.is_invariant(site) for site in schedule.recompute):
+            self.runtime.warn(
+                f"a run of {num_steps} denoiser evaluations has little to reuse: one step differs too much from the "
+                "next, and the picture will change. The preset 'lossless' is safe."
+            )
+        return schedule
 
 
 class _Corrector:
@@ -164,6 +171,8 @@ def _check_corrections(schedule: Schedule | GeneratorSpec, corrections: Mapping[
             raise ConfigError(f"correction '{name}' has no partner; a site needs both scale and shift")
         if not isinstance(schedule, Schedule):
             raise ConfigError("corrections belong to a schedule with a fixed number of steps, not to a generator")
+        if not isinstance(table, torch.Tensor):
+            raise ConfigError(f"correction '{name}' must be a tensor, got {type(table).__name__}")
         if table.dim() != 2 or len(table) != schedule.num_steps:
             raise ConfigError(
                 f"correction '{name}' has shape {list(table.shape)}, wanted [{schedule.num_steps}, channels]"

@@ -9,6 +9,7 @@ from torch import nn
 from dit_accel.errors import ConfigError, UnsupportedModelError
 from dit_accel.families import Family, SiteSpec, Stack, find_family, known_families, register_family, resolve_family
 from dit_accel.families.catalog import RECIPE, unregister_family
+from dit_accel.families.check import check_layout
 from dit_accel.families.source import most_calls, residual_streams
 
 
@@ -19,6 +20,27 @@ def test_discovered_families_are_marked(name: str) -> None:
     family = resolve_family(model)
     assert family.name == f"discovered:{type(model).__name__}"
     assert all(stack.streams for stack in family.stacks)
+
+
+@pytest.mark.parametrize("name", DISCOVERED_NAMES)
+def test_inputs_are_guessed_from_names(name: str) -> None:
+    model = tiny_model(name)
+    family = resolve_family(model)
+    inputs = family.sample_inputs(model, height_px=64, width_px=64, num_frames=5, batch=2, text_tokens=6)
+    with torch.no_grad():
+        assert torch.isfinite(model(**inputs)[0][0]).all()
+    assert check_layout(model, family.bind(model), inputs) == ()
+
+
+def test_inputs_that_cannot_be_guessed_are_an_error() -> None:
+    class Odd(diffusers.MochiTransformer3DModel):
+        def forward(self, hidden_states: torch.Tensor, timestep: torch.Tensor, moon_phase: float) -> torch.Tensor:
+            raise NotImplementedError
+
+    with torch.device("meta"):
+        model = Odd(num_layers=1)
+    with pytest.raises(UnsupportedModelError, match=r"'moon_phase'.*make_inputs"):
+        resolve_family(model).sample_inputs(model, height_px=64, width_px=64)
 
 
 def test_refiners_are_stacks_in_the_order_of_the_calls() -> None:

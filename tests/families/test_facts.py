@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from proof import flat, noise_like
 from tiny import DISCOVERED_NAMES, TEXT_TOKENS, TINY_NAMES, tiny_call, tiny_inputs, tiny_model, tiny_pipeline
-from tiny_models import TINY
+from tiny_configs import TINY
 
 from dit_accel.families import resolve_family
 from dit_accel.families.pipeline import find_denoisers

@@ -32,6 +32,36 @@ def test_a_bare_denoiser_and_its_wrappers_are_seen_through() -> None:
     assert find_denoisers(pipe) == (("transformer", inner),)
 
 
+class _Parallel(nn.Module):
+    """Like DistributedDataParallel: nothing but the wrapped module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+class _OwnModule(nn.Module):
+    """Not a wrapper: an attribute called ``module`` beside another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(2, 2)
+        self.head = nn.Linear(2, 2)
+
+
+def test_parallel_and_adapter_wrappers_are_seen_through() -> None:
+    model = tiny_model("pixart")
+    assert find_denoisers(_Parallel(torch.compile(_Parallel(model), backend="eager"))) == ((BARE, model),)
+    own = _OwnModule()
+    assert find_denoisers(own) == ((BARE, own),)
+    peft = pytest.importorskip("peft")
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["to_q"]))
+    assert find_denoisers(wrapped) == ((BARE, model),)
+    # Where an adapter sits on a site, the site is the adapted layer.
+    layout = resolve_family(model).bind(model)
+    assert "blocks.0.attn2.to_k" in layout.graph and "blocks.0.attn1" in layout.graph
+
+
 def test_a_pipeline_without_denoiser_says_what_it_has() -> None:
     class Captioner:
         components = {"tokenizer": object(), "text_encoder": nn.Linear(2, 2), "vae": None}  # noqa: RUF012

@@ -6,7 +6,8 @@ import diffusers
 import pytest
 import torch
 from proof import flat, noise_like, prove_feeds, record
-from tiny_models import TINY, randomise
+from tiny_configs import TINY
+from tiny_models import randomise
 
 from dit_accel.families import Layout, resolve_family
 

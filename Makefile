@@ -1,0 +1,55 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: each makes .venv, installs once, and runs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# A checkout on PYTHONPATH would hide what is installed.
+unexport PYTHONPATH
+# Two processes of one thread each are faster than two of two on two cores.
+OFFLINE := HF_HUB_OFFLINE=1
+ONE_THREAD := OMP_NUM_THREADS=1
+WORKERS ?= 2
+
+.PHONY: help demo test lint types unit format clean
+.DEFAULT_GOAL := help
+
+help: ## Say what can be made.
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+demo: $(VENV)/.installed-bench ## Draw the same prompts plain and accelerated: outputs/demo/demo.png, report.json, a table.
+	$(OFFLINE) $(BIN)/dit-accel demo
+
+test: lint types unit ## Lint, types and tests.
+
+lint: $(VENV)/.installed-dev ## Style.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# A type checker can follow neither the mapped folders nor the path shim, so it checks the package as it is installed.
+types: $(VENV)/.installed-dev ## Types, of the built package.
+	rm -rf build
+	$(PIP) --no-deps --no-build-isolation --target build/typed .
+	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dit_accel
+
+unit: $(VENV)/.installed-dev ## Tests.
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
+
+format: $(VENV)/.installed-dev ## Rewrite the code in the common style.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove what was built, but not .venv.
+	rm -rf build dist outputs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# Installed anew only when what is to be installed has changed.
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing dit-accel[$*] into $(VENV): several minutes the first time"
+	$(PIP) -c constraints.txt -e ".[$*]"
+	@touch $@

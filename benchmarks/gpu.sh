@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Everything that waits for a GPU, in under ten minutes: the GPU tests, then speed at the shapes of large models
+# with random weights. Reports go to benchmarks/results/. Rehearse on a CPU: benchmarks/gpu.sh cpu
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+device=${1:-cuda}
+export PYTHONPATH=. HF_HUB_OFFLINE=1
+if [ "$device" = cpu ]; then
+  exec python benchmarks/speed.py --model pixart-rehearsal --size 128 --repeats 3 --warmup 2 --output /tmp/rehearsal.json
+fi
+python -m pytest -q -m gpu tests || echo "GPU tests failed; measuring all the same" >&2
+for size in 512 1024; do
+  python benchmarks/speed.py --model pixart-xl-2 --size $size --device "$device" --dtype bfloat16 --repeats 8 --warmup 3
+done
+for size in 512 1024; do
+  python benchmarks/speed.py --model flux-1-dev --size $size --steps 28 --device "$device" --dtype bfloat16 --repeats 3 --warmup 2
+done

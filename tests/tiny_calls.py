@@ -1,0 +1,127 @@
+"""What the tiny pipelines are called with: small sizes, the prompt as embeddings."""
+
+from typing import Any
+
+import torch
+from tiny_configs import TEXT_TOKENS
+
+
+def _randn(*shape: int, seed: int = 7) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+_SQUARE: dict[str, Any] = {"height": 64, "width": 64}
+
+
+def _pair(*shape: int) -> dict[str, Any]:
+    return {"prompt_embeds": _randn(*shape), "negative_prompt_embeds": _randn(*shape, seed=8)}
+
+
+def pixart_call() -> dict[str, Any]:
+    masks = {
+        "prompt_attention_mask": torch.ones(1, TEXT_TOKENS),
+        "negative_prompt_attention_mask": torch.ones(1, TEXT_TOKENS),
+    }
+    return {
+        **_SQUARE,
+        **_pair(1, TEXT_TOKENS, 12),
+        **masks,
+        "negative_prompt": None,
+        "use_resolution_binning": False,
+        "guidance_scale": 4.5,
+    }
+
+
+def sd_call() -> dict[str, Any]:
+    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 16), "guidance_scale": 5.0}
+
+
+def sdxl_call() -> dict[str, Any]:
+    pooled = {"pooled_prompt_embeds": _randn(1, 16), "negative_pooled_prompt_embeds": _randn(1, 16, seed=8)}
+    return {**sd_call(), **pooled}
+
+
+def sd3_call() -> dict[str, Any]:
+    pooled = {"pooled_prompt_embeds": _randn(1, 10), "negative_pooled_prompt_embeds": _randn(1, 10, seed=8)}
+    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 12), **pooled, "guidance_scale": 5.0}
+
+
+def flux_call() -> dict[str, Any]:
+    return {
+        **_SQUARE,
+        "prompt_embeds": _randn(1, TEXT_TOKENS, 12),
+        "pooled_prompt_embeds": _randn(1, 10),
+        "guidance_scale": 3.5,
+    }
+
+
+def wan_call() -> dict[str, Any]:
+    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 16), "num_frames": 5, "guidance_scale": 5.0}
+
+
+def dit_call() -> dict[str, Any]:
+    return {"class_labels": [3], "guidance_scale": 4.0}
+
+
+def _masks(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    ones = torch.ones(1, TEXT_TOKENS, dtype=dtype)
+    return {"prompt_attention_mask": ones, "negative_prompt_attention_mask": ones.clone()}
+
+
+def sana_call() -> dict[str, Any]:
+    return {
+        "height": 128,
+        "width": 128,
+        **_pair(1, TEXT_TOKENS, 12),
+        **_masks(),
+        "negative_prompt": None,
+        "use_resolution_binning": False,
+        "guidance_scale": 4.5,
+    }
+
+
+def ltx_call() -> dict[str, Any]:
+    return {
+        "height": 128,
+        "width": 128,
+        **_pair(1, TEXT_TOKENS, 12),
+        **_masks(),
+        "negative_prompt": None,
+        "num_frames": 9,
+        "guidance_scale": 3.0,
+    }
+
+
+def hunyuan_video_call() -> dict[str, Any]:
+    return {
+        **_SQUARE,
+        "prompt_embeds": _randn(1, TEXT_TOKENS, 16),
+        "prompt_attention_mask": torch.ones(1, TEXT_TOKENS, dtype=torch.long),
+        "pooled_prompt_embeds": _randn(1, 8),
+        "num_frames": 5,
+    }
+
+
+def qwen_image_call() -> dict[str, Any]:
+    ones = torch.ones(1, TEXT_TOKENS, dtype=torch.long)
+    masks = {"prompt_embeds_mask": ones, "negative_prompt_embeds_mask": ones.clone()}
+    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 12), **masks, "true_cfg_scale": 4.0}
+
+
+def lumina2_call() -> dict[str, Any]:
+    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 16), **_masks(torch.bool), "guidance_scale": 4.0}
+
+
+def z_image_call() -> dict[str, Any]:
+    prompts = {"prompt_embeds": [_randn(TEXT_TOKENS, 16)], "negative_prompt_embeds": [_randn(TEXT_TOKENS, 16, seed=8)]}
+    return {**_SQUARE, **prompts, "guidance_scale": 4.0}
+
+
+def mochi_call() -> dict[str, Any]:
+    return {
+        **_SQUARE,
+        **_pair(1, TEXT_TOKENS, 16),
+        **_masks(torch.bool),
+        "num_frames": 7,
+        "guidance_scale": 4.5,
+    }
