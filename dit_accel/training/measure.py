@@ -67,7 +67,7 @@ def measure_pipeline(
         The report, a JSON-ready dict; ``training/card.py`` reads it.
     """
     start = time.monotonic()
-    network = EffNetLite0Features()
+    network = EffNetLite0Features().to(pipe.device)
     real = to_unit(train.images)
     captions = train.captions()
     turns = [k % len(captions) for k in range(config.images)]
