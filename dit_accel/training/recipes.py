@@ -84,8 +84,7 @@ EMOJI_PIXART_CPU = EmbeddedRecipe(
     text_encoder=_text_encoder(256, 2),
     denoiser=_pixart(256, 8, sample_size=16, patch_size=2, text_dim=256),
     vae_loop=LoopConfig(steps=2150, batch_size=16, lr=2e-3),
-    decoder_loop=LoopConfig(steps=2000, batch_size=16, lr=1e-3),
-    denoiser_loop=LoopConfig(steps=3500, batch_size=32, lr=6e-4, ema_decay=0.998, sample_minutes=8),
+    denoiser_loop=LoopConfig(steps=2850, batch_size=32, lr=6e-4, ema_decay=0.998, sample_minutes=8),
 )
 """One style, 256 concepts, 64 tokens: about an hour and a half on two CPU cores."""
 

@@ -8,10 +8,12 @@ from diffusers import DiffusionPipeline, PixArtAlphaPipeline
 
 from dit_accel.errors import ConfigError, DitAccelError
 from dit_accel.training.concepts import Concept
+from dit_accel.training.denoiser import build_pixart, build_text_encoder
 from dit_accel.training.export import export_pipeline, generate
 from dit_accel.training.loop import LoopConfig
 from dit_accel.training.pretrain import RunOptions, TrainingSet, train_embedded, train_vae
-from dit_accel.training.recipes import EmbeddedRecipe, get_recipe
+from dit_accel.training.recipes import RECIPES, EmbeddedRecipe, get_recipe
+from dit_accel.training.vae import build_vae
 
 LOOP = LoopConfig(steps=3, batch_size=4, lr=1e-3, warmup_steps=2, log_steps=1)
 RECIPE = EmbeddedRecipe(
@@ -35,11 +37,6 @@ RECIPE = EmbeddedRecipe(
     denoiser_loop=LOOP,
     num_inference_steps=2,
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -117,3 +114,17 @@ def test_not_resuming_starts_afresh(data: TrainingSet, tmp_path: Path) -> None:
     assert (tmp_path / "vae.log.jsonl").read_text().count("\n") == before
     assert train_vae(RECIPE, data, options(tmp_path, resume=False))
     assert (tmp_path / "vae.log.jsonl").read_text().count("\n") == before + 3
+
+
+@pytest.mark.parametrize("size", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_recipes_fit_into_40_mb(name: str, size: str) -> None:
+    recipe = get_recipe(name, size)
+    with torch.device("meta"):
+        parts = [
+            build_vae(image_size=recipe.image_size, **recipe.vae),
+            build_text_encoder(2500, recipe.text_encoder),
+            build_pixart(recipe.denoiser),
+        ]
+    half_precision_bytes = 2 * sum(p.numel() for part in parts for p in part.parameters())
+    assert half_precision_bytes < 39e6
