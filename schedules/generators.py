@@ -95,8 +95,8 @@ def front_loaded(
     """As many full steps as :func:`every_n`, crowded towards the start or the end.
 
     Full step ``i`` of K = ceil(T / n) is ``round(T * (i / K) ** power)``, moved where two would coincide or the end
-    be passed. Which power is best depends on the model: on emoji-pixart half-way through its training 1.5 was 2 to 4 dB
-    closer to the plain run than 1, and when it was finished 1 was the best. Search, do not guess.
+    be passed. Which power is best depends on the model: on emoji-pixart half-way through its training 1.5 was closer
+    to the plain run than 1, by 2 dB for n = 3, and when it was finished 1 was the best. Search, do not guess.
 
     Args:
         n: One full step in n.
