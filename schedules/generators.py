@@ -94,7 +94,8 @@ def front_loaded(
 ) -> Schedule:
     """As many full steps as :func:`every_n`, but crowded towards the start, where an error has the longest way to go.
 
-    Full step ``i`` of K = ceil(T / n) is ``round(T * (i / K) ** power)``, moved where two would coincide or the end be passed.
+    Full step ``i`` of K = ceil(T / n) is ``round(T * (i / K) ** power)``, moved where two would coincide or the end be
+    passed.
 
     Args:
         n: One full step in n.
