@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import torch
@@ -20,7 +21,7 @@ from subjects import SHAPES, EmbeddedSource, ShapeSource, Subject
 
 from dit_accel import CompileConfig, GeneratorSpec, Schedule, StaticCacheConfig, accelerate_pipeline, summary
 from dit_accel.evaluation.compare import reuse_of
-from dit_accel.evaluation.cost import DenoiserMeter, call_macs, run_macs
+from dit_accel.evaluation.cost import DenoiserMeter, OverheadMeter, call_macs, run_macs
 from dit_accel.evaluation.environment import collect_environment
 from dit_accel.evaluation.fidelity import fidelity
 from dit_accel.evaluation.report import (
@@ -79,13 +80,19 @@ class Bench:
         self.inputs: dict[str, Any] = {}
         if passes:
             accelerate_pipeline(subject.target, list(passes), scheduler=subject.scheduler, strict=True)
+        eager = passes and not any(isinstance(config, CompileConfig) for config in passes)
+        self.overhead = OverheadMeter(session_of(subject.target)) if eager else None
+        self.overhead_s: list[float] = []
 
     def run(self) -> None:
         """One run; the denoiser's share of its time is kept."""
+        before = self.overhead.inner_s if self.overhead else 0.0
         with DenoiserMeter(self.subject.denoiser) as meter:
             self.result = self.subject.run()
         self.denoiser_s.append(meter.seconds)
         self.inputs = meter.inputs or {}
+        if self.overhead:
+            self.overhead_s.append(meter.seconds - (self.overhead.inner_s - before))
 
 
 def measure(benches: Mapping[str, Bench], steps: int, repeats: int, warmup: int) -> tuple[Variant, ...]:
@@ -119,17 +126,33 @@ def measure(benches: Mapping[str, Bench], steps: int, repeats: int, warmup: int)
                     macs=total,
                     macs_linear=run_macs(session, macs, linear=True) if session else macs.linear * steps,
                     allowed_speedup=plain_macs / total,
+                    overhead_frac=_overhead(bench, warmup),
                 ),
             )
         )
     return tuple(rows)
 
 
+def _overhead(bench: Bench, warmup: int) -> float | None:
+    shares = [a / b for a, b in zip(bench.overhead_s[warmup:], bench.denoiser_s[warmup:], strict=False)]
+    return median(shares) if shares else None
+
+
 def table(report: Report) -> Table:
     """The report for a terminal."""
     view = Table(title=f"{report.settings.model}, {report.settings.device}, median of {report.settings.repeats}")
-    for column in ("variant", "whole run", "speed-up", "denoiser", "speed-up", "allowed by MACs", "attained", "PSNR"):
-        view.add_column(column, justify="left" if column == "variant" else "right")
+    for column in (
+        "variant",
+        "whole run",
+        "speed-up",
+        "denoiser",
+        "speed-up",
+        "allowed by MACs",
+        "attained",
+        "overhead",
+        "PSNR",
+    ):
+        view.add_column(column, justify="left" if column == "variant" else "right", no_wrap=column == "variant")
     for v in report.variants:
         cost = v.denoiser
         assert cost is not None
@@ -141,7 +164,8 @@ def table(report: Report) -> Table:
             f"{cost.speedup.ratio:.3f}x" if cost.speedup else "",
             f"{cost.allowed_speedup:.2f}x",
             f"{cost.attained_frac:.0%}" if cost.speedup else "",
-            f"{v.fidelity.psnr_db.mean:.1f} dB" if v.fidelity else "",
+            "" if cost.overhead_frac is None else f"{cost.overhead_frac:.2%}",
+            f"{v.fidelity.psnr_db.mean:.1f}" if v.fidelity else "",
         )
     return view
 
@@ -150,7 +174,7 @@ def main(
     model: Annotated[str, typer.Option(help=f"Embedded pipeline, or a shape: {', '.join(SHAPES)}.")] = "emoji-pixart",
     size: Annotated[int, typer.Option(help="Pixels a side, for shapes.")] = 512,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
-    images: Annotated[int, typer.Option(help="Images a call, for pipelines (1 to 4).", min=1, max=4)] = 1,
+    images: Annotated[int, typer.Option(help="Images a call, for pipelines (1 to 4).", min=1, max=4)] = 4,
     repeats: Annotated[int, typer.Option(help="Timed runs of each variant.")] = 10,
     warmup: Annotated[int, typer.Option(help="Untimed runs of each variant, first.")] = 3,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
@@ -168,7 +192,7 @@ def main(
     if model in SHAPES:
         source, label = ShapeSource(model, size, steps, device, kind), f"{model}-{size}"
     else:
-        source, label = EmbeddedSource(model, prompts, steps, device, kind), Path(model).name
+        source, label = EmbeddedSource(model, prompts, steps, device, kind), f"{Path(model).name}-x{images}"
     benches = {name: Bench(source.subject(), passes) for name, passes in variants(steps, compiled).items()}
     rows = measure(benches, steps, repeats, warmup)
     subject = benches["plain"].subject

@@ -92,8 +92,8 @@ class DenoiserRuntime:
         self._warned: set[str] = set()
         self._wrappers = Wrappers(self)
         self._inputs = InputReader(denoiser, family.conditioning)
-        self._gate = Gate(denoiser, self)
-        ledger.set(denoiser, "forward", self._gate)
+        self.gate = Gate(denoiser, self)
+        ledger.set(denoiser, "forward", self.gate)
         if hasattr(denoiser, "cache_context"):
             ledger.set(denoiser, "cache_context", CacheContext(denoiser, self._branches))
         clock.on_end.append(self._finish)
@@ -255,7 +255,7 @@ class DenoiserRuntime:
     def _finish(self) -> None:
         """The scheduler has taken its last step: check that what was planned happened."""
         self._drop()
-        if not self._gate.in_place():
+        if not self.gate.in_place():
             self.warn(
                 f"someone has replaced '{self.name}.forward', so the plan is no longer in force; apply it again after "
                 "whatever wraps the denoiser."

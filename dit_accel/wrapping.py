@@ -44,6 +44,6 @@ class Wrappers:
                 runtime.ledger.undo_on(wrapped.owner)
             if module is None:
                 continue
-            forward = SiteForward(module, runtime, position, streams=site.streams, hollows=hollows)
+            forward = SiteForward(module, runtime, position, site, hollows=hollows)
             runtime.ledger.set(module, "forward", forward)
             self._by_position[position] = forward

@@ -18,8 +18,8 @@ class SiteInfo:
         block: Index of the block it belongs to, counted over the whole denoiser in execution order; ``None`` outside.
         parent: Id of the nearest enclosing site. When the parent is reused, this module does not run.
         feeds: Ids of the only sites that read this output. Empty: native code reads it whenever the parent runs.
-        auxiliary: Never scheduled by itself. It runs when one of ``feeds`` is computed, and otherwise passes its
-            first input through (a norm in front of a reused attention).
+        auxiliary: Never scheduled by itself. It runs when one of ``feeds`` is computed, and otherwise returns
+            a stand-in of no meaning (a norm in front of a reused attention).
         invariant: The output is the same at every step of a run as long as the conditioning is.
     """
 

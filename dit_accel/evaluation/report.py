@@ -116,6 +116,8 @@ class DenoiserCost(_Record):
         macs: Multiply-accumulates of a run, attention counted, guidance and batch included.
         macs_linear: The same without the products of attention, as the ECAD paper counts.
         allowed_speedup: Multiply-accumulates of ``plain`` over these: what saved arithmetic alone would give.
+        overhead_frac: Share of the denoiser's time that is spent outside its own ``forward``, median over the runs;
+            ``None`` where it was not measured.
     """
 
     times: Times
@@ -123,6 +125,7 @@ class DenoiserCost(_Record):
     macs: int
     macs_linear: int
     allowed_speedup: float
+    overhead_frac: float | None = None
 
     @property
     def attained_frac(self) -> float:

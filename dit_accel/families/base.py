@@ -25,8 +25,10 @@ class SiteSpec:
         path: Attribute path from the block, e.g. ``"attn1"`` or ``"norm1.norm"``.
         kind: See :class:`dit_accel.schedules.graph.SiteInfo`.
         feeds: Paths of the only readers, in the same block (in the denoiser, for extras).
-        auxiliary: Runs only when a reader is computed; passes its first input through otherwise, so it must be a
+        auxiliary: Runs only when a reader is computed; returns a stand-in otherwise, so it must be a
             module whose first argument and output are one tensor each, of the same shape.
+        full_length: For an auxiliary: native code in front of its readers needs all tokens (it folds the sequence
+            into an image, say), so that the stand-in may not be shorter.
         invariant: Same output at every step while the conditioning is the same object.
     """
 
@@ -34,6 +36,7 @@ class SiteSpec:
     kind: str
     feeds: tuple[str, ...] = ()
     auxiliary: bool = False
+    full_length: bool = False
     invariant: bool = False
 
 
@@ -65,11 +68,13 @@ class BoundSite:
         path: Attribute path from the denoiser; empty for the denoiser itself.
         streams: For a whole block on the residual stream: positions and names of its stream arguments, in the order
             of its outputs. What is kept is then output minus input. Empty: the output itself is kept.
+        full_length: See :class:`SiteSpec`.
     """
 
     info: SiteInfo
     path: str
     streams: tuple[tuple[int, str], ...] = ()
+    full_length: bool = False
 
 
 @dataclass(frozen=True)
@@ -289,4 +294,4 @@ def _bound(
         auxiliary=spec.auxiliary,
         invariant=spec.invariant,
     )
-    return BoundSite(info=info, path=path_prefix + spec.path)
+    return BoundSite(info=info, path=path_prefix + spec.path, full_length=spec.full_length)

@@ -185,6 +185,12 @@ def _check_corrections(schedule: Schedule | GeneratorSpec, corrections: Mapping[
 def _obstacles(target: "Target") -> list[str]:
     if not target.layout.graph.select(kinds=None):
         return ["no module whose output could be kept was found"]
+    chunked = [name for name, module in target.denoiser.named_modules() if getattr(module, "_chunk_size", None)]
+    if chunked:
+        # A module that is called several times a step has several outputs, and we keep one.
+        return [
+            f"forward chunking is on in {len(chunked)} blocks, e.g. '{chunked[0]}': disable_forward_chunking() first"
+        ]
     return []
 
 
