@@ -19,7 +19,7 @@ help: ## Say what can be made.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 demo: $(VENV)/.installed-bench ## Draw the same prompts plain and accelerated: outputs/demo/demo.png, report.json, a table.
-	$(OFFLINE) $(BIN)/dit-accel demo
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/dit-accel demo
 
 test: lint types unit ## Lint, types and tests.
 

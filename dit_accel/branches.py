@@ -13,9 +13,9 @@ from dit_accel.tracks import Inputs, Track
 class Branches:
     """The tracks of one run: one for each guidance branch.
 
-    A branch is known by the name that the pipeline gives it (``cache_context``), else by its conditioning. A model
-    without conditioning that is called several times a step has no branches that could be told apart, for guidance
-    may be switched off half-way; then no call continues a track.
+    A branch is known by the name that the pipeline gives it (``cache_context``), else by its conditioning. Branches of
+    equal conditioning (or of a model that has none) cannot be told apart, for guidance may be switched off half-way;
+    then no call continues a track.
 
     Args:
         note: Takes the reason whenever a track cannot be continued.
@@ -47,18 +47,20 @@ class Branches:
     def find(self, inputs: Inputs, step: int) -> tuple[Any, Track | None]:
         """The key of this call's branch, and the track that it continues, if any."""
         self._expire(step)
-        due = {key: track for key, track in self._tracks.items() if track.next_step == step and self._may_be(key)}
-        fitting = {key: track for key, track in due.items() if track.fits(step, inputs)}
+        mine = {key: track for key, track in self._tracks.items() if self._may_be(key)}
+        due = [key for key, track in mine.items() if track.next_step == step]
+        fitting = [key for key, track in mine.items() if track.fits(inputs)]
         # Which call of the step this is tells nothing: guidance may have been switched on or off since the last one.
-        for same in (Inputs.is_given_the_same, Inputs.is_given_equal):
-            for key, track in fitting.items():
-                if not same(track.inputs, inputs):
+        for same in (Inputs.is_given_the_same, Inputs.is_given_equal) if due else ():
+            alike = [key for key in fitting if same(mine[key].inputs, inputs)]
+            for key in alike:
+                if key not in due:
                     continue
-                if self.context is None and not inputs.conditioning and len(self._tracks) > 1:
+                if len(alike) > 1:
                     self.note("several calls a step, and nothing to tell the branches by")
                     return key, None
-                return key, track
-        if fitting:
+                return key, mine[key]
+        if any(key in due for key in fitting):
             self.note("the conditioning changed")
         elif due:
             self.note("another shape than expected")

@@ -28,8 +28,6 @@ class Preset:
     unet_rule: GeneratorSpec
 
 
-FRONT = 1.7
-
 PRESETS: Registry[Preset] = Registry("preset")
 
 PRESETS.register("lossless")(
@@ -41,22 +39,22 @@ PRESETS.register("lossless")(
 )
 PRESETS.register("balanced")(
     Preset(
-        summary="half of the steps, the late ones, reuse attention and feed-forward outputs; a UNet its deep layers",
-        rule=GeneratorSpec("front_loaded", n=2, power=FRONT),
+        summary="every second step reuses attention and feed-forward outputs; a UNet its deep layers",
+        rule=GeneratorSpec("every_n", n=2),
         unet_rule=GeneratorSpec("deepcache", n=2, branch=0),
     )
 )
 PRESETS.register("fast")(
     Preset(
-        summary="one full step in three, most of them early",
-        rule=GeneratorSpec("front_loaded", n=3, power=FRONT),
+        summary="one full step in three",
+        rule=GeneratorSpec("every_n", n=3),
         unet_rule=GeneratorSpec("deepcache", n=3, branch=0),
     )
 )
 PRESETS.register("turbo")(
     Preset(
-        summary="one full step in five, most of them early: visibly different pictures",
-        rule=GeneratorSpec("front_loaded", n=5, power=FRONT),
+        summary="one full step in five: visibly different pictures",
+        rule=GeneratorSpec("every_n", n=5),
         unet_rule=GeneratorSpec("deepcache", n=5, branch=0),
     )
 )

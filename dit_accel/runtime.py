@@ -1,6 +1,5 @@
 """Runs one denoiser by a schedule: which row applies now, whose kept values it may use, and what it really reused."""
 
-import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,14 +10,15 @@ from torch import nn
 from dit_accel.branches import Branches, CacheContext
 from dit_accel.clock import Clock
 from dit_accel.errors import AccelerationWarning, PlanMismatchError
-from dit_accel.families.base import Family, Layout, submodule
+from dit_accel.families.base import Family, Layout
 from dit_accel.ledger import PatchLedger
 from dit_accel.plan import AccelerationPlan, Conditions
 from dit_accel.schedules.lowering import COMPUTE, REUSE, SKIP, STORE, Program, lower
 from dit_accel.schedules.schedule import Schedule
-from dit_accel.sites import Gate, SiteForward, Tree, map_tree, versions
+from dit_accel.sites import Gate, Tree, map_tree, versions
 from dit_accel.stats import RunStats, Tally
-from dit_accel.tracks import Inputs, Track
+from dit_accel.tracks import InputReader, Inputs, Track
+from dit_accel.wrapping import Wrappers
 
 # A pipeline calls its denoiser once per guidance branch and step; more calls than this without the scheduler
 # stepping means that another scheduler drives the run.
@@ -90,10 +90,8 @@ class DenoiserRuntime:
         self._tallies: dict[tuple[int, int], Tally] = {}
         self._run = -1
         self._warned: set[str] = set()
-        self._wrapped: dict[int, SiteForward] = {}
-        parameters = list(inspect.signature(denoiser.forward).parameters)
-        self._latents = (0, parameters[0])
-        self._conditioning = [(parameters.index(name), name) for name in family.conditioning if name in parameters]
+        self._wrappers = Wrappers(self)
+        self._inputs = InputReader(denoiser, family.conditioning)
         self._gate = Gate(denoiser, self)
         ledger.set(denoiser, "forward", self._gate)
         if hasattr(denoiser, "cache_context"):
@@ -117,32 +115,13 @@ class DenoiserRuntime:
         return self._programs[key]
 
     def wrap(self, program: Program) -> None:
-        """Make sure that every site the program touches is wrapped, and wrapped where it now is.
-
-        Loading a LoRA replaces linear layers; a site that was such a layer is then found anew.
-        """
-        for position in program.active:
-            site = self.layout.sites[position]
-            if not site.path:
-                continue  # the whole model: the gate itself answers
-            module = submodule(self.denoiser, site.path)
-            wrapped = self._wrapped.get(position)
-            hollows = position in program.skipped and position not in self._auxiliary
-            if wrapped is not None and wrapped.owner is module and wrapped.in_place():
-                wrapped.hollows = wrapped.hollows or hollows
-                continue
-            if wrapped is not None:
-                self.ledger.undo_on(wrapped.owner)
-            if module is None:
-                continue
-            forward = SiteForward(module, self, position, streams=site.streams, hollows=hollows)
-            self.ledger.set(module, "forward", forward)
-            self._wrapped[position] = forward
+        """Make sure that every site the program touches is wrapped, and wrapped where it now is."""
+        self._wrappers.ensure(program)
 
     @property
     def num_wrapped(self) -> int:
         """How many modules are wrapped."""
-        return len(self._wrapped)
+        return len(self._wrappers)
 
     def release(self) -> None:
         """Forget everything that is kept; wrappers that others still hold on to then only compute."""
@@ -155,10 +134,6 @@ class DenoiserRuntime:
 
     def call(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One denoiser call."""
-        if self.schedule_for is None:
-            return original(*args, **kwargs)
-        if torch.compiler.is_compiling():
-            return _call_outside_graph(self, original, args, kwargs)
         step, num_steps = self.clock.position()
         if self.clock.run != self._run:
             self._begin_run(num_steps, self._inputs(args, kwargs))
@@ -242,12 +217,6 @@ class DenoiserRuntime:
         )
         return original(*args, **kwargs)
 
-    def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-        def argument(place: tuple[int, str]) -> Any:
-            return args[place[0]] if place[0] < len(args) else kwargs.get(place[1])
-
-        return Inputs.of(argument(self._latents), [argument(place) for place in self._conditioning])
-
     def _start(self, key: Any, inputs: Inputs, step: int, num_steps: int) -> Track:
         program = self.program(num_steps, step)
         self.wrap(program)
@@ -321,14 +290,3 @@ def _run_eagerly(
     actions: tuple[str, ...], original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     return original(*args, **kwargs)
-
-
-@torch.compiler.disable(reason="dit-accel: compile with pipe.transformer.compile() or CompileConfig, row by row")
-def _call_outside_graph(
-    runtime: DenoiserRuntime, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    runtime.warn(
-        f"'{runtime.name}' was compiled around the acceleration with torch.compile(module); it now runs uncompiled. "
-        "Compile it with pipe.transformer.compile() or a CompileConfig in the plan instead."
-    )
-    return runtime.call(original, args, kwargs)

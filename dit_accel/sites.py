@@ -136,4 +136,19 @@ class Gate(Patch[nn.Module]):
         self.runtime = runtime
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.runtime.schedule_for is None:
+            return self.original(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return _call_outside_graph(self.runtime, self.original, args, kwargs)
         return self.runtime.call(self.original, args, kwargs)
+
+
+@torch.compiler.disable(reason="dit-accel: compile with pipe.transformer.compile() or CompileConfig, row by row")
+def _call_outside_graph(
+    runtime: "DenoiserRuntime", original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    runtime.warn(
+        f"'{runtime.name}' was compiled around the acceleration with torch.compile(module); it now runs uncompiled. "
+        "Compile it with pipe.transformer.compile() or a CompileConfig in the plan instead."
+    )
+    return runtime.call(original, args, kwargs)

@@ -1,10 +1,12 @@
 """The state of one trajectory of one guidance branch: its program, what it has kept, and whether it still holds."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from dit_accel.schedules.lowering import REUSE, STORE, Program
 from dit_accel.sites import Tree, leaves, version, versions
@@ -50,6 +52,26 @@ class Inputs:
         )
 
 
+class InputReader:
+    """Finds latents and conditioning among the arguments of a denoiser call.
+
+    Args:
+        denoiser: Its ``forward`` takes the latents first.
+        conditioning: Names of the parameters that carry the prompt; those it lacks are left out.
+    """
+
+    def __init__(self, denoiser: nn.Module, conditioning: Sequence[str]) -> None:
+        parameters = list(inspect.signature(denoiser.forward).parameters)
+        self._latents = (0, parameters[0])
+        self._conditioning = [(parameters.index(name), name) for name in conditioning if name in parameters]
+
+    def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
+        def argument(place: int, name: str) -> Any:
+            return args[place] if place < len(args) else kwargs.get(name)
+
+        return Inputs.of(argument(*self._latents), [argument(*place) for place in self._conditioning])
+
+
 @dataclass(slots=True)
 class Track:
     """One run of one branch, from the step at which it had to start computing.
@@ -74,9 +96,9 @@ class Track:
         self.slots = [None] * len(self.program.sites)
         self.hollows = [None] * len(self.program.sites)
 
-    def fits(self, step: int, inputs: Inputs) -> bool:
-        """Whether this track continues with a call at ``step`` with such inputs."""
-        return self.next_step == step and self.inputs.signature == inputs.signature
+    def fits(self, inputs: Inputs) -> bool:
+        """Whether a call with such inputs has the shapes that this track has kept."""
+        return self.inputs.signature == inputs.signature
 
     def tampered(self, actions: Sequence[str]) -> list[int]:
         """Sites to be reused whose kept tensors were modified in place since they were stored."""

@@ -92,13 +92,15 @@ def every_n(graph: SiteGraph, num_steps: int, *, n: int = 2, kinds: Sequence[str
 def front_loaded(
     graph: SiteGraph, num_steps: int, *, n: int = 2, power: float = 1.5, kinds: Sequence[str] = LEAF_KINDS
 ) -> Schedule:
-    """As many full steps as :func:`every_n`, but crowded towards the start, where an error has the longest way to go.
+    """As many full steps as :func:`every_n`, crowded towards the start or the end.
 
-    Full step ``i`` of K = ceil(T / n) is ``round(T * (i / K) ** power)``, moved up where two would coincide.
+    Full step ``i`` of K = ceil(T / n) is ``round(T * (i / K) ** power)``, moved where two would coincide or the end
+    be passed. Which power is best depends on the model: on emoji-pixart half-way through its training 1.5 was closer
+    to the plain run than 1, by 2 dB for n = 3, and when it was finished 1 was the best. Search, do not guess.
 
     Args:
         n: One full step in n.
-        power: 1 is even spacing; above 1, the first steps are computed one after the other and the last ones rarely.
+        power: 1 is even spacing; above 1, full steps crowd at the start; below 1, at the end.
     """
     at_least("n", n, 1)
     if not power > 0:
@@ -107,7 +109,8 @@ def front_loaded(
     full: list[int] = []
     for i in range(count):
         step = round(num_steps * (i / count) ** power)
-        full.append(max(step, full[-1] + 1) if full else 0)
+        room = num_steps - (count - i)  # leaves a step for each of those still to come
+        full.append(min(max(step, full[-1] + 1), room) if full else 0)
     chosen = frozenset(full)
     return _rows(num_steps, _of_kinds(graph, kinds), lambda step: step in chosen)
 

@@ -31,6 +31,10 @@ def demo_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for demo.png and report.json.")] = Path(
         "outputs/demo"
     ),
+    threads: Annotated[
+        int,
+        typer.Option(min=1, help="CPU threads of torch. More are quicker on an idle machine, erratic on a busy one."),
+    ] = 1,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
@@ -41,6 +45,8 @@ def demo_command(
 
     Example: dit-accel demo --prompt "a red apple" --preset fast
     """
+    import torch
+
     from dit_accel.cli.model import load_for_cli
     from dit_accel.cli.table import report_table
     from dit_accel.evaluation.compare import compare_plans
@@ -53,6 +59,7 @@ def demo_command(
     for name in plans:
         PRESETS.get(name)  # a misspelt one is an error before anything is loaded
     require_metrics()
+    torch.set_num_threads(threads)
     tell(f"loading {model} ...")
     pipe = load_for_cli(model, device, dtype)
     samples = [(text, seed + number) for number, text in enumerate(prompt or demo_prompts())]

@@ -94,9 +94,11 @@ Which = Callable[[int], tuple[str, ...]]
 class Loop:
     """A user's own loop on a bare PixArt transformer, two calls a step, branches not named."""
 
-    def __init__(self, which: Which, *, anew: bool = False, uncond_first: bool = True) -> None:
+    def __init__(self, which: Which, *, anew: bool = False, uncond_first: bool = True, grows_at: int = 99) -> None:
         self.which = which
         self.anew = anew
+        self.grows_at = grows_at
+        self.uncond_scale = 1.0  # of the latents that the second branch is given
         self.model = tiny_model("pixart")
         self.scheduler = diffusers.DDIMScheduler()
         generator = torch.Generator().manual_seed(6)
@@ -114,10 +116,13 @@ class Loop:
         self.scheduler.set_timesteps(STEPS)
         for step, t in enumerate(self.scheduler.timesteps):
             found = {}
+            if step == self.grows_at:
+                latents = latents.repeat_interleave(2, dim=-1)
             for branch in self.order:
                 if branch in self.which(step):
                     text = self.text[branch].clone() if self.anew else self.text[branch]
-                    out = self.model(latents, encoder_hidden_states=text, timestep=t.expand(1), **inputs)[0]
+                    given = latents * self.uncond_scale if branch == "uncond" else latents
+                    out = self.model(given, encoder_hidden_states=text, timestep=t.expand(1), **inputs)[0]
                     found[branch] = out.chunk(2, dim=1)[0]
             noise = found["cond"]
             if "uncond" in found:
@@ -163,6 +168,49 @@ def test_two_unnamed_calls(interval: str, uncond_first: bool, anew: bool) -> Non
     stats = summary(fast.model).denoisers[0].last_run
     assert stats.actual_reuse == stats.planned_reuse > 0
     assert stats.calls == len(calls)
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["same-tensors", "new-tensors"])
+@pytest.mark.parametrize("interval", ["always-both", "switched-off"])
+def test_branches_of_equal_conditioning_are_never_mixed_up(interval: str, anew: bool) -> None:
+    """They differ in their latents only: nothing that costs nothing can tell them apart, so they compute."""
+    plain, fast = (Loop(INTERVALS[interval], anew=anew) for _ in range(2))
+    for loop in (plain, fast):
+        loop.text["uncond"] = loop.text["cond"]
+        loop.uncond_scale = 0.5
+    schedule = every_second(plain.model, STEPS)
+    calls = plain.calls()
+    alone = 4 if interval == "switched-off" else STEPS
+    with replayed(plain.model, schedule, lambda call: (calls[call][0], call if calls[call][0] < alone else "alone")):
+        expected = plain()
+    accelerate_pipeline(fast.model, config(schedule), scheduler=fast.scheduler)
+    if interval == "always-both":
+        with pytest.warns(AccelerationWarning, match="reused none .*nothing to tell the branches by"):
+            assert torch.equal(fast(), expected)
+    assert torch.equal(fast(), expected)
+
+
+def test_latents_that_grow_part_way_start_anew() -> None:
+    plain, fast = (Loop(lambda step: ("cond",), grows_at=3) for _ in range(2))
+    schedule = every_second(plain.model, STEPS)
+    with replayed(plain.model, schedule, lambda call: (call, call >= 3)):
+        expected = plain()
+    accelerate_pipeline(fast.model, config(schedule), scheduler=fast.scheduler)
+    assert torch.equal(fast(), expected)
+    assert summary(fast.model).denoisers[0].last_run.restarts == {"another shape than expected": 1}
+
+
+def test_a_branch_that_is_left_out_keeps_no_memory() -> None:
+    loop = Loop(INTERVALS["switched-off"])
+    plan = config(Schedule(STEPS, {"blocks.0.ff": "1" + "0" * (STEPS - 1)}), invariants=False)
+    accelerate_pipeline(loop.model, plan, scheduler=loop.scheduler)
+    branches = loop.model._dit_accel.runtimes[0]._branches
+    held = []
+    loop.model.register_forward_hook(lambda *_: held.append(sum(track.kept_bytes() for track in branches)))
+    loop()
+    calls = loop.calls()
+    both, one = held[calls.index((3, "uncond"))], held[calls.index((5, "cond"))]
+    assert both == 2 * one > 0
 
 
 def test_conditioning_that_changes_on_the_way_starts_anew() -> None:

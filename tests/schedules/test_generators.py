@@ -70,6 +70,24 @@ def test_every_n_covers_the_projections_of_single_blocks() -> None:
     assert not any(site.endswith("norm") for site in chosen)
 
 
+@pytest.mark.parametrize("power", [0.2, 0.5, 1.0, 1.5, 1.7, 4.0])
+def test_front_loaded_has_as_many_full_steps_as_every_n(power: float) -> None:
+    for num_steps in range(1, 31):
+        for n in range(1, 7):
+            made = build("front_loaded", num_steps, n=n, power=power)
+            row = made.get("blocks.0.ff", "1" * num_steps)
+            assert set(made.values()) <= {row}
+            assert row[0] == "1"
+            assert row.count("1") == -(-num_steps // n), (num_steps, n)
+
+
+def test_front_loaded_is_dense_at_the_start() -> None:
+    assert build("front_loaded", 12, n=3, power=2.0)["blocks.0.ff"] == "110100010000"
+    assert build("front_loaded", 12, n=3, power=1.0) == build("every_n", 12, n=3)
+    with pytest.raises(ScheduleError, match="'power' must be above 0, got 0"):
+        build("front_loaded", 12, power=0)
+
+
 def test_t_gate() -> None:
     made = build("t_gate", 10, gate=6, sp_interval=3, fi_interval=2, warmup=1)
     assert made["blocks.0.attn2"] == "1111110000"
