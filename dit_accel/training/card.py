@@ -88,6 +88,7 @@ have a real diffusion transformer where no model hub can be reached. It is a tes
 
 ```python
 from dit_accel.embedded import load_embedded
+
 image = load_embedded("{recipe.name}")("a red apple").images[0]
 ```
 
