@@ -42,7 +42,7 @@ SANA = Family(
                 SiteSpec(path="attn2", kind="cross_attn"),
                 SiteSpec(path="attn2.to_k", kind="text", invariant=True),
                 SiteSpec(path="attn2.to_v", kind="text", invariant=True),
-                # norm2 stands in front of the feed-forward; cross-attention has no norm. It is folded to rows and columns.
+                # norm2 stands in front of the feed-forward, which folds it to an image; cross-attention has no norm.
                 SiteSpec(path="norm2", kind="norm", feeds=("ff",), auxiliary=True, full_length=True),
                 SiteSpec(path="ff", kind="ff"),
             ),
