@@ -12,7 +12,11 @@ OFFLINE := HF_HUB_OFFLINE=1
 ONE_THREAD := OMP_NUM_THREADS=1
 WORKERS ?= 2
 
-.PHONY: help demo test lint types unit format clean
+
+# glibc would give memory back to the kernel between steps and take it again page by page.
+MALLOC := MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000
+
+.PHONY: help demo bench test lint types unit format clean
 .DEFAULT_GOAL := help
 
 help: ## Say what can be made.
@@ -20,6 +24,10 @@ help: ## Say what can be made.
 
 demo: $(VENV)/.installed-bench ## Draw the same prompts plain and accelerated: outputs/demo/demo.png, report.json, a table.
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/dit-accel demo
+
+bench: $(VENV)/.installed-bench ## Measure speed on an otherwise idle machine: reports in benchmarks/results/.
+	$(OFFLINE) $(MALLOC) $(BIN)/python benchmarks/speed.py
+	$(OFFLINE) $(MALLOC) $(BIN)/python benchmarks/speed.py --images 1
 
 test: lint types unit ## Lint, types and tests.
 

@@ -4,8 +4,12 @@
     python benchmarks/speed.py --model pixart-xl-2 --size 512 --device cuda --dtype bfloat16
 
 Variants run in turn in one process, each on a copy of its own with shared weights. Run nothing beside it.
+
+On Linux CPUs, glibc hands memory back to the kernel whenever a kept value is freed, and takes it again page by page.
+`make bench` therefore sets MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_; the report notes them.
 """
 
+import os
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -40,6 +44,7 @@ from dit_accel.passes.base import PassConfig
 from dit_accel.session import session_of
 
 PROMPTS = ("red apple", "panda", "frog", "penguin")
+MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -170,6 +175,12 @@ def table(report: Report) -> Table:
     return view
 
 
+def _notes(model: str) -> tuple[str, ...]:
+    notes = ["random weights: times only, no quality"] if model in SHAPES else []
+    notes += [f"{name}={os.environ[name]}" for name in MALLOC if name in os.environ]
+    return tuple(notes)
+
+
 def main(
     model: Annotated[str, typer.Option(help=f"Embedded pipeline, or a shape: {', '.join(SHAPES)}.")] = "emoji-pixart",
     size: Annotated[int, typer.Option(help="Pixels a side, for shapes.")] = 512,
@@ -220,11 +231,13 @@ def main(
         if model not in SHAPES
         else (),
         variants=rows,
-        notes=("random weights: times only, no quality",) if model in SHAPES else (),
+        notes=_notes(model),
     )
-    place = output or RESULTS / f"speed-{label}-{torch.device(device).type}.json"
-    Console().print(table(report))
-    Console().print(f"report: {report.save(place)}")
+    suffix = "" if any(name in os.environ for name in MALLOC) or device != "cpu" else "-default-malloc"
+    place = output or RESULTS / f"speed-{label}-{torch.device(device).type}{suffix}.json"
+    console = Console(width=max(120, Console().width))
+    console.print(table(report))
+    console.print(f"report: {report.save(place)}")
 
 
 if __name__ == "__main__":
