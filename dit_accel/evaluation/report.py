@@ -45,8 +45,9 @@ class Speedup(_Record):
     """How many times faster than the plain pipeline, by the clock.
 
     Attributes:
-        ratio: Median time of the plain pipeline over the median time of this one.
-        iqr: Quartiles of the ratio within each round of the interleaved runs.
+        ratio: Time of the plain pipeline over the time of this one, within each round of the interleaved runs; the
+            median of the rounds, in which the machine's drift cancels.
+        iqr: Quartiles of that ratio.
     """
 
     ratio: float
@@ -54,8 +55,8 @@ class Speedup(_Record):
 
     @classmethod
     def of(cls, plain_s: list[float], own_s: list[float]) -> "Speedup":
-        low, _, high = quartiles([a / b for a, b in zip(plain_s, own_s, strict=True)])
-        return cls(ratio=quartiles(plain_s)[1] / quartiles(own_s)[1], iqr=(low, high))
+        low, ratio, high = quartiles([a / b for a, b in zip(plain_s, own_s, strict=True)])
+        return cls(ratio=ratio, iqr=(low, high))
 
 
 class Metric(_Record):
