@@ -20,7 +20,7 @@ def test_numbers_are_the_report_s() -> None:
     rows = [line for line in block.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 3
     assert (
-        '| `"fast"` | 20 | 0.50 s [0.50, 0.55] | 2.20x | 25.0 dB [20.0, 30.0] | 20.0 dB | 0.850 | 50% / 50% |' in rows
+        '| `"fast"` | 20 | 0.50 s [0.50, 0.55] | 2.00x | 25.0 dB [20.0, 30.0] | 20.0 dB | 0.850 | 50% / 50% |' in rows
     )
     assert all(row.count("|") == readme_table.HEADER[0].count("|") for row in rows)
     assert "- made up" in block
