@@ -1,6 +1,8 @@
-"""Fill the results block of the README from a report: the README states no number that is not in one.
+"""Fill the tables of the README from reports: the README's tables state no number that is not in one.
 
-python benchmarks/readme_table.py outputs/demo/report.json
+python benchmarks/readme_table.py outputs/demo/report.json benchmarks/results/speed-emoji-pixart-x4-cpu.json
+
+A report that counts multiply-accumulates (benchmarks/speed.py) fills the speed block, any other the results block.
 """
 
 import sys
@@ -10,6 +12,7 @@ from dit_accel.errors import ConfigError
 from dit_accel.evaluation.report import Report, Variant
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+SPEED = ("<!-- speed:begin -->", "<!-- speed:end -->")
 README = Path(__file__).resolve().parent.parent / "README.md"
 HEADER = (
     "| | steps | time, median [IQR] | speed-up | PSNR [95 %] | worst 5 % | SSIM | reuse planned / actual |",
@@ -32,16 +35,39 @@ def results_block(report: Report) -> str:
     return "\n".join([how, "", *HEADER, *(_row(variant) for variant in report.variants), "", *notes]).rstrip()
 
 
-def fill(readme: str, block: str) -> str:
+def speed_block(report: Report) -> str:
+    """What saved arithmetic allows and what the clock shows, in the denoiser alone, as Markdown."""
+    settings, environment = report.settings, report.environment
+    lines = [
+        f"`{settings.model}`, {settings.batch_size} image(s) a call, {settings.num_inference_steps} steps, "
+        f"{settings.dtype}, {environment.gpu or environment.cpu}, {environment.torch_threads} torch threads, "
+        f"{settings.repeats} interleaved rounds; the denoiser's time against the plain eager one's, round by round.",
+        "",
+        "| | multiply-accumulates saved allow | measured [IQR] | share attained | our own overhead |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for variant in report.variants:
+        cost = variant.denoiser
+        if cost is None or cost.speedup is None:
+            continue
+        low, high = cost.speedup.iqr
+        overhead = "" if cost.overhead_frac is None else f"{cost.overhead_frac:.1%}"
+        cells = [variant.name, f"{cost.allowed_speedup:.2f}x", f"{cost.speedup.ratio:.2f}x [{low:.2f}, {high:.2f}]"]
+        lines.append(f"| {' | '.join([*cells, f'{cost.attained_frac:.0%}', overhead])} |")
+    return "\n".join([*lines, "", *(f"- {note}" for note in report.notes)]).rstrip()
+
+
+def fill(readme: str, block: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
     """Put the block between the markers of a README's text.
 
     Raises:
         ConfigError: The markers are not there exactly once, in order.
     """
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
-        raise ConfigError(f"the README must have '{BEGIN}' and '{END}' once each, in that order")
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{block}\n{END}{rest.split(END)[1]}"
+    begin, end = markers
+    if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
+        raise ConfigError(f"the README must have '{begin}' and '{end}' once each, in that order")
+    before, rest = readme.split(begin)
+    return f"{before}{begin}\n{block}\n{end}{rest.split(end)[1]}"
 
 
 def _row(variant: Variant) -> str:
@@ -66,12 +92,18 @@ def _row(variant: Variant) -> str:
 
 
 def main() -> None:
-    """Read the report named on the command line and rewrite the README."""
-    if len(sys.argv) != 2:
+    """Read the reports named on the command line and rewrite the README."""
+    if len(sys.argv) < 2:
         raise SystemExit(__doc__)
     try:
-        block = results_block(Report.load(sys.argv[1]))
-        README.write_text(fill(README.read_text(encoding="utf-8"), block), encoding="utf-8")
+        text = README.read_text(encoding="utf-8")
+        for path in sys.argv[1:]:
+            report = Report.load(path)
+            if report.variants[0].denoiser is None:
+                text = fill(text, results_block(report))
+            else:
+                text = fill(text, speed_block(report), SPEED)
+        README.write_text(text, encoding="utf-8")
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from error
 

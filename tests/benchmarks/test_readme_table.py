@@ -42,3 +42,4 @@ def test_missing_markers_are_refused(readme: str) -> None:
 def test_our_readme_has_the_markers() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme_table.END in readme_table.fill(text, "new")
+    assert readme_table.SPEED[1] in readme_table.fill(text, "new", readme_table.SPEED)
