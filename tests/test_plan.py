@@ -201,6 +201,17 @@ def test_presets_scale_to_every_family_and_save(name: str, preset: str, tmp_path
     assert AccelerationPlan.from_pretrained(tmp_path) == plan
 
 
+def test_a_shipped_plan_comes_first_for_its_model_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, other = (find_targets(tiny_pipeline(name))[0] for name in ("pixart", "flux"))
+    found = StaticCacheConfig(schedule=Schedule(20, {"blocks.0.ff": "10" * 10}))
+    shipped = AccelerationPlan(name="fast", passes=(found,), fingerprint=fingerprint(target), certificate={"n": 200})
+    shipped.save_pretrained(tmp_path / "plans" / "tiny-pixart-fast")
+    monkeypatch.setattr("dit_accel.presets.resources.files", lambda package: tmp_path)
+    assert resolve_preset("fast", target) == shipped
+    assert not resolve_preset("balanced", target).is_certified
+    assert not resolve_preset("fast", other).is_certified
+
+
 def test_presets_reuse_more_and_more() -> None:
     for name in ("pixart", "sd", "flux"):
         reused = []
