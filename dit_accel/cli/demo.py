@@ -10,8 +10,8 @@ from dit_accel.cli.console import out, print_json, tell
 
 NUM_PROMPTS = 3
 FALLBACK_PROMPTS = ("a red apple", "an owl", "a tropical fish")
-PRESET_NAMES = ("balanced", "fast", "turbo")
-BUDGET_S = 20.0
+PRESET_NAMES = ("balanced", "fast")
+BUDGET_S = 28.0
 
 
 def demo_command(
@@ -20,7 +20,7 @@ def demo_command(
         list[str] | None, typer.Option(help="Draw this instead; repeat the option for several prompts.")
     ] = None,
     preset: Annotated[
-        list[str] | None, typer.Option(help="Measure this preset; repeat the option. Default: balanced, fast, turbo.")
+        list[str] | None, typer.Option(help="Measure this preset; repeat the option. Default: balanced and fast.")
     ] = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
