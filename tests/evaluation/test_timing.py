@@ -13,15 +13,15 @@ from dit_accel.evaluation.timing import time_interleaved
 def test_each_round_runs_all_in_an_order_of_its_own() -> None:
     order: list[str] = []
     runs = {name: lambda name=name: order.append(name) for name in "abc"}
-    samples = time_interleaved(runs, repeats=3, warmup=1)
-    warmup, *rounds = ("".join(order[i : i + 3]) for i in range(0, 12, 3))
+    samples = time_interleaved(runs, repeats=8, warmup=1)
+    warmup, *rounds = ("".join(order[i : i + 3]) for i in range(0, 27, 3))
     assert warmup == "abc"
     assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
     assert len(set(rounds)) > 1
     first, order[:] = list(order), []
-    time_interleaved(runs, repeats=3, warmup=1)
+    time_interleaved(runs, repeats=8, warmup=1)
     assert order == first, "the order is seeded"
-    assert {name: len(taken) for name, taken in samples.items()} == {"a": 3, "b": 3, "c": 3}
+    assert {name: len(taken) for name, taken in samples.items()} == {"a": 8, "b": 8, "c": 8}
 
 
 def test_context_is_entered_for_each_run_and_not_timed() -> None:
