@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.api import PlanLike, accelerated, is_accelerated, summary
@@ -124,7 +125,7 @@ def compare_plans(
     variants = tuple(_variant(entry, plain, times) for entry in entries)
     report = Report(
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=tuple(sys.argv if command is None else command),
+        command=(Path(sys.argv[0]).name, *sys.argv[1:]) if command is None else tuple(command),
         environment=collect_environment(),
         settings=_settings(pipe, settings, plain.images, model, count, batch_size),
         samples=tuple(Sample(prompt=prompt, seed=seed) for prompt, seed in samples),
