@@ -40,11 +40,6 @@ class Clock:
         """The scheduler that drives the current run."""
         return self._source
 
-    @property
-    def is_running(self) -> bool:
-        """Whether the next denoiser call belongs to a known step of a run."""
-        return self._pending or self.step < self.num_steps
-
     def position(self) -> tuple[int, int]:
         """The step index and the number of steps, at a denoiser call; begins a run if one is due."""
         current = self.owner.scheduler
