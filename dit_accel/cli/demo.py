@@ -9,7 +9,6 @@ from dit_accel.cli import options
 from dit_accel.cli.console import out, print_json, tell
 
 NUM_PROMPTS = 3
-FALLBACK_PROMPTS = ("a red apple", "an owl", "a tropical fish")
 PRESET_NAMES = ("balanced", "fast")
 BUDGET_S = 28.0
 
@@ -87,10 +86,6 @@ def demo_command(
 
 def demo_prompts() -> tuple[str, ...]:
     """The first prompts of the list that ships for demonstrations: what the embedded pipelines draw well."""
-    import json
-    from importlib import resources
+    from dit_accel.prompts import load_prompts
 
-    file = resources.files("dit_accel") / "prompts" / "demo.json"
-    if not file.is_file():
-        return FALLBACK_PROMPTS
-    return tuple(json.loads(file.read_text(encoding="utf-8"))["prompts"][:NUM_PROMPTS])
+    return load_prompts("demo").prompts[:NUM_PROMPTS]
