@@ -95,6 +95,8 @@ def _unet(channels: tuple[int, ...], *, sample_size: int, text_dim: int) -> dict
         "down_block_types": ("CrossAttnDownBlock2D",) * levels,
         "up_block_types": ("CrossAttnUpBlock2D",) * levels,
         "cross_attention_dim": text_dim,
+        "addition_embed_type": "text",  # the caption, pooled, beside the time step: as SDXL's
+        "addition_embed_type_num_heads": text_dim // 64,
         "attention_head_dim": tuple(width // 32 for width in channels),  # diffusers' name for the number of heads
         "norm_num_groups": 16,
     }
@@ -162,7 +164,7 @@ EMOJI_SD_CPU = EmbeddedRecipe(
     vae_source="emoji-pixart",
     text_encoders={"text_encoder": _clip(256, 3)},
     denoiser=_unet((64, 128, 192), sample_size=16, text_dim=256),
-    denoiser_loop=LoopConfig(steps=3000, batch_size=32, lr=6e-4, ema_decay=0.998, sample_minutes=8),
+    denoiser_loop=LoopConfig(steps=3800, batch_size=32, lr=6e-4, ema_decay=0.998, sample_minutes=8),
     guidance_scale=4.5,
     num_inference_steps=50,
 )
@@ -187,9 +189,9 @@ EMOJI_FLUX_CPU = EmbeddedRecipe(
     kind="flux",
     vae_source="emoji-pixart",
     text_encoders={"text_encoder": _clip(256, 2), "text_encoder_2": _t5(256, 2)},
-    denoiser=_flux(8, 3, 6, text_dim=256),
-    denoiser_loop=LoopConfig(steps=2600, batch_size=32, lr=6e-4, ema_decay=0.998, sample_minutes=8),
-    guidance_loop=LoopConfig(steps=400, batch_size=32, lr=3e-4, ema_decay=0.99, sample_minutes=8),
+    denoiser=_flux(6, 2, 4, text_dim=256),
+    denoiser_loop=LoopConfig(steps=2800, batch_size=32, lr=8e-4, ema_decay=0.998, sample_minutes=6),
+    guidance_loop=LoopConfig(steps=300, batch_size=32, lr=3e-4, ema_decay=0.99, sample_minutes=8),
     guidance_scale=3.5,
     num_inference_steps=28,
 )

@@ -37,12 +37,17 @@ class StableDiffusionKind:
         return {"text_encoder": build_clip(tokenizers["tokenizer"], configs["text_encoder"])}
 
     def build_denoiser(self, config: dict[str, Any]) -> UNet2DConditionModel:
-        """Second convolutions of residual blocks, outputs of transformers and the last layer start at zero."""
+        """Second convolutions of residual blocks, outputs of transformers and the last layer start at zero.
+
+        So does the pooled caption: without it, a UNet of this size learns hundreds of images very slowly.
+        """
         model = UNet2DConditionModel(**config)
         for name, module in model.named_modules():
             if name.rpartition(".")[2] in ("conv2", "proj_out", "conv_out"):
                 torch.nn.init.zeros_(module.weight)
                 torch.nn.init.zeros_(module.bias)
+        if model.config.addition_embed_type == "text":
+            torch.nn.init.zeros_(model.add_embedding.norm2.weight)
         return model
 
     def tokenize(self, tokenizers: Tokenizers, texts: Sequence[str]) -> TextInputs:
