@@ -51,8 +51,8 @@ def load_embedded(name: str, **from_pretrained_kwargs: Any) -> "DiffusionPipelin
         **from_pretrained_kwargs: Passed on to ``from_pretrained``, for example ``dtype=torch.bfloat16``.
 
     Returns:
-        For ``emoji-pixart`` a ``PixArtAlphaPipeline`` whose call defaults suit 64 x 64 images; see
-        ``dit_accel.embedded.pixart``.
+        The stock pipeline with call defaults that suit the model: a ``PixArtAlphaPipeline`` for ``emoji-pixart``
+        (see ``dit_accel.embedded.pixart``), a ``WanPipeline`` for ``emoji-wan`` (``dit_accel.embedded.wan``).
 
     Raises:
         ConfigError: No pipeline of that name ships.
@@ -62,10 +62,11 @@ def load_embedded(name: str, **from_pretrained_kwargs: Any) -> "DiffusionPipelin
     from diffusers import DiffusionPipeline
 
     from dit_accel.embedded.pixart import PixArtAlphaPipeline
+    from dit_accel.embedded.wan import WanPipeline
 
     if "torch_dtype" not in from_pretrained_kwargs:
         from_pretrained_kwargs.setdefault("dtype", torch.float32)
-    index = DiffusionPipeline.load_config(path)
-    loader = PixArtAlphaPipeline if index["_class_name"] == "PixArtAlphaPipeline" else DiffusionPipeline
+    loaders = {"PixArtAlphaPipeline": PixArtAlphaPipeline, "WanPipeline": WanPipeline}
+    loader = loaders.get(DiffusionPipeline.load_config(path)["_class_name"], DiffusionPipeline)
     pipe: DiffusionPipeline = loader.from_pretrained(path, local_files_only=True, **from_pretrained_kwargs)
     return pipe
