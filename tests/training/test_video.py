@@ -52,11 +52,11 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def small_vae():  # noqa: ANN201
+def small_vae():
     return build_video_vae(base_dim=8, z_dim=4).eval()
 
 
-def trained_looking_wan():  # noqa: ANN201
+def trained_looking_wan():
     model = build_wan(WAN).eval()
     for parameter in model.parameters():
         if not parameter.any():
