@@ -25,7 +25,7 @@ def results_block(report: Report) -> str:
     settings, environment = report.settings, report.environment
     where = environment.gpu if settings.device.startswith("cuda") else f"{environment.cpu}, CPU"
     how = (
-        f"`{settings.model}`, {settings.width} x {settings.height}, {report.num_images} images in batches of "
+        f"`{settings.model}`, {settings.width} x {settings.height}, {report.made} in batches of "
         f"{settings.batch_size}, {settings.scheduler}, {settings.dtype}, {where}, {environment.torch_threads} torch "
         f"thread(s); {settings.repeats} interleaved runs of the whole pipeline after {settings.warmup} for warm-up. "
         f"torch {environment.packages.get('torch', '?')}, diffusers {environment.packages.get('diffusers', '?')}, "

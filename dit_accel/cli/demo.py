@@ -1,4 +1,4 @@
-"""``dit-accel demo``: the same prompts plain and accelerated, one picture, one report, one table."""
+"""``dit-accel demo``: the same prompts plain and accelerated, one picture (and video), one report, one table."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,6 @@ from dit_accel.cli import options
 from dit_accel.cli.console import out, print_json, tell
 
 NUM_PROMPTS = 3
-FALLBACK_PROMPTS = ("a red apple", "an owl", "a tropical fish")
 PRESET_NAMES = ("balanced", "fast")
 BUDGET_S = 28.0
 
@@ -28,9 +27,9 @@ def demo_command(
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Timed runs of each variant. Default: what fits into half a minute.")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for demo.png and report.json.")] = Path(
-        "outputs/demo"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for demo.png (of videos also demo.webp) and report.json.")
+    ] = Path("outputs/demo"),
     threads: Annotated[
         int,
         typer.Option(min=1, help="CPU threads of torch. More are quicker on an idle machine, erratic on a busy one."),
@@ -51,8 +50,8 @@ def demo_command(
     from dit_accel.cli.table import report_table
     from dit_accel.evaluation.compare import compare_plans
     from dit_accel.evaluation.fidelity import require_metrics
-    from dit_accel.evaluation.pictures import side_by_side
-    from dit_accel.generation import GenerationSettings
+    from dit_accel.evaluation.pictures import save_side_by_side
+    from dit_accel.generation import GenerationSettings, fps_of
     from dit_accel.presets import PRESETS
 
     plans = {name: name for name in preset or PRESET_NAMES}
@@ -63,7 +62,7 @@ def demo_command(
     tell(f"loading {model} ...")
     pipe = load_for_cli(model, device, dtype)
     samples = [(text, seed + number) for number, text in enumerate(prompt or demo_prompts())]
-    tell(f"drawing {len(samples)} images plain, as {', '.join(plans)}, and plain with fewer steps ...")
+    tell(f"drawing {len(samples)} prompts plain, as {', '.join(plans)}, and plain with fewer steps ...")
     comparison = compare_plans(
         pipe,
         plans,
@@ -74,23 +73,19 @@ def demo_command(
         budget_s=BUDGET_S,
     )
     report_path = comparison.report.save(output)
-    picture_path = output / "demo.png"
-    side_by_side(comparison.report, comparison.images).save(picture_path)
+    fps = fps_of(pipe, comparison.report.settings.num_frames or 1)
+    pictures = save_side_by_side(comparison.report, comparison.images, output / "demo.png", fps=fps)
     if as_json:
         print_json(report_path.read_text(encoding="utf-8").rstrip())
     else:
         out().print(report_table(comparison.report))
         for note in comparison.report.notes:
             tell(f"note: {note}")
-    tell(f"picture: {picture_path}\nreport:  {report_path}")
+    tell(f"picture: {' and '.join(pictures)}\nreport:  {report_path}")
 
 
 def demo_prompts() -> tuple[str, ...]:
     """The first prompts of the list that ships for demonstrations: what the embedded pipelines draw well."""
-    import json
-    from importlib import resources
+    from dit_accel.prompts import load_prompts
 
-    file = resources.files("dit_accel") / "prompts" / "demo.json"
-    if not file.is_file():
-        return FALLBACK_PROMPTS
-    return tuple(json.loads(file.read_text(encoding="utf-8"))["prompts"][:NUM_PROMPTS])
+    return load_prompts("demo").prompts[:NUM_PROMPTS]

@@ -1,6 +1,5 @@
-"""``dit-accel generate``: prompts to pictures, accelerated."""
+"""``dit-accel generate``: prompts to pictures or videos, accelerated."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +7,7 @@ import typer
 
 from dit_accel.cli import options
 from dit_accel.cli.console import out, print_json, tell
+from dit_accel.cli.output import Output
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ NO_PRESET = "none"
 
 
 def generate_command(
-    prompt: Annotated[list[str], typer.Argument(help="What to draw; several prompts give several pictures.")],
+    prompt: Annotated[list[str], typer.Argument(help="What to draw; several prompts give several results.")],
     model: options.Model = options.DEFAULT_MODEL,
     preset: Annotated[
         str | None,
@@ -32,24 +32,44 @@ def generate_command(
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     seed: options.Seed = 0,
-    num_images: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
+    num_images: Annotated[int, typer.Option(min=1, help="Pictures or videos of each prompt.")] = 1,
     height: options.Height = None,
     width: options.Width = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path(
-        "outputs/generate"
-    ),
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=1, help="Frames of a video. Default: the pipeline's own.")
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER|FILE",
+            help="A folder, for .png or .mp4 files; or, for one result, a file: .png, .jpg or .webp for a picture, "
+            ".mp4, .webp or .gif for a video.",
+        ),
+    ] = Path("outputs/generate"),
+    zoom: Annotated[int, typer.Option(min=1, help="Write every pixel as ZOOM x ZOOM pixels.")] = 1,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=240,
+            help="Frames a second of a video file. Default: the pipeline's own frame rate where it has one, else 16, "
+            "or 8 for a clip of up to 32 frames.",
+        ),
+    ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Also draw plain, and write a side-by-side picture and a report."),
+        typer.Option("--compare", help="Also draw plain, and write a side-by-side picture (and video) and a report."),
     ] = False,
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
-    """Draw pictures with an accelerated pipeline, and say how much work was really saved.
+    """Draw pictures or videos with an accelerated pipeline, and say how much work was really saved.
 
-    Picture k of a prompt has the seed SEED + k, whatever the other prompts are.
+    Number k of a prompt has the seed SEED + k, whatever the other prompts are.
 
     Example: dit-accel generate "a red apple" "an owl" --preset fast --compare
     """
@@ -58,8 +78,12 @@ def generate_command(
     chosen = _chosen_plan(preset, plan)
     if compare and chosen is None:
         raise ConfigError(f"--compare needs a plan to compare with the plain run, not --preset {NO_PRESET}")
-    settings = GenerationSettings(num_inference_steps=steps, guidance_scale=guidance, height=height, width=width)
+    settings = GenerationSettings(
+        num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, num_frames=frames
+    )
     samples = [(text, seed + number) for text in prompt for number in range(num_images)]
+    target = Output(path=output, zoom=zoom, fps=fps)
+    target.check(len(samples), compare=compare)
     if compare:
         from dit_accel.evaluation.fidelity import require_metrics
 
@@ -68,10 +92,11 @@ def generate_command(
 
     tell(f"loading {model} ...")
     pipe = load_for_cli(model, device, dtype)
+    target.check_for(pipe)
     if compare and chosen is not None:
-        result = _compared(pipe, chosen, samples, settings, model=model, output=output, strict=strict, quiet=as_json)
+        result = _compared(pipe, chosen, samples, settings, model=model, target=target, strict=strict, quiet=as_json)
     else:
-        result = _drawn(pipe, chosen, samples, settings, output=output, strict=strict, quiet=as_json)
+        result = _drawn(pipe, chosen, samples, settings, target=target, strict=strict, quiet=as_json)
     if as_json:
         import json
 
@@ -105,21 +130,22 @@ def _drawn(
     samples: list[tuple[str, int]],
     settings: "GenerationSettings",
     *,
-    output: Path,
+    target: Output,
     strict: bool,
     quiet: bool,
 ) -> dict[str, Any]:
     """Draw one prompt after the other, accelerated."""
     from dit_accel.api import accelerate_pipeline, summary
-    from dit_accel.generation import generate_images
+    from dit_accel.generation import generate, makes_video
 
     if plan is not None:
         accelerate_pipeline(pipe, _as_path(plan), strict=strict)
     files = []
     for prompt in dict.fromkeys(text for text, _ in samples):
         seeds = [seed for text, seed in samples if text == prompt]
-        images = generate_images(pipe, [prompt] * len(seeds), seeds, settings)
-        files += _save(images, [(prompt, seed) for seed in seeds], output)
+        made = generate(pipe, [prompt] * len(seeds), seeds, settings, batch_size=1 if makes_video(pipe) else None)
+        files += target.save(pipe, made, [(prompt, seed) for seed in seeds])
+    _tell_rounding(settings, made)
     result: dict[str, Any] = {"files": files}
     if plan is not None:
         from dit_accel.evaluation.compare import reuse_of
@@ -143,14 +169,14 @@ def _compared(
     settings: "GenerationSettings",
     *,
     model: str,
-    output: Path,
+    target: Output,
     strict: bool,
     quiet: bool,
 ) -> dict[str, Any]:
     """Draw plain and accelerated in turn, and report the difference."""
     from dit_accel.cli.table import report_table
     from dit_accel.evaluation.compare import PLAIN, compare_plans
-    from dit_accel.evaluation.pictures import side_by_side
+    from dit_accel.evaluation.pictures import save_side_by_side
 
     name = plan if _as_path(plan) == plan else Path(plan).stem
     comparison = compare_plans(
@@ -163,17 +189,25 @@ def _compared(
         batch_size=1,
         strict=strict,
     )
-    files = _save(comparison.images[name], samples, output)
-    files += _save(comparison.images[PLAIN], samples, output, suffix="_plain")
-    report_path = comparison.report.save(output)
-    picture_path = output / "compare.png"
-    side_by_side(comparison.report, comparison.images).save(picture_path)
+    made = comparison.images[name]
+    _tell_rounding(settings, made)
+    files = target.save(pipe, made, samples)
+    files += target.save(pipe, comparison.images[PLAIN], samples, suffix="_plain")
+    files += save_side_by_side(
+        comparison.report, comparison.images, target.path / "compare.png", fps=target.fps_for(pipe, made)
+    )
+    report_path = comparison.report.save(target.path)
     if not quiet:
         out().print(report_table(comparison.report))
     return {
-        "files": [*files, str(picture_path), str(report_path)],
+        "files": [*files, str(report_path)],
         "report": comparison.report.model_dump(mode="json"),
     }
+
+
+def _tell_rounding(settings: "GenerationSettings", made: "torch.Tensor") -> None:
+    if settings.num_frames not in (None, made.shape[1]):
+        tell(f"note: made {made.shape[1]} frames, which is what the pipeline rounds {settings.num_frames} to")
 
 
 def _as_path(plan: str) -> str | Path:
@@ -181,18 +215,3 @@ def _as_path(plan: str) -> str | Path:
     from dit_accel.presets import PRESETS
 
     return plan if plan in PRESETS or not Path(plan).exists() else Path(plan)
-
-
-def _save(images: "torch.Tensor", samples: list[tuple[str, int]], folder: Path, *, suffix: str = "") -> list[str]:
-    from dit_accel.evaluation.pictures import to_pil
-
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for image, (prompt, seed) in zip(images, samples, strict=True):
-        paths.append(str(folder / f"{_slug(prompt)}_seed{seed}{suffix}.png"))
-        to_pil(image).save(paths[-1])
-    return paths
-
-
-def _slug(prompt: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"

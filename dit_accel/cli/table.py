@@ -8,8 +8,7 @@ from dit_accel.evaluation.report import Report, Variant
 
 def report_table(report: Report) -> Table:
     """One row for each variant."""
-    count = f"{report.num_images} image{'s' if report.num_images != 1 else ''}"
-    title = f"{report.settings.model}: {count}, median of {report.settings.repeats} interleaved runs"
+    title = f"{report.settings.model}: {report.made}, median of {report.settings.repeats} interleaved runs"
     table = Table(
         title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), show_edge=False, pad_edge=False
     )

@@ -24,6 +24,7 @@ class Stage(str, Enum):
     all = "all"
     vae = "vae"
     denoiser = "denoiser"
+    guidance = "guidance"
     decoder = "decoder"
     measure = "measure"
 

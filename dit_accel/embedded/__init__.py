@@ -51,22 +51,32 @@ def load_embedded(name: str, **from_pretrained_kwargs: Any) -> "DiffusionPipelin
         **from_pretrained_kwargs: Passed on to ``from_pretrained``, for example ``dtype=torch.bfloat16``.
 
     Returns:
-        The stock pipeline with call defaults that suit the model: a ``PixArtAlphaPipeline`` for ``emoji-pixart``
-        (see ``dit_accel.embedded.pixart``), a ``WanPipeline`` for ``emoji-wan`` (``dit_accel.embedded.wan``).
+        A pipeline of the stock class. Where the stock call's defaults do not fit 64 x 64 pixels, a same-named subclass
+        with other defaults: ``dit_accel.embedded.pixart``, ``.flux``, ``.wan``.
 
     Raises:
         ConfigError: No pipeline of that name ships.
     """
-    path = embedded_path(name)
+    return load_folder(embedded_path(name), **from_pretrained_kwargs)
+
+
+def load_folder(path: Path, **from_pretrained_kwargs: Any) -> "DiffusionPipeline":
+    """Load a pipeline that the trainer saved, with the call defaults of ``load_embedded``.
+
+    Args:
+        path: Its folder.
+        **from_pretrained_kwargs: See ``load_embedded``.
+    """
     import torch
     from diffusers import DiffusionPipeline
 
+    from dit_accel.embedded.flux import FluxPipeline
     from dit_accel.embedded.pixart import PixArtAlphaPipeline
     from dit_accel.embedded.wan import WanPipeline
 
     if "torch_dtype" not in from_pretrained_kwargs:
         from_pretrained_kwargs.setdefault("dtype", torch.float32)
-    loaders = {"PixArtAlphaPipeline": PixArtAlphaPipeline, "WanPipeline": WanPipeline}
+    loaders = {loader.__name__: loader for loader in (PixArtAlphaPipeline, FluxPipeline, WanPipeline)}
     loader = loaders.get(DiffusionPipeline.load_config(path)["_class_name"], DiffusionPipeline)
     pipe: DiffusionPipeline = loader.from_pretrained(path, local_files_only=True, **from_pretrained_kwargs)
     return pipe

@@ -15,7 +15,7 @@ from dit_accel.evaluation.environment import collect_environment
 from dit_accel.evaluation.fidelity import fidelity, require_metrics
 from dit_accel.evaluation.report import Fidelity, Metric, Report, Reuse, Sample, Settings, Speedup, Times, Variant
 from dit_accel.evaluation.timing import time_interleaved
-from dit_accel.generation import GenerationSettings, generate_images, steps_of
+from dit_accel.generation import GenerationSettings, generate, steps_of
 from dit_accel.session import session_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class Comparison:
 
     Attributes:
         report: All numbers.
-        images: Variant name to its images, float32 [B, 3, H, W] in [0, 1], in the order of ``report.samples``.
+        images: Variant name to its images, float32 [B, 3, H, W], or its videos, [B, F, 3, H, W], in [0, 1], in the
+            order of ``report.samples``.
     """
 
     report: Report
@@ -77,15 +78,15 @@ def compare_plans(
     The times are of whole pipeline calls, text encoding and decoding included, all variants interleaved.
 
     Args:
-        pipe: A text-to-image pipeline that is not accelerated; it is left as it was.
+        pipe: A text-to-image or text-to-video pipeline that is not accelerated; it is left as it was.
         plans: Variant name to a preset, a plan or a path.
-        samples: Prompt and seed of each image.
+        samples: Prompt and seed of each image or video.
         settings: Of the plain run.
         model: What the pipeline was loaded from, for the report.
         repeats: Timed runs of each variant; ``None``: as many as fit into ``budget_s``, from 3 to 15.
         budget_s: Seconds that all timed runs together may take; ``None``: no limit, and 5 repeats.
         rivals: Also run the plain pipeline with fewer steps, once for each plan.
-        batch_size: Images a pipeline call; ``None``: all in one.
+        batch_size: Images or videos a pipeline call; ``None``: all in one.
         strict: Turn warnings about a plan into errors.
         command: For the report; ``None``: this process's command line.
 
@@ -152,7 +153,7 @@ class _Bench:
         return time_interleaved(runs, repeats=repeats, warmup=warmup, around=lambda name: self._with(plans[name]))
 
     def _run(self, entry: _Entry) -> None:
-        entry.images = generate_images(self.pipe, self.prompts, self.seeds, entry.settings, batch_size=self.batch_size)
+        entry.images = generate(self.pipe, self.prompts, self.seeds, entry.settings, batch_size=self.batch_size)
         session = session_of(self.pipe)
         if session is not None:
             entry.seen, entry.resolved = summary(self.pipe), session.plan
@@ -243,6 +244,7 @@ def _settings(
         guidance_scale=settings.guidance_scale,
         height=images.shape[-2],
         width=images.shape[-1],
+        num_frames=images.shape[1] if images.dim() == 5 else None,
         batch_size=batch_size or len(images),
         device=str(parameter.device),
         dtype=str(parameter.dtype).removeprefix("torch."),
@@ -254,7 +256,8 @@ def _settings(
 def _notes(entries: Sequence[_Entry], count: int) -> tuple[str, ...]:
     notes = []
     if count < 100:
-        notes.append(f"{count} images: enough to look at, too few to certify anything")
+        noun = "images" if entries[0].images.dim() == 4 else "videos"
+        notes.append(f"{count} {noun}: enough to look at, too few to certify anything")
     for entry in entries:
         if entry.resolved is not None:
             notes += [f"{entry.name}: {note}" for note in entry.resolved.notes]

@@ -1,6 +1,6 @@
-"""Fidelity: how close accelerated images are to the plain ones of the same prompt, seed and scheduler.
+"""Fidelity: how close accelerated images or videos are to the plain ones of the same prompt, seed and scheduler.
 
-This says nothing about how good either image is; that is quality, and another table.
+This says nothing about how good either is; that is quality, and another table.
 """
 
 from dataclasses import dataclass
@@ -13,15 +13,17 @@ if TYPE_CHECKING:
 
 PSNR_CAP_DB = 100.0  # stands for "equal": the true value is infinite, which JSON and means cannot hold
 MIN_SSIM_PX = 11  # edge of SSIM's Gaussian window
+IMAGES_AT_ONCE = 16  # float64 copies of a whole video, several of them, would fill the memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FidelityScores:
-    """One number an image.
+    """One number an image or video.
 
     Attributes:
-        psnr_db: Peak signal-to-noise ratio, dB, capped at 100 (equal images); higher is closer.
-        ssim: Structural similarity, at most 1; higher is closer.
+        psnr_db: Peak signal-to-noise ratio, dB, capped at 100 (equal images); higher is closer. Of a video the mean
+            over its frames.
+        ssim: Structural similarity, at most 1; higher is closer. Of a video the mean over its frames.
     """
 
     psnr_db: tuple[float, ...]
@@ -41,13 +43,13 @@ def require_metrics() -> None:
 
 
 def fidelity(images: "torch.Tensor", reference: "torch.Tensor") -> FidelityScores:
-    """Compare images with the plain pipeline's, one by one.
+    """Compare images or videos with the plain pipeline's, one by one.
 
     PSNR takes 1.0 as the peak and averages the squared error over channels and pixels; SSIM is Wang et al. 2004
     with the 11-pixel Gaussian window of sigma 1.5, on RGB, averaged over channels.
 
     Args:
-        images: Shape [B, 3, H, W], in [0, 1].
+        images: Shape [B, 3, H, W], or videos [B, F, 3, H, W], in [0, 1].
         reference: Same shape and range.
 
     Raises:
@@ -62,20 +64,28 @@ def fidelity(images: "torch.Tensor", reference: "torch.Tensor") -> FidelityScore
         raise ConfigError(f"images {list(left.shape)} and reference {list(right.shape)} differ in shape")
     if min(left.shape[-2:]) < MIN_SSIM_PX:
         raise ConfigError(f"SSIM needs images of at least {MIN_SSIM_PX} pixels a side, got {list(left.shape)}")
-    psnr = peak_signal_noise_ratio(left, right, data_range=1.0, reduction="none", dim=(1, 2, 3))
-    ssim = structural_similarity_index_measure(left, right, data_range=1.0, reduction="none")
-    return FidelityScores(
-        psnr_db=tuple(min(PSNR_CAP_DB, float(value)) for value in psnr.reshape(-1)),
-        ssim=tuple(float(value) for value in ssim.reshape(-1)),
-    )
+    psnr: list[float] = []
+    ssim: list[float] = []
+    for some, others in zip(*(part.flatten(0, -4).split(IMAGES_AT_ONCE) for part in (left, right)), strict=True):
+        pair = some.double(), others.double()
+        peaks = peak_signal_noise_ratio(*pair, data_range=1.0, reduction="none", dim=(1, 2, 3))
+        psnr += [min(PSNR_CAP_DB, float(value)) for value in peaks.reshape(-1)]
+        ssim += structural_similarity_index_measure(*pair, data_range=1.0, reduction="none").reshape(-1).tolist()
+    return FidelityScores(psnr_db=_means(psnr, len(left)), ssim=_means(ssim, len(left)))
+
+
+def _means(per_frame: list[float], count: int) -> tuple[float, ...]:
+    """One mean for each of ``count`` images (of one frame) or videos."""
+    frames = len(per_frame) // count
+    return tuple(sum(per_frame[start : start + frames]) / frames for start in range(0, len(per_frame), frames))
 
 
 def _checked(images: "torch.Tensor", name: str) -> "torch.Tensor":
     import torch
 
-    if images.dim() != 4 or images.shape[1] != 3 or not len(images):
-        raise ConfigError(f"{name}: wanted shape [B, 3, H, W], got {list(images.shape)}")
-    images = images.detach().to("cpu", torch.float64)
+    if images.dim() not in (4, 5) or images.shape[-3] != 3 or not images.numel():
+        raise ConfigError(f"{name}: wanted shape [B, 3, H, W] or [B, F, 3, H, W], got {list(images.shape)}")
+    images = images.detach().cpu()
     if not torch.isfinite(images).all():
         raise ConfigError(f"{name}: there are values that are not finite (NaN or infinity)")
     if images.min() < 0 or images.max() > 1:

@@ -1,4 +1,4 @@
-"""A side-by-side picture of a comparison: a row for each variant, a column for each image."""
+"""A side-by-side picture of a comparison: a row for each variant, a column for each image or video."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 
 from dit_accel.evaluation.report import Report, Variant
+from dit_accel.media import save_video, to_pil
 
 if TYPE_CHECKING:
     import torch
 
 CELL_PX = 192  # smaller images are enlarged by a whole factor, without smoothing, to about this
+STRIP_FRAMES, STRIP_CELL_PX = 4, 128  # of a video where it stands still
 GAP_PX = 8
 LABEL_PX = 210
 FONT_PX = 16
@@ -19,26 +21,20 @@ SMALL_FONT_PX = 13
 INK, GREY, PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
 
 
-def to_pil(image: "torch.Tensor") -> Image.Image:
-    """An 8-bit picture of an image tensor, shape [3, H, W], in [0, 1]."""
-    array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(array)
-
-
 def side_by_side(
     report: Report, images: "Mapping[str, torch.Tensor]", *, max_columns: int = 6, order: Sequence[str] | None = None
 ) -> Image.Image:
-    """Draw the grid.
+    """Draw the grid; of a video some frames.
 
     Args:
         report: Its variants name and label the rows.
-        images: Variant name to images, [B, 3, H, W], in [0, 1].
-        max_columns: Images shown of each variant.
+        images: Variant name to images, [B, 3, H, W], or videos, [B, F, 3, H, W], in [0, 1].
+        max_columns: Images or videos shown of each variant.
         order: Variants to show, top to bottom; ``None``: all.
     """
     rows = [report.variant(name) for name in order] if order else list(report.variants)
     columns = min(max_columns, report.num_images)
-    cells = {row.name: [_enlarged(to_pil(image)) for image in images[row.name][:columns]] for row in rows}
+    cells = {row.name: [_cell(sample) for sample in images[row.name][:columns]] for row in rows}
     width, height = cells[rows[0].name][0].size
     header = 2 * (SMALL_FONT_PX + 6)
     size = (LABEL_PX + columns * (width + GAP_PX), header + len(rows) * (height + GAP_PX))
@@ -59,16 +55,22 @@ def side_by_side(
     return sheet
 
 
-def save_pictures(images: "Mapping[str, torch.Tensor]", folder: Path) -> list[Path]:
-    """Write every image as ``<variant>/<number>.png``; returns the paths."""
-    paths = []
-    for name, batch in images.items():
-        place = folder / name.replace(" ", "-")
-        place.mkdir(parents=True, exist_ok=True)
-        for number, image in enumerate(batch):
-            paths.append(place / f"{number:03d}.png")
-            to_pil(image).save(paths[-1])
-    return paths
+def save_side_by_side(report: Report, images: "Mapping[str, torch.Tensor]", path: Path, *, fps: float) -> list[str]:
+    """Write the grid as ``path``, a .png, and for videos also as a .webp beside it that plays; returns the paths.
+
+    Args:
+        report: As for :func:`side_by_side`.
+        images: As for :func:`side_by_side`.
+        path: The picture.
+        fps: Frames a second of the .webp.
+    """
+    side_by_side(report, images).save(path)
+    if report.settings.num_frames is None:
+        return [str(path)]
+    moving = path.with_suffix(".webp")
+    at = [{name: videos[:, frame] for name, videos in images.items()} for frame in range(report.settings.num_frames)]
+    save_video([side_by_side(report, stills) for stills in at], moving, fps=fps)
+    return [str(path), str(moving)]
 
 
 def _title(variant: Variant) -> str:
@@ -91,13 +93,26 @@ def _facts(variant: Variant) -> list[str]:
     return facts
 
 
-def _enlarged(image: Image.Image) -> Image.Image:
-    factor = max(1, CELL_PX // max(image.size))
-    if factor > 1:
-        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    if max(image.size) > 2 * CELL_PX:
-        image.thumbnail((2 * CELL_PX, 2 * CELL_PX), Image.Resampling.LANCZOS)
-    return image
+def _cell(sample: "torch.Tensor") -> Image.Image:
+    """An image, or frames from a video's first to its last in a row."""
+    if sample.dim() == 3:
+        return _scaled(sample, CELL_PX)
+    count = min(STRIP_FRAMES, len(sample))
+    chosen = [round(k * (len(sample) - 1) / max(1, count - 1)) for k in range(count)]
+    frames = [_scaled(sample[number], STRIP_CELL_PX) for number in chosen]
+    width, height = frames[0].size
+    strip = Image.new("RGB", (count * (width + 2) - 2, height), PAPER)
+    for number, frame in enumerate(frames):
+        strip.paste(frame, (number * (width + 2), 0))
+    return strip
+
+
+def _scaled(image: "torch.Tensor", cell_px: int) -> Image.Image:
+    edge = max(image.shape[-2:])
+    picture = to_pil(image, zoom=max(1, cell_px // edge))
+    if edge > 2 * cell_px:
+        picture.thumbnail((2 * cell_px, 2 * cell_px), Image.Resampling.LANCZOS)
+    return picture
 
 
 def _wrapped(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width: int, *, lines: int) -> list[str]:

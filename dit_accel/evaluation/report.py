@@ -60,13 +60,13 @@ class Speedup(_Record):
 
 
 class Metric(_Record):
-    """One metric over all images.
+    """One metric over all images or videos.
 
     Attributes:
-        per_image: One value an image, in the order of ``Report.samples``.
+        per_image: One value an image, or the mean over the frames of a video, in the order of ``Report.samples``.
         mean: Their mean.
         ci95: Bootstrap interval of the mean.
-        worst5: Mean of the worst five per cent (at least one image).
+        worst5: Mean of the worst five per cent (at least one).
     """
 
     per_image: tuple[float, ...]
@@ -83,7 +83,7 @@ class Metric(_Record):
 
 
 class Fidelity(_Record):
-    """Closeness to the plain pipeline's image of the same prompt, seed and scheduler. Not image quality."""
+    """Closeness to the plain pipeline's image or video of the same prompt, seed and scheduler. Not image quality."""
 
     psnr_db: Metric
     ssim: Metric
@@ -146,7 +146,8 @@ class Settings(_Record):
         guidance_scale: ``None``: the pipeline's default.
         height: Pixels; of the images that came out.
         width: Pixels.
-        batch_size: Images a pipeline call.
+        num_frames: Of each video that came out; ``None``: images.
+        batch_size: Images or videos a pipeline call.
         device: E.g. ``cpu`` or ``cuda:0``.
         dtype: Of the denoiser.
         repeats: Timed runs of each variant.
@@ -161,6 +162,7 @@ class Settings(_Record):
     guidance_scale: float | None
     height: int
     width: int
+    num_frames: int | None = None
     batch_size: int
     device: str
     dtype: str
@@ -169,7 +171,7 @@ class Settings(_Record):
 
 
 class Sample(_Record):
-    """One image that every variant made."""
+    """One image or video that every variant made."""
 
     prompt: str
     seed: int
@@ -216,7 +218,7 @@ class Report(_Record):
         command: The command line.
         environment: The machine and its software.
         settings: How it was run.
-        samples: Prompt and seed of each image.
+        samples: Prompt and seed of each image or video.
         variants: The plain pipeline first.
         notes: What a reader must know, one sentence each.
     """
@@ -233,8 +235,15 @@ class Report(_Record):
 
     @property
     def num_images(self) -> int:
-        """n: images each variant made."""
+        """n: images or videos each variant made."""
         return len(self.samples)
+
+    @property
+    def made(self) -> str:
+        """What each variant made, in words: ``3 images``, or ``1 video of 16 frames``."""
+        frames = self.settings.num_frames
+        words = f"{self.num_images} {'image' if frames is None else 'video'}{'s' if self.num_images != 1 else ''}"
+        return words if frames is None else f"{words} of {frames} frames"
 
     def variant(self, name: str) -> Variant:
         """The variant called ``name``.

@@ -1,10 +1,9 @@
 """Turns concepts into weighted (image, caption) rows that a trainer draws from."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from dit_accel.training.concepts import TEMPLATE_WEIGHTS, TEMPLATES, Concept, caption
 
@@ -26,12 +25,15 @@ class CaptionRows:
     weight: torch.Tensor
 
 
-def caption_rows(concepts: Sequence[Concept], styles: Sequence[str | None] | None = None) -> CaptionRows:
+def caption_rows(
+    concepts: Sequence[Concept], styles: Sequence[str | None] | None = None, *, held_out: Collection[str] = ()
+) -> CaptionRows:
     """List every caption of every image with its probability.
 
     Args:
         concepts: Concept of each image.
         styles: Style words of each image (``None`` adds none); omitted means no style anywhere.
+        held_out: Captions to leave out, word for word; an image's other captions share their probability.
     """
     texts: list[str] = []
     image: list[int] = []
@@ -39,19 +41,13 @@ def caption_rows(concepts: Sequence[Concept], styles: Sequence[str | None] | Non
     for k, concept in enumerate(concepts):
         names = [(concept.name, NAME_SHARE if concept.aliases else 1.0)]
         names += [(alias, (1 - NAME_SHARE) / len(concept.aliases)) for alias in concept.aliases]
-        for name, name_share in names:
-            for template, template_share in zip(TEMPLATES, TEMPLATE_WEIGHTS, strict=True):
-                texts.append(caption(name, template=template, style=styles[k] if styles else None))
-                image.append(k)
-                weight.append(name_share * template_share / len(concepts))
+        shares = {
+            caption(name, template=template, style=styles[k] if styles else None): name_share * template_share
+            for name, name_share in names
+            for template, template_share in zip(TEMPLATES, TEMPLATE_WEIGHTS, strict=True)
+        }
+        kept = {text: share for text, share in shares.items() if text not in held_out}
+        texts += kept
+        image += [k] * len(kept)
+        weight += [share / sum(kept.values()) / len(concepts) for share in kept.values()]
     return CaptionRows(texts=texts, image=torch.tensor(image), weight=torch.tensor(weight))
-
-
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokenize to a common length, the longest rounded up to a multiple of four.
-
-    Returns:
-        Ids and attention mask, each int64 [R, N]. The pipeline pads to 120 instead; the mask makes that equal.
-    """
-    batch = tokenizer(list(texts), padding="longest", pad_to_multiple_of=4, return_tensors="pt")
-    return batch.input_ids, batch.attention_mask

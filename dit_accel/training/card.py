@@ -10,7 +10,66 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from dit_accel.training.data import get_source
 from dit_accel.training.recipes import EmbeddedRecipe
 
-COUNTED = {"vae": "autoencoder", "denoiser": "text encoder and denoiser", "decoder": "decoder refinement"}
+COUNTED = {
+    "vae": "autoencoder",
+    "denoiser": "text encoders and denoiser",
+    "guidance": "guidance distillation",
+    "decoder": "decoder refinement",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KindText:
+    """What a card says of a kind of pipeline.
+
+    Attributes:
+        class_name: Pipeline class.
+        tags: For the hub.
+        loading: How the folder loads without us.
+        objective: What was trained.
+        sampler: How it is sampled.
+    """
+
+    class_name: str
+    tags: tuple[str, ...]
+    loading: str
+    objective: str
+    sampler: str
+
+
+TEXTS = {
+    "pixart": KindText(
+        class_name="PixArtAlphaPipeline",
+        tags=("pixart", "dit"),
+        loading="""`DiffusionPipeline.from_pretrained(path)` loads the same folder; its call then needs
+`use_resolution_binning=False`, because the stock default knows latents of 32, 64 and 128 only and refuses our 16 with
+"Invalid sample size". Padding captions to the stock 120 tokens gives the same image up to rounding. Loading needs
+transformers 5.""",
+        objective="v-prediction on a squared-cosine schedule",
+        sampler="DPM-Solver++ (2M)",
+    ),
+    "sd": KindText(
+        class_name="StableDiffusionPipeline",
+        tags=("stable-diffusion", "unet"),
+        loading="""`DiffusionPipeline.from_pretrained(path)` loads the same folder and needs no special argument.
+`PNDMScheduler.from_config(pipe.scheduler.config)` samples it too. CLIP takes 16 tokens: BOS, 14 pieces, EOS. Loading
+needs transformers 5.""",
+        objective="v-prediction on a squared-cosine schedule",
+        sampler="DDIM",
+    ),
+    "flux": KindText(
+        class_name="FluxPipeline",
+        tags=("flux", "mmdit", "flow-matching"),
+        loading="""`DiffusionPipeline.from_pretrained(path)` loads the same folder; its call then needs
+`height=64, width=64, max_sequence_length=16`: the stock defaults are 512 pixels at our scale factor, and 512 text
+tokens that are not masked. Loading needs transformers 5. As in FLUX.1-dev, guidance is an input and costs no second
+call.""",
+        objective="flow matching with FLUX's shift for 64 tokens, then guidance of scale 1 to 6 distilled into the "
+        "guidance input (Meng et al. 2023)",
+        sampler="Euler (FlowMatchEulerDiscreteScheduler)",
+    ),
+}
+"""By ``EmbeddedRecipe.kind``."""
 
 
 def run_costs(run_dir: Path) -> dict[str, dict[str, float]]:
@@ -47,7 +106,7 @@ def write_card(path: Path, recipe: EmbeddedRecipe, report: dict[str, Any], count
         license="apache-2.0",
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        tags=["emoji", "pixart", "dit", "tiny"],
+        tags=["emoji", *TEXTS[recipe.kind].tags, "tiny"],
         model_name=recipe.name,
         eval_results=results,
     )
@@ -67,6 +126,7 @@ def _result(recipe: EmbeddedRecipe, metric_name: str, metric_type: str, value: f
 
 
 def _body(recipe: EmbeddedRecipe, report: dict[str, Any], counts: dict[str, int]) -> str:
+    text = TEXTS[recipe.kind]
     p, f, c, chance = report["protocol"], report["frechet"], report["concepts"], report["chance"]
     sources = "\n".join(f"- `{get_source(s).package}`: {get_source(s).attribution}" for s in recipe.styles)
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items() if name not in _CONCEPT_COUNTS)
@@ -80,9 +140,9 @@ def _body(recipe: EmbeddedRecipe, report: dict[str, Any], counts: dict[str, int]
     )
     return f"""# {recipe.name}
 
-A small text-to-image pipeline (`PixArtAlphaPipeline`) that draws emoji of animals and foods at
+A small text-to-image pipeline (`{text.class_name}`) that draws emoji of animals and foods at
 {recipe.image_size} x {recipe.image_size}. dit-accel trained it from nothing, so that its tests, demos and searches
-have a real diffusion transformer where no model hub can be reached. It is a test object, not a product.
+have a real denoiser where no model hub can be reached. It is a test object, not a product.
 
 ![24 training captions, seed 1000 onwards](samples.png)
 
@@ -92,15 +152,13 @@ from dit_accel.embedded import load_embedded
 image = load_embedded("{recipe.name}")("a red apple").images[0]
 ```
 
-`DiffusionPipeline.from_pretrained(path)` loads the same folder; its call then needs `use_resolution_binning=False`,
-because the stock default knows latents of 32, 64 and 128 only and refuses our 16 with "Invalid sample size".
-Padding captions to the stock 120 tokens gives the same image up to rounding. Loading needs transformers 5.
+{text.loading}
 
 ## Data and licences
 
 {counts["train"]} concepts for training; {counts["held_out"]} more (a tenth, chosen by hash of the name) were never
-shown to any part of it. Images at 64 px on white; the captions are the emoji's names in four wordings ("a red apple",
-"red apple", "an emoji of a red apple", "a picture of a red apple").
+shown to any part of it.{_held_out_text(recipe)} Images at 64 px on white; the captions are the emoji's names in four
+wordings ("a red apple", "red apple", "an emoji of a red apple", "a picture of a red apple").
 
 {sources}
 
@@ -114,9 +172,9 @@ Parameters: {parts}. Weights are stored in float16.
 |---|---|---|---|
 {costs}
 
-v-prediction on a squared-cosine schedule, AdamW with cosine decay, exponential moving average, bf16 autocast,
-{recipe.caption_drop:.0%} caption drop, seed {recipe.seed}. Sampling: DPM-Solver++ (2M), {p["num_inference_steps"]}
-steps, guidance {p["guidance_scale"]}. Again: `dit-accel train-embedded {recipe.name}`.
+{text.objective}; AdamW with cosine decay, exponential moving average, bf16 autocast,
+{recipe.caption_drop:.0%} caption drop, seed {recipe.seed}.{_vae_text(recipe)} Sampling: {text.sampler},
+{p["num_inference_steps"]} steps, guidance {p["guidance_scale"]}. Again: `dit-accel train-embedded {recipe.name}`.
 
 {notes}
 
@@ -155,6 +213,21 @@ It knows the words of its {counts["train"]} training concepts and no others; an 
 that were never trained. It does not compose ("a red banana"), and it mostly repeats the emoji it has seen: that is
 what several hundred passes over {counts["train"]} images teach.
 """
+
+
+def _held_out_text(recipe: EmbeddedRecipe) -> str:
+    if not recipe.hold_out_prompts:
+        return ""
+    return (
+        "\nNo caption of the prompt lists (`dit_accel/prompts/image`) was trained on word for word: of a"
+        "\ntraining concept the pipeline has seen other wordings.\n\n"
+    )
+
+
+def _vae_text(recipe: EmbeddedRecipe) -> str:
+    if recipe.vae_source is None:
+        return ""
+    return f" The autoencoder is that of `{recipe.vae_source}`, as it is."
 
 
 _CONCEPT_COUNTS = ("train", "held_out")

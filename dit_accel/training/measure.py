@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import PixArtAlphaPipeline
+from diffusers import DiffusionPipeline
 
 from dit_accel.evaluation.concepts import concept_accuracy
 from dit_accel.evaluation.features import EffNetLite0Features, extract_features
 from dit_accel.evaluation.frechet import NAME_EFFNET_LITE0, frechet_distance
-from dit_accel.training.denoiser import build_pixart
-from dit_accel.training.export import generate
-from dit_accel.training.pretrain import TrainingSet
+from dit_accel.generation import GenerationSettings, generate_images
+from dit_accel.training.kinds import KINDS
+from dit_accel.training.pretrain import TrainingSet, sampling_settings
 from dit_accel.training.recipes import EmbeddedRecipe
 from dit_accel.training.vae import to_unit
 
@@ -28,6 +28,7 @@ logger = logging.getLogger("dit_accel")
 
 REPORT_VERSION = 1
 ACCURACY_SALT = "dit-accel-accuracy-1"
+BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class MeasureConfig:
 
 
 def measure_pipeline(
-    pipe: PixArtAlphaPipeline,
+    pipe: DiffusionPipeline,
     recipe: EmbeddedRecipe,
     train: TrainingSet,
     held_out: TrainingSet,
@@ -73,7 +74,8 @@ def measure_pipeline(
     turns = [k % len(captions) for k in range(config.images)]
     prompts = [captions[k] for k in turns]
 
-    sets = {"generated": _draw(pipe, prompts, recipe, config)}
+    settings = sampling_settings(recipe)
+    sets = {"generated": _draw(pipe, prompts, config, settings)}
     logger.info("measure: %d images drawn after %.0f s", len(prompts), time.monotonic() - start)
     sets["reconstructed"] = _reconstruct(pipe, real[turns], config.seed)
     sets["untrained"] = _draw_untrained(pipe, prompts, recipe, config)
@@ -88,7 +90,7 @@ def measure_pipeline(
     accuracy = {name: concept_accuracy(f[chosen], wanted, gallery, names) for name, f in features.items()}
     for name, result in accuracy.items():
         logger.info("measure: %s top-1 %.3f, top-5 %.3f", name, result.top1_frac, result.top5_frac)
-    unseen = extract_features(network, _draw(pipe, held_out.captions(), recipe, config))
+    unseen = extract_features(network, _draw(pipe, held_out.captions(), config, settings))
     accuracy["held_out"] = concept_accuracy(unseen, [c.name for c in held_out.concepts], gallery, names)
 
     worst = sorted(zip(accuracy["generated"].ranks, wanted, strict=True), reverse=True)
@@ -130,32 +132,33 @@ def measure_pipeline(
 
 
 def _draw(
-    pipe: PixArtAlphaPipeline, prompts: list[str], recipe: EmbeddedRecipe, config: MeasureConfig, **overrides: Any
+    pipe: DiffusionPipeline, prompts: list[str], config: MeasureConfig, settings: GenerationSettings
 ) -> torch.Tensor:
-    settings = {
-        "num_inference_steps": recipe.num_inference_steps,
-        "guidance_scale": recipe.guidance_scale,
-        **overrides,
-    }
+    """Images in [-1, 1], float32 [M, 3, H, W]."""
+    seeds = range(config.seed, config.seed + len(prompts))
     with torch.autocast(pipe.device.type, config.dtype, enabled=config.dtype != torch.float32):
-        return generate(pipe, prompts, seed=config.seed, max_sequence_length=24, **settings)
+        return generate_images(pipe, prompts, seeds, settings, batch_size=BATCH_SIZE) * 2 - 1
 
 
 def _draw_untrained(
-    pipe: PixArtAlphaPipeline, prompts: list[str], recipe: EmbeddedRecipe, config: MeasureConfig
+    pipe: DiffusionPipeline, prompts: list[str], recipe: EmbeddedRecipe, config: MeasureConfig
 ) -> torch.Tensor:
-    """An untrained denoiser's last layer is zero, so one block without guidance draws what the whole one would."""
-    trained = pipe.transformer
-    untrained = build_pixart({**recipe.denoiser, "num_layers": 1}).to(trained.device)
-    pipe.register_modules(transformer=untrained)
+    """An untrained denoiser's last layer is zero, so it predicts zero: no need to run it."""
+    denoiser = getattr(pipe, KINDS[recipe.kind].denoiser_name)
+
+    def forward(*args: Any, **kwargs: Any) -> tuple[torch.Tensor]:
+        sample = next((kwargs[name] for name in ("hidden_states", "sample") if name in kwargs), None)
+        return (torch.zeros_like(args[0] if sample is None else sample),)
+
+    denoiser.forward = forward
     try:
-        return _draw(pipe, prompts, recipe, config, guidance_scale=1.0)
+        return _draw(pipe, prompts, config, sampling_settings(recipe))
     finally:
-        pipe.register_modules(transformer=trained)
+        del denoiser.forward
 
 
 @torch.no_grad()
-def _reconstruct(pipe: PixArtAlphaPipeline, images: torch.Tensor, seed: int) -> torch.Tensor:
+def _reconstruct(pipe: DiffusionPipeline, images: torch.Tensor, seed: int) -> torch.Tensor:
     """Encode, sample the posterior, decode: as many images, in the same turns, as are generated."""
     generator = torch.Generator("cpu").manual_seed(seed)
     parts = []

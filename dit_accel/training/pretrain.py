@@ -6,24 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, PixArtAlphaPipeline
-from transformers import T5Tokenizer
+from diffusers import AutoencoderKL, DiffusionPipeline
 
+from dit_accel.embedded import embedded_path, load_folder
 from dit_accel.errors import ConfigError, DitAccelError
-from dit_accel.training.captions import caption_rows, tokenize
+from dit_accel.generation import GenerationSettings, generate_images
+from dit_accel.prompts import PROMPT_LISTS, load_prompts
+from dit_accel.training.captions import CaptionRows, caption_rows
 from dit_accel.training.concepts import Concept, caption, split_concepts
 from dit_accel.training.data import default_cache_dir, get_source, load_concepts, load_images
-from dit_accel.training.denoiser import LatentData, build_pixart, build_text_encoder, denoiser_loop
-from dit_accel.training.export import build_pipeline, export_pipeline, generate
-from dit_accel.training.loop import TrainLoop
+from dit_accel.training.denoiser import LatentData, denoiser_loop
+from dit_accel.training.export import export_pipeline
+from dit_accel.training.guidance import guidance_loop
+from dit_accel.training.kinds import KINDS, PipelineKind, Tokenizers
+from dit_accel.training.loop import SampleFn, TrainLoop
 from dit_accel.training.recipes import EmbeddedRecipe
 from dit_accel.training.samples import save_sheet, spread
-from dit_accel.training.tokenizer import build_tokenizer
 from dit_accel.training.vae import build_vae, encode_images, set_scaling_factor, vae_loop
 
 logger = logging.getLogger("dit_accel")
 
-STAGES = ("vae", "denoiser", "decoder")
+STAGES = ("vae", "denoiser", "guidance", "decoder")
 SHEET_PROMPTS = 24
 SHEET_SEED = 1000
 
@@ -92,6 +95,8 @@ def load_training_set(recipe: EmbeddedRecipe, data_dir: Path | None = None, *, h
 
 def train_vae(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions) -> bool:
     """Train the autoencoder and save its average under ``run_dir/vae``; returns whether it is finished."""
+    if recipe.vae_loop is None:
+        return True
     torch.manual_seed(recipe.seed)
     vae = build_vae(image_size=recipe.image_size, **recipe.vae).to(options.device)
     loop = vae_loop(
@@ -122,31 +127,54 @@ def train_decoder(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions
 
 
 def train_denoiser(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions) -> bool:
-    """Train text encoder and denoiser, save the average under ``run_dir/pipeline``; returns whether it is finished.
+    """Train text encoders and denoiser, save the average under ``run_dir/pipeline``; returns whether it is finished.
 
     Raises:
         DitAccelError: The VAE has not been trained.
     """
-    vae = _load_vae(options.run_dir / "vae", options.device)
-    rows = caption_rows(data.concepts, data.styles)
-    tokenizer = build_tokenizer(rows.texts)
+    kind = KINDS[recipe.kind]
+    vae = find_vae(recipe, options.run_dir, options.device)
+    rows = training_captions(recipe, data)
+    tokenizers = kind.build_tokenizers(rows.texts)
     torch.manual_seed(recipe.seed)
-    text_encoder = build_text_encoder(len(tokenizer), recipe.text_encoder).to(options.device)
-    transformer = build_pixart(recipe.denoiser).to(options.device)
-    pipe = build_pipeline(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer)
-    prompts = spread(data.captions(), SHEET_PROMPTS)
-
-    def draw_sheet(step: int) -> None:
-        images = generate(
-            pipe, prompts, seed=SHEET_SEED, num_inference_steps=recipe.num_inference_steps,
-            guidance_scale=recipe.guidance_scale, max_sequence_length=24,
-        )  # fmt: skip
-        save_sheet(images, options.run_dir / f"denoiser-{step:06d}.png", columns=8, zoom=2)
-
+    modules = kind.build_text_encoders(tokenizers, recipe.text_encoders)
+    modules[kind.denoiser_name] = kind.build_denoiser(recipe.denoiser)
+    for module in modules.values():
+        module.to(options.device)
+    pipe = kind.build_pipeline(vae, modules, tokenizers)
     loop = denoiser_loop(
-        text_encoder, transformer, encode_training_set(vae, data, tokenizer), recipe.denoiser_loop,
+        kind, modules, encode_training_set(kind, vae, data, rows, tokenizers), recipe.denoiser_loop,
         caption_drop=recipe.caption_drop, run_dir=options.run_dir, seed=recipe.seed, dtype=options.dtype,
-        compile_modules=options.compile_modules, sample_fn=draw_sheet,
+        compile_modules=options.compile_modules, sample_fn=_sheet_fn(pipe, recipe, data, options, "denoiser"),
+    )  # fmt: skip
+    _run(loop, options)
+    with loop.averaged():
+        export_pipeline(pipe, options.run_dir / ("pipeline" if recipe.guidance_loop is None else "teacher"))
+    return loop.finished
+
+
+def train_guidance(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions) -> bool:
+    """Distil guidance into ``run_dir/teacher``, as ``run_dir/pipeline``; returns whether it is finished.
+
+    Raises:
+        DitAccelError: The denoiser has not been trained.
+    """
+    if recipe.guidance_loop is None:
+        return True
+    if not (options.run_dir / "teacher").exists():
+        raise DitAccelError(f"There is no trained denoiser in {options.run_dir}: run the stage 'denoiser' first.")
+    kind = KINDS[recipe.kind]
+    pipe = load_folder(options.run_dir / "teacher").to(options.device)
+    modules = {
+        name: part
+        for name, part in pipe.components.items()
+        if name.startswith("text_encoder") or name == kind.denoiser_name
+    }
+    tokenizers = {name: part for name, part in pipe.components.items() if name.startswith("tokenizer")}
+    latents = encode_training_set(kind, pipe.vae, data, training_captions(recipe, data), tokenizers)
+    loop = guidance_loop(
+        kind, modules, latents, recipe.guidance_loop, caption_drop=recipe.caption_drop, run_dir=options.run_dir,
+        seed=recipe.seed + 2, dtype=options.dtype, sample_fn=_sheet_fn(pipe, recipe, data, options, "guidance"),
     )  # fmt: skip
     _run(loop, options)
     with loop.averaged():
@@ -154,28 +182,37 @@ def train_denoiser(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOption
     return loop.finished
 
 
-def encode_training_set(vae: AutoencoderKL, data: TrainingSet, tokenizer: T5Tokenizer) -> LatentData:
+def training_captions(recipe: EmbeddedRecipe, data: TrainingSet) -> CaptionRows:
+    """Captions of the training images, without those held out."""
+    return caption_rows(data.concepts, data.styles, held_out=held_out_captions(recipe))
+
+
+def held_out_captions(recipe: EmbeddedRecipe) -> frozenset[str]:
+    """Captions that the recipe never trains on, word for word: those of the prompt lists."""
+    names = PROMPT_LISTS if recipe.hold_out_prompts else ()
+    return frozenset(prompt for name in names for prompt in load_prompts(name).prompts)
+
+
+def encode_training_set(
+    kind: PipelineKind, vae: AutoencoderKL, data: TrainingSet, rows: CaptionRows, tokenizers: Tokenizers
+) -> LatentData:
     """Encode images and captions once."""
     mean, std = encode_images(vae, data.images)
-    rows = caption_rows(data.concepts, data.styles)
-    input_ids, attention_mask = tokenize(tokenizer, rows.texts)
-    empty = tokenizer([""], padding="max_length", max_length=input_ids.shape[1], return_tensors="pt")
     scale = vae.config.scaling_factor
+    text = kind.tokenize(tokenizers, [*rows.texts, ""])
     return LatentData(
         mean=mean * scale,
         std=std * scale,
-        input_ids=input_ids,
-        attention_mask=attention_mask,
+        text={name: ids[:-1] for name, ids in text.items()},
         image=rows.image,
         weight=rows.weight,
-        empty_ids=empty.input_ids[0],
-        empty_mask=empty.attention_mask[0],
+        empty={name: ids[-1:] for name, ids in text.items()},
     )
 
 
 def train_embedded(
     recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions, stages: Sequence[str] = STAGES
-) -> PixArtAlphaPipeline | None:
+) -> DiffusionPipeline | None:
     """Run the stages of a recipe in order.
 
     Args:
@@ -191,7 +228,12 @@ def train_embedded(
         ConfigError: An unknown stage.
         DitAccelError: A stage lacks the result of an earlier one.
     """
-    trainers = {"vae": train_vae, "denoiser": train_denoiser, "decoder": train_decoder}
+    trainers = {
+        "vae": train_vae,
+        "denoiser": train_denoiser,
+        "guidance": train_guidance,
+        "decoder": train_decoder,
+    }
     for stage in stages:
         if stage not in trainers:
             raise ConfigError(f"Unknown training stage '{stage}'; known: {', '.join(STAGES)}.")
@@ -201,13 +243,49 @@ def train_embedded(
     return assemble(options.run_dir) if (options.run_dir / "pipeline").exists() else None
 
 
-def assemble(run_dir: Path) -> PixArtAlphaPipeline:
+def assemble(run_dir: Path) -> DiffusionPipeline:
     """Load the trained pipeline of a run, with the refined decoder where there is one."""
-    pipe = PixArtAlphaPipeline.from_pretrained(run_dir / "pipeline", dtype=torch.float32)
+    pipe = load_folder(run_dir / "pipeline")
     if (run_dir / "vae-decoder").exists():
         pipe.register_modules(vae=_load_vae(run_dir / "vae-decoder", torch.device("cpu")))
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def find_vae(recipe: EmbeddedRecipe, run_dir: Path, device: torch.device) -> AutoencoderKL:
+    """The autoencoder that the recipe's denoiser works with: the run's own, or that of its ``vae_source``.
+
+    A run of the source beside this one goes before the pipeline that ships, so that both can be trained anew.
+
+    Raises:
+        DitAccelError: It has not been trained.
+    """
+    if recipe.vae_source is None:
+        return _load_vae(run_dir / "vae", device)
+    for name in ("vae-decoder", "vae"):
+        if (run_dir.parent / recipe.vae_source / name).exists():
+            return _load_vae(run_dir.parent / recipe.vae_source / name, device)
+    return _load_vae(embedded_path(recipe.vae_source) / "vae", device)
+
+
+def _sheet_fn(
+    pipe: DiffusionPipeline, recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions, name: str
+) -> SampleFn:
+    prompts = spread(data.captions(), SHEET_PROMPTS)
+    settings = sampling_settings(recipe)
+    pipe.set_progress_bar_config(disable=True)
+
+    def draw_sheet(step: int) -> None:
+        with torch.autocast(options.device.type, options.dtype, enabled=options.dtype != torch.float32):
+            images = generate_images(pipe, prompts, range(SHEET_SEED, SHEET_SEED + len(prompts)), settings)
+        save_sheet(images * 2 - 1, options.run_dir / f"{name}-{step:06d}.png", columns=8, zoom=2)
+
+    return draw_sheet
+
+
+def sampling_settings(recipe: EmbeddedRecipe) -> GenerationSettings:
+    """Steps and guidance of the recipe's sheets and measurements."""
+    return GenerationSettings(num_inference_steps=recipe.num_inference_steps, guidance_scale=recipe.guidance_scale)
 
 
 def _run(loop: TrainLoop, options: RunOptions) -> None:

@@ -14,32 +14,40 @@ class EmbeddedRecipe:
 
     Attributes:
         name: Name of the pipeline, for example ``"emoji-pixart"``.
+        kind: A key of ``dit_accel.training.kinds.KINDS``.
         styles: Drawing styles, keys of ``dit_accel.training.data.SOURCES``. With more than one, captions name it.
         categories: Emoji categories to train on; empty means all.
         image_size: Edge length in pixels.
-        vae: Arguments of ``build_vae``.
-        text_encoder: Fields of ``T5Config``.
+        vae: Arguments of ``build_vae``; unused with ``vae_source``.
+        vae_source: Embedded pipeline whose trained autoencoder is taken over; ``None`` trains one.
+        text_encoders: Config fields of each text encoder, by component name.
         denoiser: Fields of the denoiser's config.
         vae_loop: Training of the autoencoder.
         decoder_loop: Further training of its decoder alone, latents fixed; ``None`` skips it.
         denoiser_loop: Joint training of text encoder and denoiser.
+        guidance_loop: Distillation of guidance into the denoiser's guidance input; ``None`` skips it.
         caption_drop: Share of empty captions, for classifier-free guidance.
+        hold_out_prompts: Never train on a caption of ``dit_accel/prompts``, word for word.
         seed: Seed of all stages.
         guidance_scale: Default guidance of the saved pipeline's card and sample sheets.
         num_inference_steps: Steps of the saved pipeline's card and sample sheets.
     """
 
     name: str
+    kind: str
     styles: tuple[str, ...] = ("google",)
     categories: tuple[str, ...] = ANIMALS_AND_FOODS
     image_size: int = 64
     vae: dict[str, Any] = field(default_factory=dict)
-    text_encoder: dict[str, Any] = field(default_factory=dict)
+    vae_source: str | None = None
+    text_encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
     denoiser: dict[str, Any] = field(default_factory=dict)
-    vae_loop: LoopConfig
+    vae_loop: LoopConfig | None = None
     decoder_loop: LoopConfig | None = None
     denoiser_loop: LoopConfig
+    guidance_loop: LoopConfig | None = None
     caption_drop: float = 0.1
+    hold_out_prompts: bool = True
     seed: int = 0
     guidance_scale: float = 4.5
     num_inference_steps: int = 20
@@ -48,11 +56,13 @@ class EmbeddedRecipe:
         """Check what no component checks."""
         if not self.styles:
             raise ConfigError("A recipe needs at least one style.")
+        if (self.vae_loop is None) == (self.vae_source is None):
+            raise ConfigError("A recipe either trains its autoencoder (vae_loop) or takes one over (vae_source).")
         if not 0 <= self.caption_drop < 1:
             raise ConfigError(f"caption_drop must lie in [0, 1), got {self.caption_drop}.")
 
 
-def _text_encoder(d_model: int, layers: int) -> dict[str, Any]:
+def _t5(d_model: int, layers: int) -> dict[str, Any]:
     return {
         "d_model": d_model,
         "d_kv": 32,
@@ -60,6 +70,48 @@ def _text_encoder(d_model: int, layers: int) -> dict[str, Any]:
         "num_layers": layers,
         "num_heads": d_model // 32,
         "feed_forward_proj": "gated-gelu",
+    }
+
+
+def _clip(hidden_size: int, layers: int) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden_size,
+        "intermediate_size": 2 * hidden_size,
+        "projection_dim": hidden_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden_size // 64,
+        "hidden_act": "quick_gelu",
+    }
+
+
+def _unet(channels: tuple[int, ...], *, sample_size: int, text_dim: int) -> dict[str, Any]:
+    levels = len(channels)
+    return {
+        "in_channels": 4,
+        "out_channels": 4,
+        "sample_size": sample_size,
+        "block_out_channels": channels,
+        "layers_per_block": 2,
+        "down_block_types": ("CrossAttnDownBlock2D",) * levels,
+        "up_block_types": ("CrossAttnUpBlock2D",) * levels,
+        "cross_attention_dim": text_dim,
+        "attention_head_dim": tuple(width // 32 for width in channels),  # diffusers' name for the number of heads
+        "norm_num_groups": 16,
+    }
+
+
+def _flux(heads: int, double: int, single: int, *, text_dim: int) -> dict[str, Any]:
+    return {
+        "patch_size": 1,
+        "in_channels": 16,
+        "num_layers": double,
+        "num_single_layers": single,
+        "attention_head_dim": 32,
+        "num_attention_heads": heads,
+        "joint_attention_dim": text_dim,
+        "pooled_projection_dim": text_dim,
+        "guidance_embeds": True,
+        "axes_dims_rope": (8, 12, 12),
     }
 
 
@@ -80,29 +132,88 @@ def _pixart(dim: int, layers: int, *, sample_size: int, patch_size: int, text_di
 
 EMOJI_PIXART_CPU = EmbeddedRecipe(
     name="emoji-pixart",
+    kind="pixart",
     vae={"channels": (24, 48, 64)},
-    text_encoder=_text_encoder(256, 2),
+    text_encoders={"text_encoder": _t5(256, 2)},
     denoiser=_pixart(256, 8, sample_size=16, patch_size=2, text_dim=256),
     vae_loop=LoopConfig(steps=2150, batch_size=16, lr=2e-3),
     denoiser_loop=LoopConfig(steps=2850, batch_size=32, lr=6e-4, ema_decay=0.998, sample_minutes=8),
+    hold_out_prompts=False,
 )
 """One style, 256 concepts, 64 tokens: about an hour and a half on two CPU cores."""
 
 EMOJI_PIXART_GPU = EmbeddedRecipe(
     name="emoji-pixart",
+    kind="pixart",
     styles=("google", "twitter", "fluent-3d"),
     categories=(),
     vae={"channels": (64, 128, 128)},
-    text_encoder=_text_encoder(256, 2),
+    text_encoders={"text_encoder": _t5(256, 2)},
     denoiser=_pixart(256, 12, sample_size=16, patch_size=1, text_dim=256),
-    vae_loop=LoopConfig(steps=20_000, batch_size=64, lr=1e-3),
-    decoder_loop=LoopConfig(steps=10_000, batch_size=64, lr=5e-4),
-    denoiser_loop=LoopConfig(steps=60_000, batch_size=256, lr=6e-4, ema_decay=0.9995),
+    vae_loop=LoopConfig(steps=6000, batch_size=64, lr=1e-3),
+    decoder_loop=LoopConfig(steps=2000, batch_size=64, lr=5e-4),
+    denoiser_loop=LoopConfig(steps=12_000, batch_size=256, lr=6e-4, ema_decay=0.9995),
 )
-"""Three styles, all concepts, 256 tokens. Written for a GPU; this project has trained only the CPU recipe so far."""
+"""Three styles, all concepts, 256 tokens. Meant for one GPU and ten minutes; nobody has run it yet."""
+
+EMOJI_SD_CPU = EmbeddedRecipe(
+    name="emoji-sd",
+    kind="sd",
+    vae_source="emoji-pixart",
+    text_encoders={"text_encoder": _clip(256, 3)},
+    denoiser=_unet((64, 128, 192), sample_size=16, text_dim=256),
+    denoiser_loop=LoopConfig(steps=3000, batch_size=32, lr=6e-4, ema_decay=0.998, sample_minutes=8),
+    guidance_scale=4.5,
+    num_inference_steps=50,
+)
+"""One style, 256 concepts: three quarters of an hour on one CPU core."""
+
+EMOJI_SD_GPU = EmbeddedRecipe(
+    name="emoji-sd",
+    kind="sd",
+    styles=("google", "twitter", "fluent-3d"),
+    categories=(),
+    vae_source="emoji-pixart",
+    text_encoders={"text_encoder": _clip(256, 3)},
+    denoiser=_unet((64, 128, 160), sample_size=16, text_dim=256),
+    denoiser_loop=LoopConfig(steps=10_000, batch_size=256, lr=8e-4, ema_decay=0.9995),
+    guidance_scale=4.5,
+    num_inference_steps=50,
+)
+"""Three styles, all concepts; narrower than on the CPU, because the larger autoencoder takes 7 of the 40 MB."""
+
+EMOJI_FLUX_CPU = EmbeddedRecipe(
+    name="emoji-flux",
+    kind="flux",
+    vae_source="emoji-pixart",
+    text_encoders={"text_encoder": _clip(256, 2), "text_encoder_2": _t5(256, 2)},
+    denoiser=_flux(8, 3, 6, text_dim=256),
+    denoiser_loop=LoopConfig(steps=2600, batch_size=32, lr=6e-4, ema_decay=0.998, sample_minutes=8),
+    guidance_loop=LoopConfig(steps=400, batch_size=32, lr=3e-4, ema_decay=0.99, sample_minutes=8),
+    guidance_scale=3.5,
+    num_inference_steps=28,
+)
+"""One style, 256 concepts, 64 tokens: an hour on one CPU core."""
+
+EMOJI_FLUX_GPU = EmbeddedRecipe(
+    name="emoji-flux",
+    kind="flux",
+    styles=("google", "twitter", "fluent-3d"),
+    categories=(),
+    vae_source="emoji-pixart",
+    text_encoders={"text_encoder": _clip(256, 2), "text_encoder_2": _t5(256, 2)},
+    denoiser=_flux(8, 2, 6, text_dim=256),
+    denoiser_loop=LoopConfig(steps=12_000, batch_size=256, lr=8e-4, ema_decay=0.9995),
+    guidance_loop=LoopConfig(steps=1500, batch_size=256, lr=4e-4, ema_decay=0.995),
+    guidance_scale=3.5,
+    num_inference_steps=28,
+)
+"""Three styles, all concepts."""
 
 RECIPES: dict[str, dict[str, EmbeddedRecipe]] = {
     "emoji-pixart": {"cpu": EMOJI_PIXART_CPU, "gpu": EMOJI_PIXART_GPU},
+    "emoji-sd": {"cpu": EMOJI_SD_CPU, "gpu": EMOJI_SD_GPU},
+    "emoji-flux": {"cpu": EMOJI_FLUX_CPU, "gpu": EMOJI_FLUX_GPU},
 }
 
 

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers import PixArtAlphaPipeline
+import torch
+from diffusers import DiffusionPipeline
 
+from dit_accel.generation import generate_images
 from dit_accel.training.card import run_costs, write_card
 from dit_accel.training.data import attribution_text
-from dit_accel.training.export import export_pipeline, generate
+from dit_accel.training.export import export_pipeline
 from dit_accel.training.measure import MeasureConfig, measure_pipeline
-from dit_accel.training.pretrain import SHEET_SEED, TrainingSet
+from dit_accel.training.pretrain import SHEET_SEED, TrainingSet, sampling_settings
 from dit_accel.training.recipes import EmbeddedRecipe
 from dit_accel.training.samples import save_sheet
 
@@ -21,7 +23,7 @@ logger = logging.getLogger("dit_accel")
 SAMPLE_COLUMNS = 8
 
 
-def export_release(pipe: PixArtAlphaPipeline, recipe: EmbeddedRecipe, prompts: Sequence[str], output: Path) -> None:
+def export_release(pipe: DiffusionPipeline, recipe: EmbeddedRecipe, prompts: Sequence[str], output: Path) -> None:
     """Write weights, ``ATTRIBUTION.txt`` and ``samples.png``.
 
     Args:
@@ -32,19 +34,13 @@ def export_release(pipe: PixArtAlphaPipeline, recipe: EmbeddedRecipe, prompts: S
     """
     export_pipeline(pipe, output)
     (output / "ATTRIBUTION.txt").write_text(attribution_text(recipe.styles))
-    images = generate(
-        pipe,
-        list(prompts),
-        seed=SHEET_SEED,
-        num_inference_steps=recipe.num_inference_steps,
-        guidance_scale=recipe.guidance_scale,
-        max_sequence_length=24,
-    )
+    seeds = range(SHEET_SEED, SHEET_SEED + len(prompts))
+    images = generate_images(pipe, prompts, seeds, sampling_settings(recipe)) * 2 - 1
     save_sheet(images, output / "samples.png", columns=SAMPLE_COLUMNS, zoom=2)
 
 
 def measure_release(
-    pipe: PixArtAlphaPipeline,
+    pipe: DiffusionPipeline,
     recipe: EmbeddedRecipe,
     train: TrainingSet,
     held_out: TrainingSet,
@@ -73,7 +69,7 @@ def measure_release(
     report["cost"] = run_costs(run_dir)
     report["notes"] = list(notes)
     (output / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    parts = {"denoiser": pipe.transformer, "text encoder": pipe.text_encoder, "autoencoder": pipe.vae}
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     counts |= {"train": len({c.name for c in train.concepts}), "held_out": len({c.name for c in held_out.concepts})}
     write_card(output, recipe, report, counts)

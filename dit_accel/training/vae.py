@@ -43,6 +43,7 @@ def build_vae(
         latent_channels=latent_channels,
         norm_num_groups=norm_groups,
         sample_size=image_size,
+        shift_factor=0.0,  # FLUX's pipeline adds it without asking whether it is there
         mid_block_add_attention=False,
     )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tiny_text import save_tiny_text_pipeline
+from tiny_videos import save_tiny_video_pipeline
 from typer.testing import CliRunner, Result
 
 import dit_accel.embedded
@@ -15,6 +16,12 @@ from dit_accel.cli.app import app
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder with a tiny text-to-image pipeline."""
     return str(save_tiny_text_pipeline(tmp_path_factory.mktemp("tiny-pipeline")))
+
+
+@pytest.fixture(scope="session")
+def tiny_video_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder with a tiny text-to-video pipeline."""
+    return str(save_tiny_video_pipeline(tmp_path_factory.mktemp("tiny-video-pipeline")))
 
 
 @pytest.fixture

@@ -126,6 +126,29 @@ def test_missing_extra(run, monkeypatch: pytest.MonkeyPatch, tiny_folder: str, c
     check(run(*command, "-m", tiny_folder), "pip install 'dit-accel[bench]'")
 
 
+def test_output_that_cannot_be_written(run, tiny_folder: str, tiny_video_folder: str) -> None:
+    draw = ("generate", "an owl", "-m", tiny_folder)
+    check(run(*draw, "-o", "out.avi"), "no format to write is called '.avi'", ".mp4")
+    check(run(*draw, "-o", "out.png", "--num-images", "2"), "2 results do not fit into one file", "folder")
+    check(run(*draw, "-o", "out.png", "--compare"), "--compare writes several files", "folder")
+    check(run(*draw, "-o", "out.gif"), "this is an image", "'.gif'")
+    check(run("generate", "an owl", "-m", tiny_video_folder, "-o", "out.png"), "this is a video", "'.png'", ".mp4")
+    assert not list(Path().glob("out*"))
+
+
+def test_video_options_for_an_image_pipeline(run, tiny_folder: str) -> None:
+    draw = ("generate", "an owl", "-m", tiny_folder, "--steps", "4", "--preset", "none")
+    check(run(*draw, "--frames", "9"), "'num_frames'", "makes images, not video")
+    check(run(*draw, "--fps", "9"), "--fps is for videos")
+
+
+def test_mp4_without_the_extra(run, monkeypatch: pytest.MonkeyPatch, tiny_video_folder: str) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    wanted = run("generate", "an owl", "-m", tiny_video_folder, "-o", "out.mp4")
+    check(wanted, "pip install 'dit-accel[video]'")
+    assert "loading" not in wanted.stderr
+
+
 def test_compare_with_nothing(run, tiny_folder: str) -> None:
     check(run("generate", "an owl", "-m", tiny_folder, "--compare", "--preset", "none"), "needs a plan")
 

@@ -1,5 +1,6 @@
 """The pipeline that ships loads both ways, draws, stays small, and brings its card and its licences."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,13 +10,12 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-import dit_accel
 from dit_accel.embedded import embedded_path, list_embedded, load_embedded
 from dit_accel.errors import ConfigError
+from dit_accel.prompts import PROMPT_LISTS, load_prompts
 
 NAME = "emoji-pixart"
 MAX_MIB = 40
-PROMPTS_DIR = Path(dit_accel.__file__).parent / "prompts"
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +93,20 @@ def test_size_card_and_licences() -> None:
 
 
 def test_prompt_lists_are_disjoint_and_long_enough() -> None:
-    lists = {name: json.loads((PROMPTS_DIR / f"{name}.json").read_text()) for name in ("search", "certify", "demo")}
+    lists = {name: load_prompts(name) for name in PROMPT_LISTS}
     for content in lists.values():
-        assert content["version"] == 1 and content["kind"] == "image"
-        assert len(set(content["prompts"])) == len(content["prompts"]) == len(content["heldout"])
-    for a, b in (("search", "certify"), ("search", "demo"), ("certify", "demo")):
-        assert not set(lists[a]["prompts"]) & set(lists[b]["prompts"])
-        assert not set(lists[a]["concepts"]) & set(lists[b]["concepts"])
-    assert len(lists["certify"]["prompts"]) >= 200
-    assert len(lists["search"]["prompts"]) >= 100
-    assert not any(lists["demo"]["heldout"])
+        assert content.version == 1 and content.kind == "image"
+        assert len(set(content.prompts)) == len(content.prompts) == len(content.labels["heldout"])
+    for a, b in itertools.combinations(lists.values(), 2):
+        assert not set(a.prompts) & set(b.prompts)
+        assert not set(a.labels["concepts"]) & set(b.labels["concepts"])
+    assert len(lists["certify"].prompts) >= 200
+    assert len(lists["search"].prompts) >= 100
+    assert not any(lists["demo"].labels["heldout"])
+
+
+def test_an_unknown_prompt_list_is_named() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'certify'"):
+        load_prompts("certfy")
+    with pytest.raises(ConfigError, match="known: image, video"):
+        load_prompts("demo", "audio")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny_text import tiny_text_pipeline
+from tiny_videos import tiny_video_pipeline
 
 from dit_accel import StaticCacheConfig, accelerate_pipeline, is_accelerated
 from dit_accel.errors import ConfigError
@@ -100,6 +101,19 @@ def test_accelerated_pipeline_and_reserved_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="accelerated already"):
         compare_plans(pipe, {"fast": "fast"}, SAMPLES, SETTINGS, model="tiny")
     assert is_accelerated(pipe)
+
+
+def test_videos_are_compared_frame_by_frame() -> None:
+    clip = GenerationSettings(num_inference_steps=6, height=32, width=32, num_frames=5)
+    comparison = compare_plans(tiny_video_pipeline(), {"fast": "fast"}, SAMPLES, clip, model="tiny", repeats=1)
+    report = comparison.report
+    assert comparison.images["fast"].shape == (2, 5, 3, 32, 32)
+    assert (report.settings.num_frames, report.settings.height) == (5, 32)
+    assert report.made == "2 videos of 5 frames"
+    assert any(note.startswith("2 videos") for note in report.notes)
+    fast = report.variant("fast")
+    assert len(fast.fidelity.psnr_db.per_image) == 2
+    assert fast.reuse.actual_frac == fast.reuse.planned_frac > 0.3
 
 
 def test_picture_has_a_row_a_variant_and_a_column_a_prompt(comparison) -> None:

@@ -86,6 +86,19 @@ def test_bad_images_are_refused(images: torch.Tensor, message: str) -> None:
         fidelity(images, torch.zeros(1, 3, 16, 16))
 
 
+def test_a_video_scores_the_mean_of_its_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = pictures(count=6)
+    images = noisy(reference, 0.1)
+    images[4] = reference[4]  # one frame is equal, and counts with the cap
+    by_frame = fidelity(images, reference)
+    assert by_frame.psnr_db[4] == PSNR_CAP_DB
+    monkeypatch.setattr("dit_accel.evaluation.fidelity.IMAGES_AT_ONCE", 4)  # cuts a video in two
+    by_video = fidelity(images.unflatten(0, (2, 3)), reference.unflatten(0, (2, 3)))
+    for metric in ("psnr_db", "ssim"):
+        values = getattr(by_frame, metric)
+        assert getattr(by_video, metric) == pytest.approx((sum(values[:3]) / 3, sum(values[3:]) / 3))
+
+
 def test_too_small_images_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least 11"):
         fidelity(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))

@@ -18,7 +18,7 @@ EXTRA_DATA = (
     "dit_accel/embedded/made-up/ATTRIBUTION.txt",
     "dit_accel/embedded/made-up/transformer/diffusion_pytorch_model.safetensors",
     "dit_accel/embedded/made-up/tokenizer/spiece.model",
-    "dit_accel/prompts/made-up.json",
+    "dit_accel/prompts/image/made-up.json",
     "schedules/plans/made-up/fast/dit_accel_plan.json",
     "schedules/plans/made-up/fast/dit_accel_plan.safetensors",
 )

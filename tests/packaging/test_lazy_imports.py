@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from source_tree import ROOT, run_python
 
-OPTIONAL = ("triton", "gradio", "torchao", "deap", "pandas", "torchmetrics", "matplotlib", "plotly", "peft")
+OPTIONAL = ("triton", "gradio", "torchao", "deap", "pandas", "torchmetrics", "matplotlib", "plotly", "peft", "av")
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "pydantic", "typer", "rich")
 
 

@@ -1,26 +1,54 @@
 """Three steps of everything on synthetic images: it trains, resumes exactly, exports, loads and measures."""
 
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import pytest
 import torch
-from diffusers import DiffusionPipeline, PixArtAlphaPipeline
+from diffusers import DiffusionPipeline
 
+from dit_accel.embedded import load_folder
 from dit_accel.errors import ConfigError, DitAccelError
+from dit_accel.generation import GenerationSettings, generate_images
+from dit_accel.prompts import PROMPT_LISTS, load_prompts
+from dit_accel.training.card import TEXTS
 from dit_accel.training.concepts import Concept
-from dit_accel.training.denoiser import build_pixart, build_text_encoder
-from dit_accel.training.export import export_pipeline, generate
+from dit_accel.training.export import export_pipeline
+from dit_accel.training.kinds import KINDS
 from dit_accel.training.loop import LoopConfig
-from dit_accel.training.pretrain import RunOptions, TrainingSet, train_embedded, train_vae
+from dit_accel.training.pretrain import (
+    STAGES,
+    RunOptions,
+    TrainingSet,
+    train_embedded,
+    train_vae,
+    training_captions,
+)
 from dit_accel.training.recipes import RECIPES, EmbeddedRecipe, get_recipe
 from dit_accel.training.vae import build_vae
 
 LOOP = LoopConfig(steps=3, batch_size=4, lr=1e-3, warmup_steps=2, log_steps=1)
-RECIPE = EmbeddedRecipe(
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+CLIP = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "projection_dim": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+SHARED: dict[str, Any] = {
+    "image_size": 16,
+    "vae": {"channels": (8, 8, 8)},
+    "vae_loop": LOOP,
+    "decoder_loop": LOOP,
+    "denoiser_loop": LOOP,
+    "num_inference_steps": 2,
+}
+PIXART = EmbeddedRecipe(
     name="test",
-    image_size=16,
-    vae={"channels": (8, 8, 8)},
-    text_encoder={"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
+    kind="pixart",
+    text_encoders={"text_encoder": T5},
     denoiser={
         "num_attention_heads": 2,
         "attention_head_dim": 8,
@@ -32,11 +60,47 @@ RECIPE = EmbeddedRecipe(
         "sample_size": 4,
         "patch_size": 2,
     },
-    vae_loop=LOOP,
-    decoder_loop=LOOP,
-    denoiser_loop=LOOP,
-    num_inference_steps=2,
+    **SHARED,
 )
+SD = EmbeddedRecipe(
+    name="test-sd",
+    kind="sd",
+    text_encoders={"text_encoder": CLIP},
+    denoiser={
+        "in_channels": 4,
+        "out_channels": 4,
+        "sample_size": 4,
+        "block_out_channels": (8, 8),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "cross_attention_dim": 16,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    },
+    **SHARED,
+)
+FLUX = EmbeddedRecipe(
+    name="test-flux",
+    kind="flux",
+    text_encoders={"text_encoder": CLIP, "text_encoder_2": T5},
+    denoiser={
+        "patch_size": 1,
+        "in_channels": 16,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 16,
+        "pooled_projection_dim": 16,
+        "guidance_embeds": True,
+        "axes_dims_rope": (2, 2, 4),
+    },
+    guidance_loop=LOOP,
+    **SHARED,
+)
+SMALL = {recipe.kind: recipe for recipe in (PIXART, SD, FLUX)}
+STAGES_OF = {"pixart": {"vae", "denoiser", "decoder"}, "sd": {"vae", "denoiser", "decoder"}, "flux": set(STAGES)}
 
 
 @pytest.fixture
@@ -51,27 +115,76 @@ def options(run_dir: Path, **changes: object) -> RunOptions:
     return RunOptions(run_dir=run_dir, device=torch.device("cpu"), compile_modules=False, **changes)  # type: ignore[arg-type]
 
 
-def test_all_stages_train_export_and_load(data: TrainingSet, tmp_path: Path) -> None:
-    pipe = train_embedded(RECIPE, data, options(tmp_path))
-    assert isinstance(pipe, PixArtAlphaPipeline)
-    assert sorted(path.name for path in tmp_path.glob("*-000003.png")) == [
-        "decoder-000003.png",
-        "denoiser-000003.png",
-        "vae-000003.png",
-    ]
+@pytest.mark.parametrize("kind", SMALL)
+def test_all_stages_train_export_and_load(kind: str, data: TrainingSet, tmp_path: Path) -> None:
+    recipe = SMALL[kind]
+    pipe = train_embedded(recipe, data, options(tmp_path))
+    assert type(pipe).__name__ == TEXTS[kind].class_name
+    assert {path.name for path in tmp_path.glob("*-000003.png")} == {f"{name}-000003.png" for name in STAGES_OF[kind]}
     export_pipeline(pipe, tmp_path / "final")
     again = DiffusionPipeline.from_pretrained(tmp_path / "final")
-    again.set_progress_bar_config(disable=True)
-    assert {again.text_encoder.dtype, again.transformer.dtype, again.vae.dtype} == {torch.float32}
-    settings = {"seed": 0, "num_inference_steps": 2, "guidance_scale": 3.0}
-    short = generate(again, ["a red apple", "an owl"], max_sequence_length=8, **settings)
-    assert short.shape == (2, 3, 16, 16)
-    torch.testing.assert_close(generate(again, ["a red apple", "an owl"], **settings), short, atol=1e-4, rtol=0)
+    assert type(again) is getattr(diffusers, TEXTS[kind].class_name), "a plain diffusers folder"
+    assert {part.dtype for part in again.components.values() if isinstance(part, torch.nn.Module)} == {torch.float32}
+    loaded = load_folder(tmp_path / "final")
+    size = {"height": 16, "width": 16} if kind == "flux" else {}
+    settings = GenerationSettings(num_inference_steps=2, guidance_scale=3.0, **size)
+    images = generate_images(loaded, ["a red apple", "an owl"], [0, 1], settings)
+    assert images.shape == (2, 3, 16, 16)
+    assert images.isfinite().all() and images.std() > 0
+    alone = generate_images(loaded, ["an owl"], [1], settings)
+    torch.testing.assert_close(images[1:], alone, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_the_sampler_and_the_trainer_mean_the_same_prediction(
+    kind: str, data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A denoiser that knows the answer, sampled by the pipeline's own scheduler, must arrive at the clean latents."""
+    train_embedded(SMALL[kind], data, options(tmp_path))
+    pipe = load_folder(tmp_path / "pipeline")
+    clean = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    objective = KINDS[kind].objective(clean.shape[1:])
+    denoiser = getattr(pipe, KINDS[kind].denoiser_name)
+
+    def forward(*args: Any, **kwargs: Any) -> tuple[torch.Tensor]:
+        noisy = args[0] if args else kwargs["hidden_states" if "hidden_states" in kwargs else "sample"]
+        t = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        packed = kind == "flux"
+        scale = 1000 if packed else 1
+        t = torch.as_tensor(t).float().flatten()[:1] * scale
+        latents = pipe._unpack_latents(noisy, 16, 16, 4) if packed else noisy
+        t = t if packed else t.long()
+        answer = solve(objective, clean, latents, t)
+        return (pipe._pack_latents(answer, len(answer), 4, 4, 4) if packed else answer,)
+
+    monkeypatch.setattr(denoiser, "forward", forward)
+    size = {"height": 16, "width": 16} if kind == "flux" else {}
+    found = pipe("an owl", num_inference_steps=50, guidance_scale=1.0, output_type="latent", **size)[0]
+    found = pipe._unpack_latents(found, 16, 16, 4) if kind == "flux" else found
+    torch.testing.assert_close(found, clean, atol=0.05, rtol=0)
+
+
+def solve(objective: Any, clean: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The target that belongs to these noisy latents if ``clean`` is behind them."""
+    zero = torch.zeros_like(clean)
+    signal = objective.example(torch.ones_like(clean), zero, t)[0]
+    sigma = objective.example(zero, torch.ones_like(clean), t)[0]
+    noise = (noisy - signal * clean) / sigma
+    return objective.example(clean.expand_as(noisy), noise, t)[1]
+
+
+def test_held_out_captions_are_never_trained_on(data: TrainingSet) -> None:
+    rows = training_captions(SD, data)
+    held_out = {prompt for name in PROMPT_LISTS for prompt in load_prompts(name).prompts}
+    assert "a red apple" in held_out and not held_out & set(rows.texts)
+    assert "red apple" in rows.texts, "its other wordings are"
+    totals = torch.zeros(len(data.concepts)).index_add_(0, rows.image, rows.weight)
+    torch.testing.assert_close(totals, torch.full_like(totals, 1 / len(totals)))
 
 
 def test_killed_and_resumed_equals_uninterrupted(data: TrainingSet, tmp_path: Path) -> None:
-    recipe = RECIPE
-    for stage in ("vae", "denoiser"):
+    recipe = FLUX
+    for stage in ("vae", "denoiser", "guidance"):
         train_embedded(recipe, data, options(tmp_path / "whole"), [stage])
         first = train_embedded(recipe, data, options(tmp_path / "cut", max_minutes=0), [stage])
         assert first is None, "one step, then the time is up"
@@ -87,7 +200,7 @@ def test_killed_and_resumed_equals_uninterrupted(data: TrainingSet, tmp_path: Pa
 
 
 def test_decoder_stage_leaves_the_latents_alone(data: TrainingSet, tmp_path: Path) -> None:
-    pipe = train_embedded(RECIPE, data, options(tmp_path))
+    pipe = train_embedded(PIXART, data, options(tmp_path))
     assert pipe is not None
     trained = torch.load(tmp_path / "vae.ckpt.pt", weights_only=True)["ema"]["shadow_params"]
     assert torch.equal(pipe.vae.encoder.conv_in.weight, trained[0])
@@ -95,12 +208,12 @@ def test_decoder_stage_leaves_the_latents_alone(data: TrainingSet, tmp_path: Pat
 
 def test_a_stage_without_its_forerunner_says_so(data: TrainingSet, tmp_path: Path) -> None:
     with pytest.raises(DitAccelError, match="run the stage 'vae' first"):
-        train_embedded(RECIPE, data, options(tmp_path), ["denoiser"])
+        train_embedded(PIXART, data, options(tmp_path), ["denoiser"])
 
 
 def test_bad_arguments_are_named(data: TrainingSet, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Unknown training stage"):
-        train_embedded(RECIPE, data, options(tmp_path), ["dit"])
+        train_embedded(PIXART, data, options(tmp_path), ["dit"])
     with pytest.raises(ConfigError, match="Did you mean 'emoji-pixart'"):
         get_recipe("emoji-pixar", "cpu")
     with pytest.raises(ConfigError, match="lr must lie"):
@@ -108,11 +221,11 @@ def test_bad_arguments_are_named(data: TrainingSet, tmp_path: Path) -> None:
 
 
 def test_not_resuming_starts_afresh(data: TrainingSet, tmp_path: Path) -> None:
-    train_vae(RECIPE, data, options(tmp_path))
+    train_vae(PIXART, data, options(tmp_path))
     before = (tmp_path / "vae.log.jsonl").read_text().count("\n")
-    assert train_vae(RECIPE, data, options(tmp_path))
+    assert train_vae(PIXART, data, options(tmp_path))
     assert (tmp_path / "vae.log.jsonl").read_text().count("\n") == before
-    assert train_vae(RECIPE, data, options(tmp_path, resume=False))
+    assert train_vae(PIXART, data, options(tmp_path, resume=False))
     assert (tmp_path / "vae.log.jsonl").read_text().count("\n") == before + 3
 
 
@@ -120,11 +233,14 @@ def test_not_resuming_starts_afresh(data: TrainingSet, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_recipes_fit_into_40_mb(name: str, size: str) -> None:
     recipe = get_recipe(name, size)
+    kind = KINDS[recipe.kind]
+    tokenizers = kind.build_tokenizers([f"word{k}" for k in range(2500 if size == "gpu" else 400)])
+    source = recipe if recipe.vae_source is None else get_recipe(recipe.vae_source, size)
     with torch.device("meta"):
         parts = [
-            build_vae(image_size=recipe.image_size, **recipe.vae),
-            build_text_encoder(2500, recipe.text_encoder),
-            build_pixart(recipe.denoiser),
+            build_vae(image_size=recipe.image_size, **source.vae),
+            *kind.build_text_encoders(tokenizers, recipe.text_encoders).values(),
+            kind.build_denoiser(recipe.denoiser),
         ]
     half_precision_bytes = 2 * sum(p.numel() for part in parts for p in part.parameters())
-    assert half_precision_bytes < 39e6
+    assert half_precision_bytes < 39.8e6
