@@ -11,28 +11,37 @@ from typing import Any
 
 import diffusers
 
-CALL_DEFAULTS = {
-    "height": 64,
-    "width": 64,
-    "num_inference_steps": 20,
-    "guidance_scale": 4.0,
-    "max_sequence_length": 16,
-}
+from dit_accel.embedded.call_defaults import with_defaults
+
+IMAGE_PX = 64
 NUM_FRAMES = 16
+MAX_SEQUENCE_LENGTH = 16
+NUM_INFERENCE_STEPS = 20
+GUIDANCE_SCALE = 4.0
+CALL_DEFAULTS = {
+    "height": IMAGE_PX,
+    "width": IMAGE_PX,
+    "num_frames": NUM_FRAMES,
+    "num_inference_steps": NUM_INFERENCE_STEPS,
+    "guidance_scale": GUIDANCE_SCALE,
+    "max_sequence_length": MAX_SEQUENCE_LENGTH,
+}
+
+
+def _call(self: Any, *, num_frames: int, **kwargs: Any) -> Any:
+    """Make exactly ``num_frames`` frames where the autoencoder does not compress time."""
+    if self.vae_scale_factor_temporal != 1:
+        return diffusers.WanPipeline.__call__(self, num_frames=num_frames, **kwargs)
+    # Without temporal compression the stock rounding adds one frame and warns. With a factor of two it accepts any
+    # odd number 2 F - 1 as it is and makes F latent frames of it.
+    self.vae_scale_factor_temporal = 2
+    try:
+        return diffusers.WanPipeline.__call__(self, num_frames=2 * num_frames - 1, **kwargs)
+    finally:
+        self.vae_scale_factor_temporal = 1
 
 
 class WanPipeline(diffusers.WanPipeline):
     """The stock pipeline called with ``CALL_DEFAULTS``; each of them can still be given."""
 
-    @functools.wraps(diffusers.WanPipeline.__call__)
-    def __call__(self, *args: Any, num_frames: int = NUM_FRAMES, **kwargs: Any) -> Any:
-        """Generate ``num_frames`` frames; see ``diffusers.WanPipeline``."""
-        if self.vae_scale_factor_temporal != 1:
-            return super().__call__(*args, num_frames=num_frames, **{**CALL_DEFAULTS, **kwargs})
-        # Without temporal compression the stock rounding adds one frame and warns. With a factor of two it accepts
-        # any odd number 2 F - 1 as it is and makes F latent frames of it.
-        self.vae_scale_factor_temporal = 2
-        try:
-            return super().__call__(*args, num_frames=2 * num_frames - 1, **{**CALL_DEFAULTS, **kwargs})
-        finally:
-            self.vae_scale_factor_temporal = 1
+    __call__ = with_defaults(functools.wraps(diffusers.WanPipeline.__call__)(_call), CALL_DEFAULTS)
