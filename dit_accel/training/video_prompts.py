@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dit_accel.errors import ConfigError
+from dit_accel.prompts import PROMPT_LISTS, load_prompts
 from dit_accel.training.sprites import MOTIONS, SUBJECTS, Motion, motion_caption
 
 PROMPTS_VERSION = 1
@@ -77,6 +78,20 @@ def split_captions(subjects: Sequence[str] = SUBJECTS) -> dict[str, list[VideoCa
         "certify": rest[:CERTIFY_CAPTIONS],
         "demo": demo,
     }
+
+
+def held_out_video_captions(name: str) -> list[VideoCaption]:
+    """The captions of a list that ships, ``"search"``, ``"certify"`` or ``"demo"``."""
+    labels = load_prompts(name, "video").labels
+    rows = zip(labels["subjects"], labels["directions"], labels["scales"], strict=True)
+    return [VideoCaption(subject=str(s), motion=Motion(direction=str(d), scale=str(c))) for s, d, c in rows]
+
+
+def training_video_captions(subjects: Sequence[str] = SUBJECTS) -> list[VideoCaption]:
+    """All combinations but those of the lists that ship, in the order of their hashes."""
+    held_out = {caption for name in PROMPT_LISTS for caption in held_out_video_captions(name)}
+    rest = [VideoCaption(subject=s, motion=m) for s in subjects for m in MOTIONS]
+    return sorted((caption for caption in rest if caption not in held_out), key=_hash)
 
 
 def video_prompt_lists() -> dict[str, dict[str, Any]]:

@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +19,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, pa
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
-from dit_accel.training.loop import LoopConfig, TrainLoop
-from dit_accel.training.samples import save_sheet
-from dit_accel.training.vae import to_unit, vae_loss
-
-SHEET_IMAGES = 24
+from dit_accel.training.vae import to_unit
 
 
 def build_video_vae(
@@ -72,6 +67,12 @@ class FrameCodec:
 
     vae: AutoencoderKLWan
 
+    @property
+    def device(self) -> torch.device:
+        """Of the autoencoder."""
+        device: torch.device = self.vae.device
+        return device
+
     def encode(self, x: torch.Tensor) -> AutoencoderKLOutput:
         """Encode frames in [-1, 1], [B, 3, H, W], to a posterior over [B, C, h, w]."""
         moments = self.vae.quant_conv(self.vae.encoder(patchify(x[:, :, None], self.vae.config.patch_size)))
@@ -96,63 +97,16 @@ def single_frame_convolutions(vae: AutoencoderKLWan) -> Iterator[None]:
             del module.forward
 
 
+@contextlib.contextmanager
+def frame_codec(vae: AutoencoderKLWan) -> Iterator[FrameCodec]:
+    """A ``FrameCodec`` that computes with ``single_frame_convolutions``."""
+    with single_frame_convolutions(vae):
+        yield FrameCodec(vae)
+
+
 def _last_slot_conv(module: WanCausalConv3d, x: torch.Tensor, cache_x: Any = None) -> torch.Tensor:
     padding = (module._padding[2], module._padding[0])
     return F.conv2d(x[:, :, 0], module.weight[:, :, -1], module.bias, module.stride[1:], padding)[:, :, None]
-
-
-def video_vae_loop(
-    vae: AutoencoderKLWan,
-    images: torch.Tensor,
-    config: LoopConfig,
-    *,
-    run_dir: Path,
-    seed: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    compile_modules: bool,
-) -> TrainLoop:
-    """Set up the training on single frames; run it inside ``single_frame_convolutions``.
-
-    Args:
-        vae: Untrained autoencoder, on ``device``.
-        images: Frames, uint8 [M, 3, H, W].
-        config: Length and rates.
-        run_dir: Folder of checkpoint, log and sheets.
-        seed: Seed of order, flips and latent noise.
-        device: Device to train on.
-        dtype: Autocast type; ``torch.float32`` trains without autocast.
-        compile_modules: Whether to use ``torch.compile``.
-    """
-    codec = FrameCodec(vae)
-    compute = torch.compile(vae_loss) if compile_modules else vae_loss
-    factor = vae.config.scale_factor_spatial
-    latent_shape = (vae.config.z_dim, images.shape[-2] // factor, images.shape[-1] // factor)
-
-    def loss_fn(generator: torch.Generator) -> torch.Tensor:
-        index = torch.randint(len(images), (config.batch_size,), generator=generator)
-        flip = torch.rand(config.batch_size, generator=generator) < 0.5
-        noise = torch.randn(config.batch_size, *latent_shape, generator=generator).to(device)
-        x = to_unit(images[index].to(device))
-        x = torch.where(flip.to(device)[:, None, None, None], x.flip(-1), x)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return compute(codec, x, noise)
-
-    def sample_fn(step: int) -> None:
-        x = to_unit(images[:SHEET_IMAGES].to(device))
-        recon = codec.decode(codec.encode(x).latent_dist.mode()).sample
-        sheet = torch.stack([x, recon], dim=1).flatten(0, 1)
-        save_sheet(sheet.cpu(), run_dir / f"vae-{step:06d}.png", columns=12, zoom=2)
-
-    return TrainLoop(
-        name="vae",
-        modules={"vae": vae},
-        loss_fn=loss_fn,
-        config=config,
-        run_dir=run_dir,
-        seed=seed,
-        sample_fn=sample_fn,
-    )
 
 
 @torch.no_grad()
@@ -173,11 +127,19 @@ def encode_frames(
     Returns:
         float16 [M, C, h, w], on the CPU.
     """
-    codec, parts = FrameCodec(vae), []
-    with single_frame_convolutions(vae), torch.autocast(vae.device.type, dtype, enabled=dtype != torch.float32):
+    parts = []
+    with frame_codec(vae) as codec, torch.autocast(vae.device.type, dtype, enabled=dtype != torch.float32):
         for batch in frames.split(batch_size):
             parts.append(codec.encode(to_unit(batch.to(vae.device))).latent_dist.mode().half().cpu())
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def decode_frames(vae: AutoencoderKLWan, latents: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+    """Frames in [-1, 1], float32 [M, 3, H, W] on the CPU, of latents [M, C, h, w], not normalised."""
+    with frame_codec(vae) as codec:
+        parts = [codec.decode(z.float().to(vae.device)).sample.float().cpu() for z in latents.split(batch_size)]
+    return torch.cat(parts).clamp(-1, 1)
 
 
 def set_latent_statistics(vae: AutoencoderKLWan, latents: torch.Tensor) -> None:

@@ -53,8 +53,12 @@ def test_as_many_frames_as_asked_for(pipe: Any, frames: int, caplog: pytest.LogC
 
 
 def test_arguments_by_position(pipe: Any) -> None:
-    by_name = pipe("an owl", negative_prompt="a fish", num_frames=3, generator=torch.Generator().manual_seed(0), **CALL)
-    by_position = pipe("an owl", "a fish", 16, 16, 3, 2, generator=torch.Generator().manual_seed(0), output_type="latent")
+    by_name = pipe(
+        "an owl", negative_prompt="a fish", num_frames=3, generator=torch.Generator().manual_seed(0), **CALL
+    )
+    by_position = pipe(
+        "an owl", "a fish", 16, 16, 3, 2, generator=torch.Generator().manual_seed(0), output_type="latent"
+    )
     assert torch.equal(by_name.frames, by_position.frames)
     with pytest.raises(TypeError, match="multiple values"):
         pipe("an owl", prompt="a fish")

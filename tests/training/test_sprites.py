@@ -22,7 +22,7 @@ from dit_accel.training.sprites import (
     make_video,
     motion_caption,
 )
-from dit_accel.training.video_prompts import split_captions, video_prompt_lists
+from dit_accel.training.video_prompts import split_captions, training_video_captions, video_prompt_lists
 
 VIDEO_PROMPTS = Path(dit_accel.__file__).parent / "prompts" / "video"
 
@@ -85,3 +85,9 @@ def test_captions_are_shared_out_without_overlap() -> None:
 def test_the_lists_that_ship_are_these() -> None:
     for name, content in video_prompt_lists().items():
         assert json.loads((VIDEO_PROMPTS / f"{name}.json").read_text()) == content
+
+
+def test_training_captions_are_what_the_lists_leave() -> None:
+    assert training_video_captions() == split_captions()["train"]
+    more = training_video_captions([*SUBJECTS, "rose"])
+    assert len(more) == len(training_video_captions()) + len(MOTIONS)
