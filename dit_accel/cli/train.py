@@ -13,7 +13,7 @@ from dit_accel.cli.console import err, out, tell
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dit_accel.training.recipes import EmbeddedRecipe
+    from dit_accel.training.recipe import EmbeddedRecipe
 
 SAMPLES = 24
 
@@ -85,10 +85,11 @@ def train_embedded_command(
 
     from dit_accel.loading import pick_device
     from dit_accel.training.data import default_cache_dir
-    from dit_accel.training.pretrain import STAGES, RunOptions, assemble, load_training_set, train_embedded
+    from dit_accel.training.pretrain import STAGES, RunOptions, assemble, train_embedded
     from dit_accel.training.recipes import get_recipe
     from dit_accel.training.release import export_release, measure_release
     from dit_accel.training.samples import spread
+    from dit_accel.training.training_set import load_training_set
 
     _log_to_stderr()
     if threads:

@@ -52,7 +52,7 @@ def load_embedded(name: str, **from_pretrained_kwargs: Any) -> "DiffusionPipelin
 
     Returns:
         A pipeline of the stock class. Where the stock call's defaults do not fit 64 x 64 pixels, a same-named subclass
-        with other defaults: ``dit_accel.embedded.pixart``, ``.flux``.
+        with other defaults: ``dit_accel.embedded.pixart``, ``.flux``, ``.wan``.
 
     Raises:
         ConfigError: No pipeline of that name ships.
@@ -72,10 +72,11 @@ def load_folder(path: Path, **from_pretrained_kwargs: Any) -> "DiffusionPipeline
 
     from dit_accel.embedded.flux import FluxPipeline
     from dit_accel.embedded.pixart import PixArtAlphaPipeline
+    from dit_accel.embedded.wan import WanPipeline
 
     if "torch_dtype" not in from_pretrained_kwargs:
         from_pretrained_kwargs.setdefault("dtype", torch.float32)
-    loaders = {loader.__name__: loader for loader in (PixArtAlphaPipeline, FluxPipeline)}
+    loaders = {loader.__name__: loader for loader in (PixArtAlphaPipeline, FluxPipeline, WanPipeline)}
     loader = loaders.get(DiffusionPipeline.load_config(path)["_class_name"], DiffusionPipeline)
     pipe: DiffusionPipeline = loader.from_pretrained(path, local_files_only=True, **from_pretrained_kwargs)
     return pipe

@@ -6,10 +6,9 @@ subclass with other defaults is the only way that leaves the saved folder plain.
 which it is saved, and differs in nothing else.
 """
 
-import functools
-from typing import Any
-
 import diffusers
+
+from dit_accel.embedded.call_defaults import with_defaults
 
 IMAGE_PX = 64
 MAX_SEQUENCE_LENGTH = 16
@@ -19,7 +18,4 @@ CALL_DEFAULTS = {"height": IMAGE_PX, "width": IMAGE_PX, "max_sequence_length": M
 class FluxPipeline(diffusers.FluxPipeline):
     """The stock pipeline called with ``CALL_DEFAULTS``; each of them can still be given."""
 
-    @functools.wraps(diffusers.FluxPipeline.__call__)
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Generate images; see ``diffusers.FluxPipeline``."""
-        return super().__call__(*args, **{**CALL_DEFAULTS, **kwargs})
+    __call__ = with_defaults(diffusers.FluxPipeline.__call__, CALL_DEFAULTS)

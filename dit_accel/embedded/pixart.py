@@ -7,10 +7,9 @@ diffusers keeps no call defaults in ``model_index.json``, so a subclass with oth
 leaves the saved folder plain. It keeps the stock class name, under which it is saved, and differs in nothing else.
 """
 
-import functools
-from typing import Any
-
 import diffusers
+
+from dit_accel.embedded.call_defaults import with_defaults
 
 CALL_DEFAULTS = {"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 32}
 
@@ -18,7 +17,4 @@ CALL_DEFAULTS = {"use_resolution_binning": False, "clean_caption": False, "max_s
 class PixArtAlphaPipeline(diffusers.PixArtAlphaPipeline):
     """The stock pipeline called with ``CALL_DEFAULTS``; each of them can still be given."""
 
-    @functools.wraps(diffusers.PixArtAlphaPipeline.__call__)
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Generate images; see ``diffusers.PixArtAlphaPipeline``."""
-        return super().__call__(*args, **{**CALL_DEFAULTS, **kwargs})
+    __call__ = with_defaults(diffusers.PixArtAlphaPipeline.__call__, CALL_DEFAULTS)

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from dit_accel.training.data import get_source
-from dit_accel.training.recipes import EmbeddedRecipe
+from dit_accel.training.recipe import EmbeddedRecipe
 
 COUNTED = {
     "vae": "autoencoder",
@@ -67,6 +67,16 @@ call.""",
         objective="flow matching with FLUX's shift for 64 tokens, then guidance of scale 1 to 6 distilled into the "
         "guidance input (Meng et al. 2023)",
         sampler="Euler (FlowMatchEulerDiscreteScheduler)",
+    ),
+    "wan": KindText(
+        class_name="WanPipeline",
+        tags=("wan", "text-to-video", "flow-matching"),
+        loading="""`DiffusionPipeline.from_pretrained(path)` loads the same folder; its call then needs
+`height=64, width=64, num_frames=15, max_sequence_length=16`: the stock defaults are 480 x 832 pixels, 81 frames and
+512 text tokens that are not masked, and without temporal compression its rounding adds a frame. Loading needs
+transformers 5.""",
+        objective="flow matching with a shift of 3",
+        sampler="UniPC (UniPCMultistepScheduler)",
     ),
 }
 """By ``EmbeddedRecipe.kind``."""

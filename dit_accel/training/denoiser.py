@@ -6,19 +6,61 @@ Timesteps are stratified over the batch, which lowers the variance of the loss a
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import AttnProcessor
 
 from dit_accel.training.kinds import PipelineKind, TextInputs
 from dit_accel.training.loop import LoopConfig, SampleFn, TrainLoop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one step sees.
+
+    Attributes:
+        clean: Latents, float32 [B, C, h, w] or [B, C, k, h, w].
+        text: Their captions, each int64 [B, N].
+        frames: Of a video, the numbers of the frames that are shown, int64 [k].
+    """
+
+    clean: torch.Tensor
+    text: TextInputs
+    frames: torch.Tensor | None = None
+
+
+class TrainingLatents(Protocol):
+    """Training data of a denoiser, everything already encoded."""
+
+    @property
+    def empty(self) -> TextInputs:
+        """The empty caption, each int64 [1, N]."""
+        ...
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of one image's or video's latents."""
+        ...
+
+    def draw(
+        self, batch_size: int, progress: float, caption_drop: float, generator: torch.Generator, device: torch.device
+    ) -> Batch:
+        """Draw the batch of a step.
+
+        Args:
+            batch_size: Images, or frames.
+            progress: Of the training, from 0 to 1.
+            caption_drop: Share of captions to empty.
+            generator: Source of everything random.
+            device: Where the batch is wanted.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LatentData:
-    """Training data of a denoiser, everything already encoded.
+    """Images and their captions.
 
     Attributes:
         mean, std: Scaled latents of M images, each float32 [M, C, h, w].
@@ -35,22 +77,27 @@ class LatentData:
     weight: torch.Tensor
     empty: TextInputs
 
+    @property
+    def shape(self) -> torch.Size:
+        """See ``TrainingLatents``."""
+        return self.mean.shape[1:]
+
     def draw(
-        self, batch_size: int, caption_drop: float, generator: torch.Generator, device: torch.device
-    ) -> tuple[torch.Tensor, TextInputs]:
-        """Draw clean latents [B, C, h, w] from the posteriors, and their captions, some of them empty."""
+        self, batch_size: int, progress: float, caption_drop: float, generator: torch.Generator, device: torch.device
+    ) -> Batch:
+        """See ``TrainingLatents``; latents are drawn from the posteriors."""
         rows = torch.multinomial(self.weight, batch_size, replacement=True, generator=generator)
         drop = (torch.rand(batch_size, generator=generator) < caption_drop)[:, None]
         noise = torch.randn(batch_size, *self.mean.shape[1:], generator=generator).to(device)
         text = {name: torch.where(drop, self.empty[name], ids[rows]).to(device) for name, ids in self.text.items()}
         image = self.image[rows].to(self.mean.device)
-        return self.mean[image].to(device) + self.std[image].to(device) * noise, text
+        return Batch(clean=self.mean[image].to(device) + self.std[image].to(device) * noise, text=text)
 
 
 def denoiser_loop(
     kind: PipelineKind,
     modules: Mapping[str, torch.nn.Module],
-    data: LatentData,
+    data: TrainingLatents,
     config: LoopConfig,
     *,
     caption_drop: float,
@@ -66,7 +113,7 @@ def denoiser_loop(
         kind: Kind of pipeline.
         modules: Untrained text encoders and denoiser by component name, on the device to train on.
         data: Encoded training data, on the CPU or that device.
-        config: Length and rates.
+        config: Length and rates; of videos, ``batch_size`` counts frames.
         caption_drop: Share of captions replaced by the empty one, for classifier-free guidance.
         run_dir: Folder of checkpoint, log and sheets.
         seed: Seed of everything random in training.
@@ -76,27 +123,25 @@ def denoiser_loop(
     """
     denoiser: Any = modules[kind.denoiser_name]
     device = denoiser.device
-    if device.type == "cpu" and kind.plain_attention_on_cpu:
-        # PyTorch's fused attention spends a quarter of a CPU step in its backward pass; plain matmuls are faster.
-        denoiser.set_attn_processor(AttnProcessor())
-    objective = kind.objective(data.mean.shape[1:])
-    b = config.batch_size
+    kind.prepare_training(denoiser)
+    objective = kind.objective(data.shape)
 
     def compute(noisy: torch.Tensor, t: torch.Tensor, text: TextInputs, target: torch.Tensor) -> torch.Tensor:
         predicted = kind.predict(denoiser, noisy, t, kind.encode(modules, text))
         return F.mse_loss(predicted.float(), target)
 
-    compute_loss = torch.compile(compute) if compile_modules else compute
+    compute_loss = torch.compile(compute, dynamic=False) if compile_modules else compute
 
     def loss_fn(generator: torch.Generator) -> torch.Tensor:
-        clean, text = data.draw(b, caption_drop, generator, device)
-        noise = torch.randn(clean.shape, generator=generator).to(device)
+        batch = data.draw(config.batch_size, loop.step / config.steps, caption_drop, generator, device)
+        b = len(batch.clean)
+        noise = torch.randn(batch.clean.shape, generator=generator).to(device)
         t = objective.times((torch.arange(b) + torch.rand(b, generator=generator)) / b).to(device)
-        noisy, target = objective.example(clean, noise, t)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return compute_loss(noisy, t, text, target)
+        noisy, target = objective.example(batch.clean, noise, t)
+        with kind.showing(denoiser, batch.frames), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return compute_loss(noisy, t, batch.text, target)
 
-    return TrainLoop(
+    loop = TrainLoop(
         name="denoiser",
         modules=dict(modules),
         loss_fn=loss_fn,
@@ -105,3 +150,4 @@ def denoiser_loop(
         seed=seed,
         sample_fn=sample_fn,
     )
+    return loop

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from dit_accel.training.denoiser import LatentData
+from dit_accel.training.denoiser import TrainingLatents
 from dit_accel.training.kinds import PipelineKind, TextInputs
 from dit_accel.training.loop import LoopConfig, SampleFn, TrainLoop
 
@@ -23,7 +23,7 @@ MIN_SCALE, MAX_SCALE = 1.0, 6.0
 def guidance_loop(
     kind: PipelineKind,
     modules: Mapping[str, torch.nn.Module],
-    data: LatentData,
+    data: TrainingLatents,
     config: LoopConfig,
     *,
     caption_drop: float,
@@ -49,12 +49,13 @@ def guidance_loop(
     teacher = copy.deepcopy(student).requires_grad_(False).eval()
     encoders = {name: module.requires_grad_(False) for name, module in modules.items() if module is not student}
     device = student.device
-    objective = kind.objective(data.mean.shape[1:])
+    objective = kind.objective(data.shape)
     b = config.batch_size
     empty = {name: ids.expand(b, -1).to(device) for name, ids in data.empty.items()}
 
     def loss_fn(generator: torch.Generator) -> torch.Tensor:
-        clean, text = data.draw(b, caption_drop, generator, device)
+        batch = data.draw(b, loop.step / config.steps, caption_drop, generator, device)
+        clean, text = batch.clean, batch.text
         noise = torch.randn(clean.shape, generator=generator).to(device)
         t = objective.times((torch.arange(b) + torch.rand(b, generator=generator)) / b).to(device)
         scale = torch.empty(b).uniform_(MIN_SCALE, MAX_SCALE, generator=generator).to(device)
@@ -69,7 +70,7 @@ def guidance_loop(
             predicted = kind.predict(student, noisy, t, condition, scale)
         return F.mse_loss(predicted.float(), target)
 
-    return TrainLoop(
+    loop = TrainLoop(
         name="guidance",
         modules={kind.denoiser_name: student},
         loss_fn=loss_fn,
@@ -78,3 +79,4 @@ def guidance_loop(
         seed=seed,
         sample_fn=sample_fn,
     )
+    return loop

@@ -1,53 +1,31 @@
 """Trains an embedded pipeline from nothing: data, tokenizer, VAE, joint text encoder and denoiser, export."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from dit_accel.embedded import embedded_path, load_folder
 from dit_accel.errors import ConfigError, DitAccelError
-from dit_accel.generation import GenerationSettings, generate_images
-from dit_accel.prompts import PROMPT_LISTS, load_prompts
-from dit_accel.training.captions import CaptionRows, caption_rows
-from dit_accel.training.concepts import Concept, caption, split_concepts
-from dit_accel.training.data import default_cache_dir, get_source, load_concepts, load_images
-from dit_accel.training.denoiser import LatentData, denoiser_loop
+from dit_accel.generation import GenerationSettings, generate
+from dit_accel.training.denoiser import LatentData, TrainingLatents, denoiser_loop
 from dit_accel.training.export import export_pipeline
 from dit_accel.training.guidance import guidance_loop
-from dit_accel.training.kinds import KINDS, PipelineKind, Tokenizers
+from dit_accel.training.kinds import KINDS, Tokenizers
 from dit_accel.training.loop import SampleFn, TrainLoop
-from dit_accel.training.recipes import EmbeddedRecipe
+from dit_accel.training.recipe import EmbeddedRecipe
 from dit_accel.training.samples import save_sheet, spread
-from dit_accel.training.vae import build_vae, encode_images, set_scaling_factor, vae_loop
-
-logger = logging.getLogger("dit_accel")
+from dit_accel.training.training_set import TrainingSet, VideoSet, training_captions
+from dit_accel.training.vae import encode_images, vae_loop
+from dit_accel.training.videos import encode_videos
 
 STAGES = ("vae", "denoiser", "guidance", "decoder")
 SHEET_PROMPTS = 24
+SHEET_VIDEOS, SHEET_EVERY_FRAMES = 8, 4
 SHEET_SEED = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingSet:
-    """Images with their concepts.
-
-    Attributes:
-        images: uint8 [M, 3, H, W].
-        concepts: Concept of each image, M of them.
-        styles: Style words of each image; ``None`` where captions name no style.
-    """
-
-    images: torch.Tensor
-    concepts: list[Concept]
-    styles: list[str | None]
-
-    def captions(self) -> list[str]:
-        """Canonical caption of each image, ``"a red apple"``."""
-        return [caption(c.name, style=s) for c, s in zip(self.concepts, self.styles, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,43 +49,22 @@ class RunOptions:
     compile_modules: bool = True
 
 
-def load_training_set(recipe: EmbeddedRecipe, data_dir: Path | None = None, *, held_out: bool = False) -> TrainingSet:
-    """Read the images a recipe trains on (or those it must never see).
-
-    Args:
-        recipe: Names styles, categories and size.
-        data_dir: Folder of the tarballs; the user's cache by default.
-        held_out: Return the held-out concepts instead.
-    """
-    data_dir = data_dir or default_cache_dir()
-    concepts = split_concepts(load_concepts(data_dir, recipe.categories))[1 if held_out else 0]
-    images: list[torch.Tensor] = []
-    owners: list[Concept] = []
-    styles: list[str | None] = []
-    for style in recipe.styles:
-        found = load_images(data_dir, style, [concept.code for concept in concepts], recipe.image_size)
-        present = [concept for concept in concepts if concept.code in found]
-        images += [found[concept.code] for concept in present]
-        owners += present
-        styles += [get_source(style).style if len(recipe.styles) > 1 else None] * len(present)
-    return TrainingSet(images=torch.stack(images), concepts=owners, styles=styles)
-
-
 def train_vae(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions) -> bool:
     """Train the autoencoder and save its average under ``run_dir/vae``; returns whether it is finished."""
     if recipe.vae_loop is None:
         return True
+    autoencoder = KINDS[recipe.kind].autoencoder
     torch.manual_seed(recipe.seed)
-    vae = build_vae(image_size=recipe.image_size, **recipe.vae).to(options.device)
-    loop = vae_loop(
-        vae, data.images, recipe.vae_loop, run_dir=options.run_dir, seed=recipe.seed, device=options.device,
-        dtype=options.dtype, compile_modules=options.compile_modules,
-    )  # fmt: skip
-    _run(loop, options)
-    with loop.averaged():
-        mean, _ = encode_images(vae, data.images)
-        logger.info("vae: scaling factor %.4f", set_scaling_factor(vae, mean))
-        vae.save_pretrained(options.run_dir / "vae")
+    vae = autoencoder.build(recipe.image_size, recipe.vae).to(options.device)
+    with autoencoder.codec(vae) as codec:
+        loop = vae_loop(
+            vae, data.images, recipe.vae_loop, run_dir=options.run_dir, seed=recipe.seed, device=options.device,
+            dtype=options.dtype, compile_modules=options.compile_modules, codec=None if codec is vae else codec,
+        )  # fmt: skip
+        _run(loop, options)
+        with loop.averaged():
+            autoencoder.set_statistics(vae, encode_images(codec, data.images)[0])
+            vae.save_pretrained(options.run_dir / "vae")
     return loop.finished
 
 
@@ -115,12 +72,14 @@ def train_decoder(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions
     """Train the decoder further, latents fixed, into ``run_dir/vae-decoder``; returns whether it is finished."""
     if recipe.decoder_loop is None:
         return True
-    vae = _load_vae(options.run_dir / "vae", options.device)
-    loop = vae_loop(
-        vae, data.images, recipe.decoder_loop, run_dir=options.run_dir, seed=recipe.seed + 1, device=options.device,
-        dtype=options.dtype, compile_modules=options.compile_modules, decoder_only=True,
-    )  # fmt: skip
-    _run(loop, options)
+    vae = _load_vae(recipe, options.run_dir / "vae", options.device)
+    with KINDS[recipe.kind].autoencoder.codec(vae) as codec:
+        loop = vae_loop(
+            vae, data.images, recipe.decoder_loop, run_dir=options.run_dir, seed=recipe.seed + 1,
+            device=options.device, dtype=options.dtype, compile_modules=options.compile_modules, decoder_only=True,
+            codec=None if codec is vae else codec,
+        )  # fmt: skip
+        _run(loop, options)
     with loop.averaged():
         vae.save_pretrained(options.run_dir / "vae-decoder")
     return loop.finished
@@ -134,8 +93,7 @@ def train_denoiser(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOption
     """
     kind = KINDS[recipe.kind]
     vae = find_vae(recipe, options.run_dir, options.device)
-    rows = training_captions(recipe, data)
-    tokenizers = kind.build_tokenizers(rows.texts)
+    tokenizers = kind.build_tokenizers(_texts(recipe, data))
     torch.manual_seed(recipe.seed)
     modules = kind.build_text_encoders(tokenizers, recipe.text_encoders)
     modules[kind.denoiser_name] = kind.build_denoiser(recipe.denoiser)
@@ -143,7 +101,7 @@ def train_denoiser(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOption
         module.to(options.device)
     pipe = kind.build_pipeline(vae, modules, tokenizers)
     loop = denoiser_loop(
-        kind, modules, encode_training_set(kind, vae, data, rows, tokenizers), recipe.denoiser_loop,
+        kind, modules, encode_training_set(recipe, vae, data, tokenizers, options), recipe.denoiser_loop,
         caption_drop=recipe.caption_drop, run_dir=options.run_dir, seed=recipe.seed, dtype=options.dtype,
         compile_modules=options.compile_modules, sample_fn=_sheet_fn(pipe, recipe, data, options, "denoiser"),
     )  # fmt: skip
@@ -171,7 +129,7 @@ def train_guidance(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOption
         if name.startswith("text_encoder") or name == kind.denoiser_name
     }
     tokenizers = {name: part for name, part in pipe.components.items() if name.startswith("tokenizer")}
-    latents = encode_training_set(kind, pipe.vae, data, training_captions(recipe, data), tokenizers)
+    latents = encode_training_set(recipe, pipe.vae, data, tokenizers, options)
     loop = guidance_loop(
         kind, modules, latents, recipe.guidance_loop, caption_drop=recipe.caption_drop, run_dir=options.run_dir,
         seed=recipe.seed + 2, dtype=options.dtype, sample_fn=_sheet_fn(pipe, recipe, data, options, "guidance"),
@@ -182,21 +140,16 @@ def train_guidance(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOption
     return loop.finished
 
 
-def training_captions(recipe: EmbeddedRecipe, data: TrainingSet) -> CaptionRows:
-    """Captions of the training images, without those held out."""
-    return caption_rows(data.concepts, data.styles, held_out=held_out_captions(recipe))
-
-
-def held_out_captions(recipe: EmbeddedRecipe) -> frozenset[str]:
-    """Captions that the recipe never trains on, word for word: those of the prompt lists."""
-    names = PROMPT_LISTS if recipe.hold_out_prompts else ()
-    return frozenset(prompt for name in names for prompt in load_prompts(name).prompts)
-
-
 def encode_training_set(
-    kind: PipelineKind, vae: AutoencoderKL, data: TrainingSet, rows: CaptionRows, tokenizers: Tokenizers
-) -> LatentData:
-    """Encode images and captions once."""
+    recipe: EmbeddedRecipe, vae: Any, data: TrainingSet, tokenizers: Tokenizers, options: RunOptions
+) -> TrainingLatents:
+    """Encode images or videos and their captions once."""
+    kind = KINDS[recipe.kind]
+    if recipe.video is not None:
+        assert isinstance(data, VideoSet)
+        phases = recipe.video.phases
+        return encode_videos(kind, vae, data, tokenizers, phases, run_dir=options.run_dir, dtype=options.dtype)
+    rows = training_captions(recipe, data)
     mean, std = encode_images(vae, data.images)
     scale = vae.config.scaling_factor
     text = kind.tokenize(tokenizers, [*rows.texts, ""])
@@ -208,6 +161,10 @@ def encode_training_set(
         weight=rows.weight,
         empty={name: ids[-1:] for name, ids in text.items()},
     )
+
+
+def _texts(recipe: EmbeddedRecipe, data: TrainingSet) -> list[str]:
+    return data.captions() if recipe.video is not None else training_captions(recipe, data).texts
 
 
 def train_embedded(
@@ -247,12 +204,12 @@ def assemble(run_dir: Path) -> DiffusionPipeline:
     """Load the trained pipeline of a run, with the refined decoder where there is one."""
     pipe = load_folder(run_dir / "pipeline")
     if (run_dir / "vae-decoder").exists():
-        pipe.register_modules(vae=_load_vae(run_dir / "vae-decoder", torch.device("cpu")))
+        pipe.register_modules(vae=type(pipe.vae).from_pretrained(run_dir / "vae-decoder"))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def find_vae(recipe: EmbeddedRecipe, run_dir: Path, device: torch.device) -> AutoencoderKL:
+def find_vae(recipe: EmbeddedRecipe, run_dir: Path, device: torch.device) -> Any:
     """The autoencoder that the recipe's denoiser works with: the run's own, or that of its ``vae_source``.
 
     A run of the source beside this one goes before the pipeline that ships, so that both can be trained anew.
@@ -261,23 +218,24 @@ def find_vae(recipe: EmbeddedRecipe, run_dir: Path, device: torch.device) -> Aut
         DitAccelError: It has not been trained.
     """
     if recipe.vae_source is None:
-        return _load_vae(run_dir / "vae", device)
+        return _load_vae(recipe, run_dir / "vae", device)
     for name in ("vae-decoder", "vae"):
         if (run_dir.parent / recipe.vae_source / name).exists():
-            return _load_vae(run_dir.parent / recipe.vae_source / name, device)
-    return _load_vae(embedded_path(recipe.vae_source) / "vae", device)
+            return _load_vae(recipe, run_dir.parent / recipe.vae_source / name, device)
+    return _load_vae(recipe, embedded_path(recipe.vae_source) / "vae", device)
 
 
 def _sheet_fn(
     pipe: DiffusionPipeline, recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions, name: str
 ) -> SampleFn:
-    prompts = spread(data.captions(), SHEET_PROMPTS)
+    prompts = spread(data.captions(), SHEET_PROMPTS if recipe.video is None else SHEET_VIDEOS)
     settings = sampling_settings(recipe)
     pipe.set_progress_bar_config(disable=True)
 
     def draw_sheet(step: int) -> None:
         with torch.autocast(options.device.type, options.dtype, enabled=options.dtype != torch.float32):
-            images = generate_images(pipe, prompts, range(SHEET_SEED, SHEET_SEED + len(prompts)), settings)
+            drawn = generate(pipe, prompts, range(SHEET_SEED, SHEET_SEED + len(prompts)), settings)
+        images = drawn if drawn.dim() == 4 else drawn[:, ::SHEET_EVERY_FRAMES].flatten(0, 1)
         save_sheet(images * 2 - 1, options.run_dir / f"{name}-{step:06d}.png", columns=8, zoom=2)
 
     return draw_sheet
@@ -294,7 +252,7 @@ def _run(loop: TrainLoop, options: RunOptions) -> None:
     loop.run(options.max_minutes)
 
 
-def _load_vae(path: Path, device: torch.device) -> AutoencoderKL:
+def _load_vae(recipe: EmbeddedRecipe, path: Path, device: torch.device) -> Any:
     if not path.exists():
         raise DitAccelError(f"There is no trained VAE at {path}: run the stage 'vae' first.")
-    return AutoencoderKL.from_pretrained(path).to(device)
+    return KINDS[recipe.kind].autoencoder.load(path).to(device)

@@ -1,65 +1,11 @@
 """The recipes of the embedded pipelines, as data. Trainers read them; nothing here computes."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from dit_accel.errors import ConfigError, did_you_mean
-from dit_accel.training.data import ANIMALS_AND_FOODS
+from dit_accel.training.frames import FramePhase
 from dit_accel.training.loop import LoopConfig
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddedRecipe:
-    """Everything that decides what a training run produces.
-
-    Attributes:
-        name: Name of the pipeline, for example ``"emoji-pixart"``.
-        kind: A key of ``dit_accel.training.kinds.KINDS``.
-        styles: Drawing styles, keys of ``dit_accel.training.data.SOURCES``. With more than one, captions name it.
-        categories: Emoji categories to train on; empty means all.
-        image_size: Edge length in pixels.
-        vae: Arguments of ``build_vae``; unused with ``vae_source``.
-        vae_source: Embedded pipeline whose trained autoencoder is taken over; ``None`` trains one.
-        text_encoders: Config fields of each text encoder, by component name.
-        denoiser: Fields of the denoiser's config.
-        vae_loop: Training of the autoencoder.
-        decoder_loop: Further training of its decoder alone, latents fixed; ``None`` skips it.
-        denoiser_loop: Joint training of text encoder and denoiser.
-        guidance_loop: Distillation of guidance into the denoiser's guidance input; ``None`` skips it.
-        caption_drop: Share of empty captions, for classifier-free guidance.
-        hold_out_prompts: Never train on a caption of ``dit_accel/prompts``, word for word.
-        seed: Seed of all stages.
-        guidance_scale: Default guidance of the saved pipeline's card and sample sheets.
-        num_inference_steps: Steps of the saved pipeline's card and sample sheets.
-    """
-
-    name: str
-    kind: str
-    styles: tuple[str, ...] = ("google",)
-    categories: tuple[str, ...] = ANIMALS_AND_FOODS
-    image_size: int = 64
-    vae: dict[str, Any] = field(default_factory=dict)
-    vae_source: str | None = None
-    text_encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
-    denoiser: dict[str, Any] = field(default_factory=dict)
-    vae_loop: LoopConfig | None = None
-    decoder_loop: LoopConfig | None = None
-    denoiser_loop: LoopConfig
-    guidance_loop: LoopConfig | None = None
-    caption_drop: float = 0.1
-    hold_out_prompts: bool = True
-    seed: int = 0
-    guidance_scale: float = 4.5
-    num_inference_steps: int = 20
-
-    def __post_init__(self) -> None:
-        """Check what no component checks."""
-        if not self.styles:
-            raise ConfigError("A recipe needs at least one style.")
-        if (self.vae_loop is None) == (self.vae_source is None):
-            raise ConfigError("A recipe either trains its autoencoder (vae_loop) or takes one over (vae_source).")
-        if not 0 <= self.caption_drop < 1:
-            raise ConfigError(f"caption_drop must lie in [0, 1), got {self.caption_drop}.")
+from dit_accel.training.recipe import EmbeddedRecipe, VideoRecipe
 
 
 def _t5(d_model: int, layers: int) -> dict[str, Any]:
@@ -114,6 +60,22 @@ def _flux(heads: int, double: int, single: int, *, text_dim: int) -> dict[str, A
         "pooled_projection_dim": text_dim,
         "guidance_embeds": True,
         "axes_dims_rope": (8, 12, 12),
+    }
+
+
+def _wan(dim: int, layers: int, *, text_dim: int) -> dict[str, Any]:
+    return {
+        "num_attention_heads": dim // 64,
+        "attention_head_dim": 64,
+        "in_channels": 8,
+        "out_channels": 8,
+        "text_dim": text_dim,
+        "freq_dim": 256,
+        "ffn_dim": 4 * dim,
+        "num_layers": layers,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "rope_max_seq_len": 32,
     }
 
 
@@ -212,10 +174,53 @@ EMOJI_FLUX_GPU = EmbeddedRecipe(
 )
 """Three styles, all concepts."""
 
+EMOJI_WAN_CPU = EmbeddedRecipe(
+    name="emoji-wan",
+    kind="wan",
+    vae={"base_dim": 48, "dim_mult": (1, 2), "z_dim": 8, "patch_size": 2},
+    text_encoders={"text_encoder": _t5(192, 2)},
+    denoiser=_wan(256, 6, text_dim=192),
+    vae_loop=LoopConfig(steps=4500, batch_size=16, lr=1.5e-3),
+    denoiser_loop=LoopConfig(steps=6200, batch_size=64, lr=6e-4, ema_decay=0.998, sample_minutes=10),
+    video=VideoRecipe(
+        phases=(
+            FramePhase(until_frac=0.35, frames=((1, 0.5), (4, 0.5))),
+            FramePhase(until_frac=0.72, frames=((1, 0.15), (4, 0.75), (16, 0.1))),
+            FramePhase(until_frac=1.0, frames=((4, 0.25), (16, 0.75))),
+        ),
+    ),
+    guidance_scale=4.0,
+    num_inference_steps=20,
+)
+"""48 subjects, 1,024 tokens: an hour and three quarters on one CPU core."""
+
+EMOJI_WAN_GPU = EmbeddedRecipe(
+    name="emoji-wan",
+    kind="wan",
+    vae={"base_dim": 48, "dim_mult": (1, 2), "z_dim": 8, "patch_size": 2},
+    text_encoders={"text_encoder": _t5(256, 2)},
+    denoiser=_wan(320, 7, text_dim=256),
+    vae_loop=LoopConfig(steps=6000, batch_size=64, lr=1.5e-3),
+    denoiser_loop=LoopConfig(steps=10_000, batch_size=512, lr=6e-4, ema_decay=0.9995),
+    video=VideoRecipe(
+        subjects=(),
+        videos_per_caption=4,
+        phases=(
+            FramePhase(until_frac=0.2, frames=((1, 0.5), (4, 0.5))),
+            FramePhase(until_frac=0.5, frames=((4, 0.75), (16, 0.25))),
+            FramePhase(until_frac=1.0, frames=((4, 0.1), (16, 0.9))),
+        ),
+    ),
+    guidance_scale=4.0,
+    num_inference_steps=20,
+)
+"""All animals and foods, mostly whole videos. Meant for one GPU; nobody has run it yet."""
+
 RECIPES: dict[str, dict[str, EmbeddedRecipe]] = {
     "emoji-pixart": {"cpu": EMOJI_PIXART_CPU, "gpu": EMOJI_PIXART_GPU},
     "emoji-sd": {"cpu": EMOJI_SD_CPU, "gpu": EMOJI_SD_GPU},
     "emoji-flux": {"cpu": EMOJI_FLUX_CPU, "gpu": EMOJI_FLUX_GPU},
+    "emoji-wan": {"cpu": EMOJI_WAN_CPU, "gpu": EMOJI_WAN_GPU},
 }
 
 

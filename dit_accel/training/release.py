@@ -14,9 +14,10 @@ from dit_accel.training.card import run_costs, write_card
 from dit_accel.training.data import attribution_text
 from dit_accel.training.export import export_pipeline
 from dit_accel.training.measure import MeasureConfig, measure_pipeline
-from dit_accel.training.pretrain import SHEET_SEED, TrainingSet, sampling_settings
-from dit_accel.training.recipes import EmbeddedRecipe
+from dit_accel.training.pretrain import SHEET_SEED, sampling_settings
+from dit_accel.training.recipe import EmbeddedRecipe
 from dit_accel.training.samples import save_sheet
+from dit_accel.training.training_set import TrainingSet
 
 logger = logging.getLogger("dit_accel")
 

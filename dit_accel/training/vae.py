@@ -8,6 +8,7 @@ must not be trained against.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,11 +49,11 @@ def build_vae(
     )
 
 
-def vae_loss(vae: AutoencoderKL, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+def vae_loss(vae: Any, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Reconstruction and KL loss of one batch.
 
     Args:
-        vae: The autoencoder (may be compiled).
+        vae: The autoencoder, or what stands in for it: see ``vae_loop``.
         x: Images in [-1, 1], shape [B, 3, H, W].
         noise: Standard normal noise of the latent's shape [B, C, H / f, W / f].
     """
@@ -72,7 +73,7 @@ def gradient_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def vae_loop(
-    vae: AutoencoderKL,
+    vae: Any,
     images: torch.Tensor,
     config: LoopConfig,
     *,
@@ -82,6 +83,7 @@ def vae_loop(
     dtype: torch.dtype,
     compile_modules: bool,
     decoder_only: bool = False,
+    codec: Any = None,
 ) -> TrainLoop:
     """Set up VAE training with random horizontal flips.
 
@@ -95,30 +97,30 @@ def vae_loop(
         dtype: Autocast type; ``torch.float32`` trains without autocast.
         compile_modules: Whether to use ``torch.compile`` (a minute or two at the start).
         decoder_only: Freeze the encoder, so that latents, and whatever was trained on them, stay valid.
+        codec: What encodes and decodes images with ``vae`` where it does not do so itself.
     """
     name = "decoder" if decoder_only else "vae"
     for part in (vae.encoder, vae.quant_conv):
         part.requires_grad_(not decoder_only)
     images = images.to(device)
     run_encode_decode = torch.compile(vae_loss) if compile_modules else vae_loss
-    vae.to(memory_format=torch.channels_last)
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    latent_shape = (vae.config.latent_channels, images.shape[-2] // factor, images.shape[-1] // factor)
+    layout = torch.channels_last if codec is None else torch.contiguous_format
+    codec = vae.to(memory_format=layout) if codec is None else codec
+    with torch.no_grad():
+        latent_shape = codec.encode(to_unit(images[:1])).latent_dist.mean.shape[1:]
 
     def loss_fn(generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(len(images), (config.batch_size,), generator=generator)
         flip = torch.rand(config.batch_size, generator=generator) < 0.5
         noise = torch.randn(config.batch_size, *latent_shape, generator=generator).to(device)
         x = to_unit(images[index.to(device)])
-        x = torch.where(flip.to(device)[:, None, None, None], x.flip(-1), x).contiguous(
-            memory_format=torch.channels_last
-        )
+        x = torch.where(flip.to(device)[:, None, None, None], x.flip(-1), x).contiguous(memory_format=layout)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return run_encode_decode(vae, x, noise)
+            return run_encode_decode(codec, x, noise)
 
     def sample_fn(step: int) -> None:
         x = to_unit(images[:SHEET_IMAGES])
-        recon = vae.decode(vae.encode(x).latent_dist.mode()).sample
+        recon = codec.decode(codec.encode(x).latent_dist.mode()).sample
         save_sheet(torch.stack([x, recon], dim=1).flatten(0, 1), run_dir / f"{name}-{step:06d}.png", columns=12)
 
     return TrainLoop(
@@ -138,7 +140,7 @@ def to_unit(images: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def encode_images(vae: AutoencoderKL, images: torch.Tensor, batch_size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_images(vae: Any, images: torch.Tensor, batch_size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of the latents of uint8 images, each [M, C, H / f, W / f], not scaled."""
     means, stds = [], []
     for batch in images.split(batch_size):

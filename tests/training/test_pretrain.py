@@ -1,5 +1,6 @@
 """Three steps of everything on synthetic images: it trains, resumes exactly, exports, loads and measures."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,108 +8,24 @@ import diffusers
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from small_recipes import PIXART, SD, SMALL, STAGES_OF, WAN, images, small_data
 
 from dit_accel.embedded import load_folder
 from dit_accel.errors import ConfigError, DitAccelError
-from dit_accel.generation import GenerationSettings, generate_images
+from dit_accel.generation import GenerationSettings, generate
 from dit_accel.prompts import PROMPT_LISTS, load_prompts
 from dit_accel.training.card import TEXTS
-from dit_accel.training.concepts import Concept
 from dit_accel.training.export import export_pipeline
 from dit_accel.training.kinds import KINDS
 from dit_accel.training.loop import LoopConfig
-from dit_accel.training.pretrain import (
-    STAGES,
-    RunOptions,
-    TrainingSet,
-    train_embedded,
-    train_vae,
-    training_captions,
-)
-from dit_accel.training.recipes import RECIPES, EmbeddedRecipe, get_recipe
-from dit_accel.training.vae import build_vae
-
-LOOP = LoopConfig(steps=3, batch_size=4, lr=1e-3, warmup_steps=2, log_steps=1)
-T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
-CLIP = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "projection_dim": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
-SHARED: dict[str, Any] = {
-    "image_size": 16,
-    "vae": {"channels": (8, 8, 8)},
-    "vae_loop": LOOP,
-    "decoder_loop": LOOP,
-    "denoiser_loop": LOOP,
-    "num_inference_steps": 2,
-}
-PIXART = EmbeddedRecipe(
-    name="test",
-    kind="pixart",
-    text_encoders={"text_encoder": T5},
-    denoiser={
-        "num_attention_heads": 2,
-        "attention_head_dim": 8,
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_layers": 2,
-        "cross_attention_dim": 16,
-        "caption_channels": 16,
-        "sample_size": 4,
-        "patch_size": 2,
-    },
-    **SHARED,
-)
-SD = EmbeddedRecipe(
-    name="test-sd",
-    kind="sd",
-    text_encoders={"text_encoder": CLIP},
-    denoiser={
-        "in_channels": 4,
-        "out_channels": 4,
-        "sample_size": 4,
-        "block_out_channels": (8, 8),
-        "layers_per_block": 1,
-        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
-        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
-        "cross_attention_dim": 16,
-        "attention_head_dim": 2,
-        "norm_num_groups": 4,
-    },
-    **SHARED,
-)
-FLUX = EmbeddedRecipe(
-    name="test-flux",
-    kind="flux",
-    text_encoders={"text_encoder": CLIP, "text_encoder_2": T5},
-    denoiser={
-        "patch_size": 1,
-        "in_channels": 16,
-        "num_layers": 1,
-        "num_single_layers": 1,
-        "attention_head_dim": 8,
-        "num_attention_heads": 2,
-        "joint_attention_dim": 16,
-        "pooled_projection_dim": 16,
-        "guidance_embeds": True,
-        "axes_dims_rope": (2, 2, 4),
-    },
-    guidance_loop=LOOP,
-    **SHARED,
-)
-SMALL = {recipe.kind: recipe for recipe in (PIXART, SD, FLUX)}
-STAGES_OF = {"pixart": {"vae", "denoiser", "decoder"}, "sd": {"vae", "denoiser", "decoder"}, "flux": set(STAGES)}
+from dit_accel.training.pretrain import RunOptions, train_embedded, train_vae
+from dit_accel.training.recipes import RECIPES, get_recipe
+from dit_accel.training.training_set import TrainingSet, training_captions
 
 
 @pytest.fixture
 def data() -> TrainingSet:
-    names = ["red apple", "owl", "green tree", "blue fish", "paw prints"]
-    images = torch.randint(0, 256, (5, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    concepts = [Concept(code=str(k), name=name, aliases=(), category="x") for k, name in enumerate(names)]
-    return TrainingSet(images=images, concepts=concepts, styles=[None] * 5)
+    return images()
 
 
 def options(run_dir: Path, **changes: object) -> RunOptions:
@@ -116,9 +33,9 @@ def options(run_dir: Path, **changes: object) -> RunOptions:
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_all_stages_train_export_and_load(kind: str, data: TrainingSet, tmp_path: Path) -> None:
+def test_all_stages_train_export_and_load(kind: str, tmp_path: Path) -> None:
     recipe = SMALL[kind]
-    pipe = train_embedded(recipe, data, options(tmp_path))
+    pipe = train_embedded(recipe, small_data(kind), options(tmp_path))
     assert type(pipe).__name__ == TEXTS[kind].class_name
     assert {path.name for path in tmp_path.glob("*-000003.png")} == {f"{name}-000003.png" for name in STAGES_OF[kind]}
     export_pipeline(pipe, tmp_path / "final")
@@ -128,21 +45,22 @@ def test_all_stages_train_export_and_load(kind: str, data: TrainingSet, tmp_path
     loaded = load_folder(tmp_path / "final")
     size = {"height": 16, "width": 16} if kind == "flux" else {}
     settings = GenerationSettings(num_inference_steps=2, guidance_scale=3.0, **size)
-    images = generate_images(loaded, ["a red apple", "an owl"], [0, 1], settings)
-    assert images.shape == (2, 3, 16, 16)
-    assert images.isfinite().all() and images.std() > 0
-    alone = generate_images(loaded, ["an owl"], [1], settings)
-    torch.testing.assert_close(images[1:], alone, atol=1e-4, rtol=0)
+    drawn = generate(loaded, ["a red apple", "an owl"], [0, 1], settings)
+    assert drawn.shape == ((2, 16, 3, 64, 64) if kind == "wan" else (2, 3, 16, 16))
+    assert drawn.isfinite().all() and drawn.std() > 0
+    alone = generate(loaded, ["an owl"], [1], settings)
+    torch.testing.assert_close(drawn[1:], alone, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", SMALL)
 def test_the_sampler_and_the_trainer_mean_the_same_prediction(
-    kind: str, data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A denoiser that knows the answer, sampled by the pipeline's own scheduler, must arrive at the clean latents."""
-    train_embedded(SMALL[kind], data, options(tmp_path))
+    train_embedded(SMALL[kind], small_data(kind), options(tmp_path))
     pipe = load_folder(tmp_path / "pipeline")
-    clean = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    shape = (1, 4, 16, 16, 16) if kind == "wan" else (1, 4, 4, 4)
+    clean = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     objective = KINDS[kind].objective(clean.shape[1:])
     denoiser = getattr(pipe, KINDS[kind].denoiser_name)
 
@@ -153,7 +71,7 @@ def test_the_sampler_and_the_trainer_mean_the_same_prediction(
         scale = 1000 if packed else 1
         t = torch.as_tensor(t).float().flatten()[:1] * scale
         latents = pipe._unpack_latents(noisy, 16, 16, 4) if packed else noisy
-        t = t if packed else t.long()
+        t = t if kind in ("flux", "wan") else t.long()
         answer = solve(objective, clean, latents, t)
         return (pipe._pack_latents(answer, len(answer), 4, 4, 4) if packed else answer,)
 
@@ -182,9 +100,10 @@ def test_held_out_captions_are_never_trained_on(data: TrainingSet) -> None:
     torch.testing.assert_close(totals, torch.full_like(totals, 1 / len(totals)))
 
 
-def test_killed_and_resumed_equals_uninterrupted(data: TrainingSet, tmp_path: Path) -> None:
-    recipe = FLUX
-    for stage in ("vae", "denoiser", "guidance"):
+@pytest.mark.parametrize(("kind", "stages"), [("flux", ("vae", "denoiser", "guidance")), ("wan", ("vae", "denoiser"))])
+def test_killed_and_resumed_equals_uninterrupted(kind: str, stages: tuple[str, ...], tmp_path: Path) -> None:
+    recipe, data = SMALL[kind], small_data(kind)
+    for stage in stages:
         train_embedded(recipe, data, options(tmp_path / "whole"), [stage])
         first = train_embedded(recipe, data, options(tmp_path / "cut", max_minutes=0), [stage])
         assert first is None, "one step, then the time is up"
@@ -197,6 +116,26 @@ def test_killed_and_resumed_equals_uninterrupted(data: TrainingSet, tmp_path: Pa
                 assert torch.equal(value, cut["modules"][module][key]), f"{stage}: {module}.{key}"
         for mine, theirs in zip(whole["ema"]["shadow_params"], cut["ema"]["shadow_params"], strict=True):
             assert torch.equal(mine, theirs)
+
+
+def test_videos_are_encoded_once_for_an_autoencoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "dit_accel")
+
+    def encoded() -> int:
+        done = sum("latents: " in message for message in caplog.messages)
+        caplog.clear()
+        return done
+
+    data = small_data("wan")
+    train_embedded(WAN, data, options(tmp_path), ["vae", "denoiser"])
+    assert encoded() == 1
+    train_embedded(WAN, data, options(tmp_path), ["denoiser"])
+    assert encoded() == 0
+    again = dataclasses.replace(WAN, seed=1)
+    train_embedded(again, data, options(tmp_path, resume=False), ["vae", "denoiser"])
+    assert encoded() == 1, "another autoencoder"
 
 
 def test_decoder_stage_leaves_the_latents_alone(data: TrainingSet, tmp_path: Path) -> None:
@@ -238,7 +177,7 @@ def test_recipes_fit_into_40_mb(name: str, size: str) -> None:
     source = recipe if recipe.vae_source is None else get_recipe(recipe.vae_source, size)
     with torch.device("meta"):
         parts = [
-            build_vae(image_size=recipe.image_size, **source.vae),
+            kind.autoencoder.build(recipe.image_size, source.vae),
             *kind.build_text_encoders(tokenizers, recipe.text_encoders).values(),
             kind.build_denoiser(recipe.denoiser),
         ]

@@ -4,7 +4,13 @@ from dit_accel.training.kinds.base import Modules, PipelineKind, TextInputs, Tok
 from dit_accel.training.kinds.flux import FluxKind
 from dit_accel.training.kinds.pixart import PixArtKind
 from dit_accel.training.kinds.sd import StableDiffusionKind
+from dit_accel.training.kinds.wan import WanKind
 
 __all__ = ["KINDS", "Modules", "PipelineKind", "TextInputs", "Tokenizers"]
 
-KINDS: dict[str, PipelineKind] = {"pixart": PixArtKind(), "sd": StableDiffusionKind(), "flux": FluxKind()}
+KINDS: dict[str, PipelineKind] = {
+    "pixart": PixArtKind(),
+    "sd": StableDiffusionKind(),
+    "flux": FluxKind(),
+    "wan": WanKind(),
+}

@@ -9,18 +9,17 @@ from transformers import PreTrainedTokenizerBase
 
 from dit_accel.embedded.flux import MAX_SEQUENCE_LENGTH, FluxPipeline
 from dit_accel.training.clip_tokenizer import build_clip_tokenizer
-from dit_accel.training.kinds.base import Modules, TextInputs, Tokenizers, init_linear
+from dit_accel.training.kinds.base import ImageKind, Modules, TextInputs, Tokenizers, init_linear
 from dit_accel.training.objectives import TRAIN_TIMESTEPS, FlowMatching, Objective, flux_shift
 from dit_accel.training.text_encoders import build_clip, build_t5
 from dit_accel.training.tokenizer import build_tokenizer
 
 
-class FluxKind:
+class FluxKind(ImageKind):
     """``FluxPipeline``; see ``PipelineKind``. Neither text encoder sees a mask, in training as in the pipeline."""
 
     denoiser_name = "transformer"
     guidance_embedded = True
-    plain_attention_on_cpu = False
 
     def objective(self, latent_shape: torch.Size) -> Objective:
         """Flow matching, shifted as the pipeline's scheduler shifts for so many tokens of 2 x 2 latents."""

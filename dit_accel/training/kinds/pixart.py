@@ -8,7 +8,14 @@ from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, PixArtTran
 from transformers import PreTrainedTokenizerBase
 
 from dit_accel.embedded.pixart import PixArtAlphaPipeline
-from dit_accel.training.kinds.base import Modules, TextInputs, Tokenizers, init_linear
+from dit_accel.training.kinds.base import (
+    ImageKind,
+    Modules,
+    TextInputs,
+    Tokenizers,
+    init_linear,
+    use_plain_attention_on_cpu,
+)
 from dit_accel.training.objectives import NOISE_SCHEDULE, Objective, VPrediction
 from dit_accel.training.text_encoders import build_t5
 from dit_accel.training.tokenizer import build_tokenizer
@@ -17,12 +24,15 @@ from dit_accel.training.tokenizer import build_tokenizer
 LAMBDA_MIN_CLIPPED = -5.1
 
 
-class PixArtKind:
+class PixArtKind(ImageKind):
     """``PixArtAlphaPipeline``; see ``PipelineKind``."""
 
     denoiser_name = "transformer"
     guidance_embedded = False
-    plain_attention_on_cpu = True
+
+    def prepare_training(self, denoiser: torch.nn.Module) -> None:
+        """Plain attention on the CPU."""
+        use_plain_attention_on_cpu(denoiser)
 
     def objective(self, latent_shape: torch.Size) -> Objective:
         """Velocity on the squared-cosine schedule."""

@@ -8,19 +8,22 @@ from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline,
 from transformers import PreTrainedTokenizerBase
 
 from dit_accel.training.clip_tokenizer import build_clip_tokenizer
-from dit_accel.training.kinds.base import Modules, TextInputs, Tokenizers
+from dit_accel.training.kinds.base import ImageKind, Modules, TextInputs, Tokenizers, use_plain_attention_on_cpu
 from dit_accel.training.objectives import NOISE_SCHEDULE, Objective, VPrediction
 from dit_accel.training.text_encoders import build_clip
 
 MAX_TOKENS = 16
 
 
-class StableDiffusionKind:
+class StableDiffusionKind(ImageKind):
     """``StableDiffusionPipeline``; see ``PipelineKind``. CLIP sees no padding mask, in training as in the pipeline."""
 
     denoiser_name = "unet"
     guidance_embedded = False
-    plain_attention_on_cpu = True
+
+    def prepare_training(self, denoiser: torch.nn.Module) -> None:
+        """Plain attention on the CPU."""
+        use_plain_attention_on_cpu(denoiser)
 
     def objective(self, latent_shape: torch.Size) -> Objective:
         """Velocity on the squared-cosine schedule."""
