@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from dit_accel.errors import ConfigError, did_you_mean
+from dit_accel.evaluation.motion import DIRECTIONS, SCALES
 from dit_accel.training.concepts import split_concepts, with_article
 from dit_accel.training.data import SOURCES, fetch, load_concepts
 
@@ -30,15 +31,6 @@ GROWTH = 1.6
 DISPLACEMENT_PX = (18.0, 28.0)
 OFF_CENTRE_PX = 8.0
 ALPHA_VISIBLE = 0.1
-
-DIRECTIONS: dict[str, tuple[int, int]] = {
-    "none": (0, 0),
-    "left": (-1, 0),
-    "right": (1, 0),
-    "up": (0, -1),
-    "down": (0, 1),
-}
-SCALES = ("same", "grows", "shrinks")
 
 # Chosen by eye from the training concepts: recognisable at 30 px, distinct in shape or colour.
 SUBJECTS = (
