@@ -126,7 +126,7 @@ EMOJI_SD_CPU = EmbeddedRecipe(
     vae_source="emoji-pixart",
     text_encoders={"text_encoder": _clip(256, 3)},
     denoiser=_unet((64, 128, 192), sample_size=16, text_dim=256),
-    denoiser_loop=LoopConfig(steps=3800, batch_size=32, lr=6e-4, ema_decay=0.998, sample_minutes=8),
+    denoiser_loop=LoopConfig(steps=3600, batch_size=32, lr=6e-4, ema_decay=0.998, sample_minutes=8),
     guidance_scale=4.5,
     num_inference_steps=50,
 )
