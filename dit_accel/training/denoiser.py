@@ -3,6 +3,7 @@
 Timesteps are stratified over the batch, which lowers the variance of the loss at no cost.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 
 from dit_accel.training.kinds import PipelineKind, TextInputs
 from dit_accel.training.loop import LoopConfig, SampleFn, TrainLoop
+
+AUXILIARY_WEIGHT = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +128,17 @@ def denoiser_loop(
     device = denoiser.device
     kind.prepare_training(denoiser)
     objective = kind.objective(data.shape)
+    auxiliary: Any = kind.build_auxiliary(denoiser, data.shape)
+    watching = contextlib.nullcontext if auxiliary is None else auxiliary.watching
 
-    def compute(noisy: torch.Tensor, t: torch.Tensor, text: TextInputs, target: torch.Tensor) -> torch.Tensor:
+    def compute(
+        noisy: torch.Tensor, t: torch.Tensor, text: TextInputs, target: torch.Tensor, frames: torch.Tensor | None
+    ) -> torch.Tensor:
         predicted = kind.predict(denoiser, noisy, t, kind.encode(modules, text))
-        return F.mse_loss(predicted.float(), target)
+        loss = F.mse_loss(predicted.float(), target)
+        if auxiliary is None or frames is None or len(frames) == 1:
+            return loss
+        return loss + AUXILIARY_WEIGHT * auxiliary(frames)
 
     compute_loss = torch.compile(compute, dynamic=False) if compile_modules else compute
 
@@ -138,12 +148,13 @@ def denoiser_loop(
         noise = torch.randn(batch.clean.shape, generator=generator).to(device)
         t = objective.times((torch.arange(b) + torch.rand(b, generator=generator)) / b).to(device)
         noisy, target = objective.example(batch.clean, noise, t)
-        with kind.showing(denoiser, batch.frames), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return compute_loss(noisy, t, batch.text, target)
+        autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+        with kind.showing(denoiser, batch.frames), watching(), autocast:
+            return compute_loss(noisy, t, batch.text, target, batch.frames)
 
     loop = TrainLoop(
         name="denoiser",
-        modules=dict(modules),
+        modules={**modules, **({} if auxiliary is None else {"auxiliary": auxiliary})},
         loss_fn=loss_fn,
         config=config,
         run_dir=run_dir,

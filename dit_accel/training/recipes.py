@@ -181,12 +181,12 @@ EMOJI_WAN_CPU = EmbeddedRecipe(
     text_encoders={"text_encoder": _t5(192, 2)},
     denoiser=_wan(256, 6, text_dim=192),
     vae_loop=LoopConfig(steps=4500, batch_size=16, lr=1.5e-3),
-    denoiser_loop=LoopConfig(steps=6200, batch_size=64, lr=6e-4, ema_decay=0.998, sample_minutes=10),
+    denoiser_loop=LoopConfig(steps=5760, batch_size=64, lr=6e-4, ema_decay=0.998, sample_minutes=10),
     video=VideoRecipe(
         phases=(
-            FramePhase(until_frac=0.35, frames=((1, 0.5), (4, 0.5))),
-            FramePhase(until_frac=0.72, frames=((1, 0.15), (4, 0.75), (16, 0.1))),
-            FramePhase(until_frac=1.0, frames=((4, 0.25), (16, 0.75))),
+            FramePhase(until_frac=0.38, frames=((1, 0.5), (4, 0.5))),
+            FramePhase(until_frac=0.57, frames=((1, 0.15), (4, 0.75), (16, 0.1))),
+            FramePhase(until_frac=1.0, frames=((4, 0.3), (16, 0.7))),
         ),
     ),
     guidance_scale=4.0,

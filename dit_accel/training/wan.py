@@ -1,6 +1,11 @@
-"""What makes a Wan transformer fast in training: some frames of a video at a time, and plain attention on the CPU."""
+"""What makes a Wan transformer learn fast: some frames at a time, plain attention on the CPU, a sense of time."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.transformers.transformer_wan import WanAttention, WanRotaryPosEmbed
 
 
@@ -60,6 +65,65 @@ class MatmulAttention:
         out = torch.matmul(scores.softmax(dim=-1).to(v.dtype), v.transpose(1, 2))
         projected: torch.Tensor = attn.to_out[0](out.transpose(1, 2).flatten(2))
         return projected
+
+
+class FrameGuess(torch.nn.Module):
+    """Guesses from the output of an inner block which frame each token belongs to; trained along, then dropped.
+
+    Rotary positions are relative: in pure noise nothing but the ends of the video tells its first frame from its last,
+    and it is in the noisiest steps that a motion is decided. Left alone, our transformer did not find this out:
+    after 3,000 steps its predictions were the same for "moves left" and "moves right". With this loss the frames were
+    told apart, and sprites moved, within 350.
+
+    Args:
+        denoiser: The transformer; half of its blocks may look before the guess is made.
+        num_frames: Frames F of a whole video.
+    """
+
+    def __init__(self, denoiser: Any, num_frames: int) -> None:
+        super().__init__()
+        config = denoiser.config
+        self.head = torch.nn.Linear(config.num_attention_heads * config.attention_head_dim, num_frames)
+        self.at = max(len(denoiser.blocks) // 2 - 1, 0)
+        # In a tuple, so that the denoiser is no part of this module.
+        self._watched = (denoiser, _Watched(denoiser.blocks[self.at]))
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """See the block's output for the time being; the denoiser's ``state_dict`` has other names meanwhile."""
+        denoiser, watched = self._watched
+        denoiser.blocks[self.at] = watched
+        try:
+            yield
+        finally:
+            denoiser.blocks[self.at] = watched.block
+            watched.seen = None
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the guesses for the step just computed, a scalar.
+
+        Args:
+            frames: Numbers of the frames that were shown, int64 [k].
+        """
+        seen = self._watched[1].seen
+        assert seen is not None, "the denoiser did not run inside watching()"
+        logits = self.head(seen).float().unflatten(1, (len(frames), -1))
+        wanted = frames[None, :, None].expand(logits.shape[:-1])
+        return F.cross_entropy(logits.flatten(0, 2), wanted.flatten())
+
+
+class _Watched(torch.nn.Module):
+    """A block that keeps its last output."""
+
+    def __init__(self, block: torch.nn.Module) -> None:
+        super().__init__()
+        self.block = block
+        self.seen: torch.Tensor | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        out: torch.Tensor = self.block(*args, **kwargs)
+        self.seen = out
+        return out
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

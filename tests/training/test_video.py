@@ -1,5 +1,6 @@
 """The shortcuts of video training are exact: frame-wise convolutions, chosen frames, plain attention, zero padding."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -210,3 +211,42 @@ def test_phases_are_checked() -> None:
         FramePhase(until_frac=1, frames=((1, 0.5),))
     with pytest.raises(ConfigError, match="until_frac"):
         FramePhase(until_frac=1.5, frames=((1, 1.0),))
+
+
+def test_guessing_frames_is_learned_and_leaves_no_trace() -> None:
+    model = trained_looking_wan()
+    names, block = list(model.state_dict()), model.blocks[0]
+    guess = KIND.build_auxiliary(model, torch.Size((4, 4, 4, 4)))
+    assert not set(map(id, guess.parameters())) & set(map(id, model.parameters())), "the denoiser is no part of it"
+    optimizer = torch.optim.AdamW([*model.parameters(), *guess.parameters()], lr=1e-2)
+    noisy, text = torch.randn(8, 4, 4, 4, 4), torch.randn(8, 5, 16)
+    losses = []
+    for _ in range(30):
+        with guess.watching():
+            KIND.predict(model, noisy, torch.full((8,), 900.0), {"encoder_hidden_states": text})
+            loss = guess(torch.arange(4))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[0] == pytest.approx(math.log(4), abs=0.5)
+    assert losses[-1] < 0.5 * losses[0], "on one batch it can be learned by heart"
+    assert list(model.state_dict()) == names and model.blocks[0] is block
+
+
+def test_a_step_asks_for_the_frames() -> None:
+    model = trained_looking_wan()
+    guess = KIND.build_auxiliary(model, torch.Size((4, 4, 4, 4)))
+    with guess.watching():
+        KIND.predict(
+            model,
+            torch.randn(2, 4, 2, 4, 4),
+            torch.full((2,), 900.0),
+            {"encoder_hidden_states": torch.randn(2, 5, 16)},
+        )
+        chosen = guess(torch.tensor([1, 3]))
+    with guess.watching():
+        pass
+    with pytest.raises(AssertionError, match="did not run"):
+        guess(torch.tensor([1, 3]))
+    assert chosen.isfinite() and chosen.requires_grad
