@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
+from dit_accel.training.frames import FrameHead
 from dit_accel.training.kinds import PipelineKind, TextInputs
 from dit_accel.training.loop import LoopConfig, SampleFn, TrainLoop
 
@@ -105,6 +106,7 @@ def denoiser_loop(
     seed: int,
     dtype: torch.dtype,
     compile_modules: bool,
+    frame_head: FrameHead | None = None,
     sample_fn: SampleFn | None = None,
 ) -> TrainLoop:
     """Set up joint training of text encoders and denoiser.
@@ -119,6 +121,7 @@ def denoiser_loop(
         seed: Seed of everything random in training.
         dtype: Autocast type; ``torch.float32`` trains without autocast.
         compile_modules: Whether to use ``torch.compile``.
+        frame_head: Auxiliary loss on videos, trained along.
         sample_fn: See ``TrainLoop``.
     """
     denoiser: Any = modules[kind.denoiser_name]
@@ -126,9 +129,12 @@ def denoiser_loop(
     kind.prepare_training(denoiser)
     objective = kind.objective(data.shape)
 
-    def compute(noisy: torch.Tensor, t: torch.Tensor, text: TextInputs, target: torch.Tensor) -> torch.Tensor:
+    def compute(
+        noisy: torch.Tensor, t: torch.Tensor, text: TextInputs, target: torch.Tensor, frames: torch.Tensor | None
+    ) -> torch.Tensor:
         predicted = kind.predict(denoiser, noisy, t, kind.encode(modules, text))
-        return F.mse_loss(predicted.float(), target)
+        loss = F.mse_loss(predicted.float(), target)
+        return loss if frame_head is None or frames is None else loss + frame_head.loss(frames)
 
     compute_loss = torch.compile(compute, dynamic=False) if compile_modules else compute
 
@@ -139,11 +145,11 @@ def denoiser_loop(
         t = objective.times((torch.arange(b) + torch.rand(b, generator=generator)) / b).to(device)
         noisy, target = objective.example(batch.clean, noise, t)
         with kind.showing(denoiser, batch.frames), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return compute_loss(noisy, t, batch.text, target)
+            return compute_loss(noisy, t, batch.text, target, batch.frames)
 
     loop = TrainLoop(
         name="denoiser",
-        modules=dict(modules),
+        modules={**modules, **({} if frame_head is None else {"frame_head": frame_head})},
         loss_fn=loss_fn,
         config=config,
         run_dir=run_dir,

@@ -1,5 +1,6 @@
 """The shortcuts of video training are exact: frame-wise convolutions, chosen frames, plain attention, zero padding."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from dit_accel.errors import ConfigError
 from dit_accel.training.denoiser import denoiser_loop
-from dit_accel.training.frames import FramePhase, choose_frames
+from dit_accel.training.frames import FrameHead, FrameHeadConfig, FramePhase, choose_frames
 from dit_accel.training.kinds import KINDS
 from dit_accel.training.kinds.wan import FLOW_SHIFT
 from dit_accel.training.loop import LoopConfig
@@ -203,6 +204,25 @@ def test_positions_are_shown_in_steps_only(tmp_path: Path) -> None:
     loop.run()
     assert [None if frames is None else len(frames) for frames in seen] == [2, 2, None]
     assert set(model.state_dict()) == names, "a checkpoint loads into the stock transformer"
+
+
+def test_the_frame_head_reads_the_block_and_asks_for_the_frame() -> None:
+    model = trained_looking_wan()
+    head = FrameHead(model, FrameHeadConfig(block=1, weight=0.5, num_frames=4))
+    assert set(head.state_dict()) == {"weight", "bias"}
+    video, text = torch.randn(2, 4, 3, 4, 4), torch.randn(2, 5, 16)
+    model(video, torch.tensor([500.0, 20.0]), text)
+    frames = torch.tensor([0, 1, 3])
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    assert head.loss(frames).item() == pytest.approx(0.5 * math.log(4), rel=1e-4)
+    torch.nn.init.normal_(head.weight)
+    tokens = head.seen.view(2, 3, 4, -1)
+    by_hand = sum(-head(tokens[:, k]).log_softmax(-1)[..., frame].mean() for k, frame in enumerate(frames)) / 3
+    assert head.loss(frames).item() == pytest.approx(0.5 * by_hand.item(), rel=1e-4)
+    head.loss(frames).backward()
+    assert model.blocks[0].ffn.net[0].proj.weight.grad.any()
+    assert model.blocks[1].ffn.net[0].proj.weight.grad.any() and not model.proj_out.weight.grad
 
 
 def test_phases_are_checked() -> None:
