@@ -8,6 +8,7 @@ fooled by what looks plausible, and it can be tested on videos whose motion is k
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from dit_accel.errors import ConfigError
 
@@ -93,6 +94,29 @@ def track_foreground(frames: torch.Tensor) -> Track:
     x = (weight.sum(dim=1) * (torch.arange(width) + 0.5)).sum(dim=1) / area
     y = (weight.sum(dim=2) * (torch.arange(height) + 0.5)).sum(dim=1) / area
     return Track(centroid=torch.stack([x, y], dim=1), size=area.sqrt(), empty=area < MIN_AREA_FRAC * height * width)
+
+
+def crop_foreground(image: torch.Tensor, margin_frac: float = 0.1) -> torch.Tensor:
+    """Cut the foreground out, in a square with a white margin, and enlarge it to the size of the image.
+
+    Args:
+        image: In [0, 1], float [3, S, S].
+        margin_frac: Margin on each side as a fraction of the foreground's longer edge.
+
+    Returns:
+        Of the same shape; an image without foreground comes back as it is.
+    """
+    size = image.shape[-1]
+    rows, columns = ((1 - image).amax(dim=0) > (FAINT + CLEAR) / 2).nonzero(as_tuple=True)
+    if len(rows) < MIN_AREA_FRAC * size * size:
+        return image
+    top, bottom, left, right = (int(edge) for edge in (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1))
+    edge = max(bottom - top, right - left)
+    margin = round(margin_frac * edge)
+    above, before = margin + (edge - bottom + top) // 2, margin + (edge - right + left) // 2
+    square = torch.ones(3, edge + 2 * margin, edge + 2 * margin, dtype=image.dtype)
+    square[:, above : above + bottom - top, before : before + right - left] = image[:, top:bottom, left:right]
+    return F.interpolate(square[None], size=(size, size), mode="bilinear", align_corners=False)[0]
 
 
 def motion_score(frames: torch.Tensor, direction: str, scale: str) -> MotionScore:

@@ -15,8 +15,6 @@ import torch.nn.functional as F
 from dit_accel.training.kinds import PipelineKind, TextInputs
 from dit_accel.training.loop import LoopConfig, SampleFn, TrainLoop
 
-AUXILIARY_WEIGHT = 0.1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -26,11 +24,13 @@ class Batch:
         clean: Latents, float32 [B, C, h, w] or [B, C, k, h, w].
         text: Their captions, each int64 [B, N].
         frames: Of a video, the numbers of the frames that are shown, int64 [k].
+        paths: Where the sprite is in these frames, see ``VideoSet.draw_path``, float32 [B, k, 3].
     """
 
     clean: torch.Tensor
     text: TextInputs
     frames: torch.Tensor | None = None
+    paths: torch.Tensor | None = None
 
 
 class TrainingLatents(Protocol):
@@ -131,14 +131,10 @@ def denoiser_loop(
     auxiliary: Any = kind.build_auxiliary(denoiser, data.shape)
     watching = contextlib.nullcontext if auxiliary is None else auxiliary.watching
 
-    def compute(
-        noisy: torch.Tensor, t: torch.Tensor, text: TextInputs, target: torch.Tensor, frames: torch.Tensor | None
-    ) -> torch.Tensor:
-        predicted = kind.predict(denoiser, noisy, t, kind.encode(modules, text))
+    def compute(noisy: torch.Tensor, t: torch.Tensor, target: torch.Tensor, batch: Batch) -> torch.Tensor:
+        predicted = kind.predict(denoiser, noisy, t, kind.encode(modules, batch.text))
         loss = F.mse_loss(predicted.float(), target)
-        if auxiliary is None or frames is None or len(frames) == 1:
-            return loss
-        return loss + AUXILIARY_WEIGHT * auxiliary(frames)
+        return loss if auxiliary is None else loss + auxiliary(batch.frames, batch.paths)
 
     compute_loss = torch.compile(compute, dynamic=False) if compile_modules else compute
 
@@ -150,7 +146,7 @@ def denoiser_loop(
         noisy, target = objective.example(batch.clean, noise, t)
         autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
         with kind.showing(denoiser, batch.frames), watching(), autocast:
-            return compute_loss(noisy, t, batch.text, target, batch.frames)
+            return compute_loss(noisy, t, target, batch)
 
     loop = TrainLoop(
         name="denoiser",

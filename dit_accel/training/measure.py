@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from dit_accel.evaluation.concepts import concept_accuracy
+from dit_accel.evaluation.concepts import ConceptAccuracy, concept_accuracy
 from dit_accel.evaluation.features import EffNetLite0Features, extract_features
 from dit_accel.evaluation.frechet import NAME_EFFNET_LITE0, frechet_distance
-from dit_accel.generation import GenerationSettings, generate_images
+from dit_accel.generation import GenerationSettings, generate, makes_video
 from dit_accel.training.kinds import KINDS
 from dit_accel.training.pretrain import sampling_settings
 from dit_accel.training.recipe import EmbeddedRecipe
@@ -29,7 +29,7 @@ logger = logging.getLogger("dit_accel")
 
 REPORT_VERSION = 1
 ACCURACY_SALT = "dit-accel-accuracy-1"
-BATCH_SIZE = 32
+BATCH_SIZE, VIDEO_BATCH_SIZE = 32, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +39,14 @@ class MeasureConfig:
     Attributes:
         images: Generated images for the Fréchet distance; captions are gone through in turn.
         captions: Training captions for the concept accuracy, chosen by hash.
+        videos: Generated videos, of a pipeline that makes videos; see ``measure_video.py``.
         seed: Image k uses the generator seeded ``seed + k``.
         dtype: Autocast type while generating; ``torch.float32`` turns autocast off.
     """
 
     images: int = 1000
     captions: int = 200
+    videos: int = 100
     seed: int = 10_000
     dtype: torch.dtype = torch.bfloat16
 
@@ -76,10 +78,10 @@ def measure_pipeline(
     prompts = [captions[k] for k in turns]
 
     settings = sampling_settings(recipe)
-    sets = {"generated": _draw(pipe, prompts, config, settings)}
+    sets = {"generated": draw(pipe, prompts, config, settings)}
     logger.info("measure: %d images drawn after %.0f s", len(prompts), time.monotonic() - start)
     sets["reconstructed"] = _reconstruct(pipe, real[turns], config.seed)
-    sets["untrained"] = _draw_untrained(pipe, prompts, recipe, config)
+    sets["untrained"] = draw_untrained(pipe, prompts, recipe, config)
     features = {name: extract_features(network, images) for name, images in sets.items()}
     real_features = extract_features(network, real)
     logger.info("measure: features after %.0f s", time.monotonic() - start)
@@ -91,7 +93,7 @@ def measure_pipeline(
     accuracy = {name: concept_accuracy(f[chosen], wanted, gallery, names) for name, f in features.items()}
     for name, result in accuracy.items():
         logger.info("measure: %s top-1 %.3f, top-5 %.3f", name, result.top1_frac, result.top5_frac)
-    unseen = extract_features(network, _draw(pipe, held_out.captions(), config, settings))
+    unseen = extract_features(network, draw(pipe, held_out.captions(), config, settings))
     accuracy["held_out"] = concept_accuracy(unseen, [c.name for c in held_out.concepts], gallery, names)
 
     worst = sorted(zip(accuracy["generated"].ranks, wanted, strict=True), reverse=True)
@@ -113,35 +115,46 @@ def measure_pipeline(
             "name": NAME_EFFNET_LITE0,
             **{name: round(frechet_distance(real_features, f), 3) for name, f in features.items()},
         },
+        **concept_shares(accuracy),
+        "worst": [{"concept": name, "rank": rank} for rank, name in worst[:10]],
+        "environment": environment(pipe, start),
+    }
+
+
+def environment(pipe: DiffusionPipeline, start: float) -> dict[str, Any]:
+    """Where it was measured, and how long it took since the monotonic time ``start``."""
+    return {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": str(pipe.device),
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.monotonic() - start),
+    }
+
+
+def concept_shares(accuracy: dict[str, ConceptAccuracy]) -> dict[str, dict[str, dict[str, float]]]:
+    """The parts ``concepts`` and ``chance`` of a report."""
+    chance = accuracy["generated"]
+    return {
         "concepts": {
             name: {"n": a.n, "top1_frac": round(a.top1_frac, 4), "top5_frac": round(a.top5_frac, 4)}
             for name, a in accuracy.items()
         },
-        "chance": {
-            "top1_frac": round(accuracy["generated"].chance_top1_frac, 4),
-            "top5_frac": round(accuracy["generated"].chance_top5_frac, 4),
-        },
-        "worst": [{"concept": name, "rank": rank} for rank, name in worst[:10]],
-        "environment": {
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "device": str(pipe.device),
-            "threads": torch.get_num_threads(),
-            "seconds": round(time.monotonic() - start),
-        },
+        "chance": {"top1_frac": round(chance.chance_top1_frac, 4), "top5_frac": round(chance.chance_top5_frac, 4)},
     }
 
 
-def _draw(
+def draw(
     pipe: DiffusionPipeline, prompts: list[str], config: MeasureConfig, settings: GenerationSettings
 ) -> torch.Tensor:
-    """Images in [-1, 1], float32 [M, 3, H, W]."""
+    """Images [M, 3, H, W] or videos [V, F, 3, H, W] in [-1, 1], float32."""
     seeds = range(config.seed, config.seed + len(prompts))
     with torch.autocast(pipe.device.type, config.dtype, enabled=config.dtype != torch.float32):
-        return generate_images(pipe, prompts, seeds, settings, batch_size=BATCH_SIZE) * 2 - 1
+        batch_size = VIDEO_BATCH_SIZE if makes_video(pipe) else BATCH_SIZE
+        return generate(pipe, prompts, seeds, settings, batch_size=batch_size) * 2 - 1
 
 
-def _draw_untrained(
+def draw_untrained(
     pipe: DiffusionPipeline, prompts: list[str], recipe: EmbeddedRecipe, config: MeasureConfig
 ) -> torch.Tensor:
     """An untrained denoiser's last layer is zero, so it predicts zero: no need to run it."""
@@ -153,7 +166,7 @@ def _draw_untrained(
 
     denoiser.forward = forward
     try:
-        return _draw(pipe, prompts, config, sampling_settings(recipe))
+        return draw(pipe, prompts, config, sampling_settings(recipe))
     finally:
         del denoiser.forward
 

@@ -26,12 +26,14 @@ class VideoLatents:
 
     Attributes:
         latents: Normalised latents of V videos, float16 [V, C, F, h, w].
+        paths: Where the sprite is, see ``VideoSet.draw_path``, float32 [V, F, 3].
         text: Caption of each video, each int64 [V, N].
         empty: The empty caption, each int64 [1, N].
         phases: How many frames the steps see, in order.
     """
 
     latents: torch.Tensor
+    paths: torch.Tensor
     text: TextInputs
     empty: TextInputs
     phases: tuple[FramePhase, ...]
@@ -52,7 +54,8 @@ class VideoLatents:
         drop = (torch.rand(b, generator=generator) < caption_drop)[:, None]
         clean = self.latents[rows[:, None], :, frames].float().transpose(1, 2).contiguous()
         text = {name: torch.where(drop, self.empty[name], ids[rows]).to(device) for name, ids in self.text.items()}
-        return Batch(clean=clean.to(device), text=text, frames=frames.to(device))
+        paths = self.paths[rows][:, frames].to(device)
+        return Batch(clean=clean.to(device), text=text, frames=frames.to(device), paths=paths)
 
 
 def encode_videos(
@@ -80,6 +83,7 @@ def encode_videos(
     text = kind.tokenize(tokenizers, [*captions, ""])
     return VideoLatents(
         latents=_cached(vae, data, captions, run_dir / LATENTS_FILE, dtype),
+        paths=torch.stack([data.draw_path(k) for k in range(len(captions))]),
         text={name: ids[:-1] for name, ids in text.items()},
         empty={name: ids[-1:] for name, ids in text.items()},
         phases=phases,

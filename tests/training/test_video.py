@@ -9,12 +9,16 @@ from diffusers import UniPCMultistepScheduler, WanPipeline
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from dit_accel.errors import ConfigError
+from dit_accel.evaluation.motion import track_foreground
 from dit_accel.training.denoiser import denoiser_loop
 from dit_accel.training.frames import FramePhase, choose_frames
 from dit_accel.training.kinds import KINDS
 from dit_accel.training.kinds.wan import FLOW_SHIFT
 from dit_accel.training.loop import LoopConfig
+from dit_accel.training.sprites import Motion
+from dit_accel.training.training_set import PATH_LOG_SIZE, PATH_SCALE_PX, VideoSet
 from dit_accel.training.vae import vae_loop
+from dit_accel.training.video_prompts import VideoCaption
 from dit_accel.training.video_vae import (
     FrameCodec,
     build_video_vae,
@@ -26,7 +30,7 @@ from dit_accel.training.video_vae import (
     single_frame_convolutions,
 )
 from dit_accel.training.videos import VideoLatents
-from dit_accel.training.wan import ChosenFramesRope, MatmulAttention
+from dit_accel.training.wan import FRAME_WEIGHT, PATH_WEIGHT, ChosenFramesRope, MatmulAttention
 
 KIND = KINDS["wan"]
 TEXT = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
@@ -167,6 +171,7 @@ def test_phases_and_positions_follow_the_progress() -> None:
     )
     data = VideoLatents(
         latents=torch.arange(4.0).view(1, 1, 4, 1, 1).expand(6, 4, 4, 4, 4).half(),
+        paths=torch.zeros(6, 4, 3),
         text={"input_ids": torch.full((6, 5), 7)},
         empty={"input_ids": torch.zeros(1, 5, dtype=torch.long)},
         phases=phases,
@@ -192,7 +197,7 @@ def test_positions_are_shown_in_steps_only(tmp_path: Path) -> None:
     names = set(model.state_dict())
     text = KIND.tokenize(tokenizers, ["an owl"])
     data = VideoLatents(
-        latents=torch.randn(1, 4, 4, 4, 4).half(), text=text, empty=text,
+        latents=torch.randn(1, 4, 4, 4, 4).half(), paths=torch.zeros(1, 4, 3), text=text, empty=text,
         phases=(FramePhase(until_frac=1, frames=((2, 1.0),)),),
     )  # fmt: skip
     seen: list[object] = []
@@ -213,40 +218,52 @@ def test_phases_are_checked() -> None:
         FramePhase(until_frac=1.5, frames=((1, 1.0),))
 
 
-def test_guessing_frames_is_learned_and_leaves_no_trace() -> None:
+def test_guessing_the_motion_is_learned_and_leaves_no_trace() -> None:
     model = trained_looking_wan()
-    names, block = list(model.state_dict()), model.blocks[0]
+    names, blocks = list(model.state_dict()), list(model.blocks)
     guess = KIND.build_auxiliary(model, torch.Size((4, 4, 4, 4)))
     assert not set(map(id, guess.parameters())) & set(map(id, model.parameters())), "the denoiser is no part of it"
     optimizer = torch.optim.AdamW([*model.parameters(), *guess.parameters()], lr=1e-2)
-    noisy, text = torch.randn(8, 4, 4, 4, 4), torch.randn(8, 5, 16)
+    noisy, text, path = torch.randn(8, 4, 4, 4, 4), torch.randn(8, 5, 16), torch.randn(8, 4, 3)
     losses = []
-    for _ in range(30):
+    for _ in range(40):
         with guess.watching():
             KIND.predict(model, noisy, torch.full((8,), 900.0), {"encoder_hidden_states": text})
-            loss = guess(torch.arange(4))
+            loss = guess(torch.arange(4), path)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
-    assert losses[0] == pytest.approx(math.log(4), abs=0.5)
-    assert losses[-1] < 0.5 * losses[0], "on one batch it can be learned by heart"
-    assert list(model.state_dict()) == names and model.blocks[0] is block
+    assert losses[-1] < 0.5 * losses[0], "one batch can be learned by heart"
+    assert list(model.state_dict()) == names and list(model.blocks) == blocks
 
 
-def test_a_step_asks_for_the_frames() -> None:
+def test_the_guess_is_about_the_frames_shown() -> None:
     model = trained_looking_wan()
     guess = KIND.build_auxiliary(model, torch.Size((4, 4, 4, 4)))
+    for parameter in guess.parameters():
+        torch.nn.init.zeros_(parameter)
+    text = {"encoder_hidden_states": torch.randn(2, 5, 16)}
+    path = torch.full((2, 2, 3), 2.0)
     with guess.watching():
-        KIND.predict(
-            model,
-            torch.randn(2, 4, 2, 4, 4),
-            torch.full((2,), 900.0),
-            {"encoder_hidden_states": torch.randn(2, 5, 16)},
-        )
-        chosen = guess(torch.tensor([1, 3]))
-    with guess.watching():
-        pass
-    with pytest.raises(AssertionError, match="did not run"):
-        guess(torch.tensor([1, 3]))
-    assert chosen.isfinite() and chosen.requires_grad
+        KIND.predict(model, torch.randn(2, 4, 2, 4, 4), torch.full((2,), 900.0), text)
+        blank = guess(torch.tensor([1, 3]), path)
+        guess.frame_head.bias.data[3] = 50.0
+        wrong_once = guess(torch.tensor([1, 3]), path)
+    assert blank.item() == pytest.approx(FRAME_WEIGHT * math.log(4) + PATH_WEIGHT * 4, rel=1e-4)
+    assert wrong_once.item() == pytest.approx(FRAME_WEIGHT * 25 + PATH_WEIGHT * 4, rel=1e-3)
+
+
+def test_paths_belong_to_their_videos() -> None:
+    sprite = torch.ones(4, 8, 8)
+    sprite[:3] = 0
+    motion = Motion(direction="left", scale="grows")
+    videos = VideoSet(
+        images=torch.empty(0), concepts=[], styles=[], sprites={"x": sprite},
+        videos=[VideoCaption(subject="x", motion=motion)] * 2, seed=7,
+    )  # fmt: skip
+    for k in range(2):
+        track = track_foreground(videos.draw_video(k) / 255)
+        path = videos.draw_path(k)
+        torch.testing.assert_close(path[:, :2] * PATH_SCALE_PX + 32, track.centroid.float(), atol=0.3, rtol=0)
+        assert path[-1, 2] - path[0, 2] == pytest.approx(math.log(1.6) / PATH_LOG_SIZE, rel=1e-3)

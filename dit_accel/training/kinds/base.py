@@ -30,8 +30,8 @@ class AuxiliaryLoss(Protocol):
         """Watch the denoiser for the time being."""
         ...
 
-    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        """The loss of the step just watched, a scalar; ``frames`` as in ``PipelineKind.showing``."""
+    def __call__(self, frames: torch.Tensor, paths: torch.Tensor) -> torch.Tensor:
+        """The loss of the step just watched, weighted, a scalar; arguments as in ``Batch``."""
         ...
 
 
