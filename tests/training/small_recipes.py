@@ -96,7 +96,7 @@ WAN = EmbeddedRecipe(
         "text_dim": 16,
         "freq_dim": 16,
         "ffn_dim": 32,
-        "num_layers": 1,
+        "num_layers": 2,
         "rope_max_seq_len": 32,
     },
     video=VideoRecipe(
