@@ -80,7 +80,8 @@ class MotionGuess(torch.nn.Module):
     learned what the words mean.
 
     Args:
-        denoiser: The transformer, of at least two blocks; half of them may look before the frame is guessed, one more before the path.
+        denoiser: The transformer, of at least two blocks: half of them come before the frame is guessed, one more
+            before the path.
         num_frames: Frames F of a whole video.
     """
 
