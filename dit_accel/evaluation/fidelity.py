@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PSNR_CAP_DB = 100.0  # stands for "equal": the true value is infinite, which JSON and means cannot hold
 MIN_SSIM_PX = 11  # edge of SSIM's Gaussian window
+PIXELS_AT_ONCE = 2**20  # the first layer of a perceptual network keeps 64 numbers for each
 IMAGES_AT_ONCE = 16  # float64 copies of a whole video, several of them, would fill the memory
 
 
@@ -88,7 +89,9 @@ def fidelity(images: "torch.Tensor", reference: "torch.Tensor", *, perceptual: S
         psnr += [min(PSNR_CAP_DB, float(value)) for value in peaks.reshape(-1)]
         ssim += structural_similarity_index_measure(*pair, data_range=1.0, reduction="none").reshape(-1).tolist()
         for name, network in networks.items():
-            seen[name] += network(some.float(), others.float()).tolist()
+            few = max(1, PIXELS_AT_ONCE // (some.shape[-2] * some.shape[-1]))
+            for part in zip(some.float().split(few), others.float().split(few), strict=True):
+                seen[name] += network(*part).tolist()
     return FidelityScores(
         psnr_db=_means(psnr, len(left)),
         ssim=_means(ssim, len(left)),
@@ -103,9 +106,10 @@ def _over_time(videos: "torch.Tensor", reference: "torch.Tensor") -> dict[str, t
 
     if videos.dim() == 4 or videos.shape[1] < MIN_FRAMES:
         return {}
+    pairs = list(zip(videos.split(1), reference.split(1), strict=True))
     return {
-        "temporal_error": temporal_error(videos, reference),
-        "flicker_ratio": flicker_ratio(videos, reference),
+        "temporal_error": tuple(temporal_error(*pair)[0] for pair in pairs),
+        "flicker_ratio": tuple(flicker_ratio(*pair)[0] for pair in pairs),
     }
 
 

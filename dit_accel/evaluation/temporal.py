@@ -116,10 +116,10 @@ def video_quality(
 
 
 def _mean(changes: torch.Tensor) -> torch.Tensor:
-    return changes.mean(dim=(1, 2, 3, 4))
+    return changes.mean(dim=(1, 2, 3, 4), dtype=torch.float64)
 
 
 def _checked(videos: torch.Tensor) -> torch.Tensor:
     if videos.dim() != 5 or videos.shape[2] != 3 or videos.shape[1] < MIN_FRAMES:
         raise ConfigError(f"wanted videos [B, F, 3, H, W] of at least {MIN_FRAMES} frames, got {list(videos.shape)}")
-    return videos.detach().cpu().double()
+    return videos.detach().cpu().float()
