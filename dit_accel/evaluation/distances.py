@@ -1,5 +1,7 @@
 """Fréchet and kernel distance of generated images to a named real set, each named by its feature network."""
 
+from typing import Any
+
 import torch
 
 from dit_accel.errors import ConfigError
@@ -34,7 +36,7 @@ def set_distances(
         raise ConfigError(
             f"{facts.name} has {facts.dim} features an image, got {real.shape[-1]} and {generated.shape[-1]}"
         )
-    common = {
+    common: dict[str, Any] = {
         "network": facts.name,
         "weights_sha256": network.weights_sha256,
         "resize": facts.resize,
