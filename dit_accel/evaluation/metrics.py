@@ -1,0 +1,64 @@
+"""How metrics are called and written, and which way is better: one place for tables, certificates and verdicts."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricFacts:
+    """One metric.
+
+    Attributes:
+        label: As people write it.
+        unit: Appended to a number.
+        digits: After the point.
+        higher_is_better: ``None``: neither.
+    """
+
+    label: str
+    unit: str = ""
+    digits: int = 3
+    higher_is_better: bool | None = True
+
+    def number(self, value: float) -> str:
+        """The value with its unit."""
+        return f"{value:.{self.digits}f}{self.unit}"
+
+
+class Spread(Protocol):
+    """A mean with its interval and its worst part, such as ``report.Metric``."""
+
+    @property
+    def mean(self) -> float: ...
+    @property
+    def ci95(self) -> tuple[float, float]: ...
+    @property
+    def worst5(self) -> float: ...
+
+
+FIDELITY = {
+    "psnr_db": MetricFacts(label="PSNR", unit=" dB", digits=1),
+    "ssim": MetricFacts(label="SSIM"),
+    "lpips": MetricFacts(label="LPIPS", higher_is_better=False),
+}
+SPEEDUP = MetricFacts(label="speed-up", unit="x", digits=2)
+DENOISER_SPEEDUP = MetricFacts(label="denoiser speed-up", unit="x", digits=2)
+
+
+def fidelity_facts(name: str) -> MetricFacts:
+    """Facts of a field of ``report.Fidelity``; one that is not known here is shown by its name, without a verdict."""
+    return FIDELITY.get(name) or MetricFacts(label=name, higher_is_better=None)
+
+
+def interval_words(facts: MetricFacts, middle: float, interval: tuple[float, float] | None) -> str:
+    """``36.1 dB [35.6, 36.7]``."""
+    if interval is None:
+        return facts.number(middle)
+    low, high = (f"{end:.{facts.digits}f}" for end in interval)
+    return f"{facts.number(middle)} [{low}, {high}]"
+
+
+def spread_words(facts: MetricFacts, spread: Spread) -> str:
+    """``PSNR 36.1 dB [35.6, 36.7], worst 5 % 27.9 dB``."""
+    middle = interval_words(facts, spread.mean, spread.ci95)
+    return f"{facts.label} {middle}, worst 5 % {facts.number(spread.worst5)}"
