@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dit_accel.conditions import Conditions, Fingerprint, digest
 from dit_accel.errors import ConfigError, did_you_mean
-from dit_accel.evaluation.metrics import FIDELITY, SPEEDUP, fidelity_facts, interval_words, spread_words
+from dit_accel.evaluation.metrics import SPEEDUP, fidelity_facts, interval_words, spread_words
 from dit_accel.weights import WeightSample
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Certificate(_Record):
                 f"plain with {self.rival.num_inference_steps} steps instead, {SPEEDUP.number(self.rival.run_ratio)} "
                 f"faster: {_fidelity_words(self.rival.fidelity)}"
             )
-        missing = [facts.label for name, facts in FIDELITY.items() if name not in self.fidelity]
+        missing = [] if {"lpips", "st_lpips"} & set(self.fidelity) else ["a perceptual distance (LPIPS)"]
         missing += ["image quality on its own (alignment, distance to real images)", "speed on any other device"]
         missing += ["rival: no smaller number of plain steps takes as long"] if self.rival is None else []
         return (*lines, f"not measured: {'; '.join(missing)}")

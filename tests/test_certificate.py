@@ -58,7 +58,7 @@ def test_a_certified_run_says_so_in_words(pipe: Any, plan: AccelerationPlan) -> 
     assert "on 200 held-out prompts (tiny, DPMSolverMultistepScheduler, 20 steps, 64x64, guidance 4.5" in text
     assert "PSNR 36.1 dB [35.6, 36.7], worst 5 % 27.9 dB" in text
     assert "denoiser 2.10x [2.05, 2.20] faster" in text
-    assert "not measured: LPIPS" in text
+    assert "not measured: a perceptual distance (LPIPS); image quality" in text
     assert "does not" not in text
 
 

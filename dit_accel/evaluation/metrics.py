@@ -1,7 +1,10 @@
 """How metrics are called and written, and which way is better: one place for tables, certificates and verdicts."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from dit_accel.evaluation.records import Fidelity, Metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +43,31 @@ FIDELITY = {
     "psnr_db": MetricFacts(label="PSNR", unit=" dB", digits=1),
     "ssim": MetricFacts(label="SSIM"),
     "lpips": MetricFacts(label="LPIPS", higher_is_better=False),
+    "st_lpips": MetricFacts(label="ST-LPIPS", higher_is_better=False),
+}
+VIDEO_FIDELITY = {
+    "temporal_error": MetricFacts(label="temporal error", digits=4, higher_is_better=False),
+    "flicker_ratio": MetricFacts(label="flicker ratio", digits=2, higher_is_better=None),
 }
 SPEEDUP = MetricFacts(label="speed-up", unit="x", digits=2)
-DENOISER_SPEEDUP = MetricFacts(label="denoiser speed-up", unit="x", digits=2)
+DENOISER_VIDEO_FIDELITY = {
+    "temporal_error": MetricFacts(label="temporal error", digits=4, higher_is_better=False),
+    "flicker_ratio": MetricFacts(label="flicker ratio", digits=2, higher_is_better=None),
+}
+SPEEDUP = MetricFacts(label="denoiser speed-up", unit="x", digits=2)
+
+
+def fidelity_metrics(fidelity: "Fidelity") -> "dict[str, Metric]":
+    """What was measured, by name; of videos also how they change over time."""
+    found = {name: getattr(fidelity, name) for name in FIDELITY if getattr(fidelity, name) is not None}
+    if fidelity.video is not None:
+        found |= {name: getattr(fidelity.video, name) for name in VIDEO_FIDELITY}
+    return found
 
 
 def fidelity_facts(name: str) -> MetricFacts:
-    """Facts of a field of ``report.Fidelity``; one that is not known here is shown by its name, without a verdict."""
-    return FIDELITY.get(name) or MetricFacts(label=name, higher_is_better=None)
+    """Facts of a field of ``Fidelity`` or ``VideoFidelity``; an unknown one is shown by its name, with no verdict."""
+    return FIDELITY.get(name) or VIDEO_FIDELITY.get(name) or MetricFacts(label=name, higher_is_better=None)
 
 
 def interval_words(facts: MetricFacts, middle: float, interval: tuple[float, float] | None) -> str:
