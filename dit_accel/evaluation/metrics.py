@@ -50,11 +50,7 @@ VIDEO_FIDELITY = {
     "flicker_ratio": MetricFacts(label="flicker ratio", digits=2, higher_is_better=None),
 }
 SPEEDUP = MetricFacts(label="speed-up", unit="x", digits=2)
-DENOISER_VIDEO_FIDELITY = {
-    "temporal_error": MetricFacts(label="temporal error", digits=4, higher_is_better=False),
-    "flicker_ratio": MetricFacts(label="flicker ratio", digits=2, higher_is_better=None),
-}
-SPEEDUP = MetricFacts(label="denoiser speed-up", unit="x", digits=2)
+DENOISER_SPEEDUP = MetricFacts(label="denoiser speed-up", unit="x", digits=2)
 
 
 def fidelity_metrics(fidelity: "Fidelity") -> "dict[str, Metric]":
