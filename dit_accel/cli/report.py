@@ -80,7 +80,7 @@ def _print_one(report: "Report", path: Path) -> None:
     for variant in report.variants:
         parts = []
         cost = variant.denoiser
-        for facts, speedup in ((SPEEDUP, variant.speedup), (DENOISER_SPEEDUP, cost and cost.speedup)):
+        for facts, speedup in ((SPEEDUP, variant.speedup), (DENOISER_SPEEDUP, None if cost is None else cost.speedup)):
             if speedup is not None:
                 parts.append(f"{facts.label} {interval_words(facts, speedup.ratio, speedup.ci95)}")
         if variant.fidelity is not None:

@@ -83,7 +83,8 @@ class Job:
         from safetensors.torch import load_file
 
         try:
-            return load_file(self._plain(batch))["images"]
+            images: torch.Tensor = load_file(self._plain(batch))["images"]
+            return images
         except (OSError, SafetensorError, KeyError):  # not there, or damaged: to be made again
             return None
 
