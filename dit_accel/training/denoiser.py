@@ -35,16 +35,37 @@ class LatentData:
     weight: torch.Tensor
     empty: TextInputs
 
+    def to(self, device: torch.device) -> "LatentData":
+        """The same data on a device: a few MB, from which steps then draw without asking the host."""
+        return LatentData(
+            mean=self.mean.to(device),
+            std=self.std.to(device),
+            text={name: ids.to(device) for name, ids in self.text.items()},
+            image=self.image.to(device),
+            weight=self.weight.to(device),
+            empty={name: ids.to(device) for name, ids in self.empty.items()},
+        )
+
     def draw(
-        self, batch_size: int, caption_drop: float, generator: torch.Generator, device: torch.device
+        self, batch_size: int, caption_drop: float, generator: torch.Generator
     ) -> tuple[torch.Tensor, TextInputs]:
-        """Draw clean latents [B, C, h, w] from the posteriors, and their captions, some of them empty."""
+        """Draw clean latents [B, C, h, w] from the posteriors, and their captions, some of them empty.
+
+        Generator and data are on one device.
+        """
+        device = generator.device
         rows = torch.multinomial(self.weight, batch_size, replacement=True, generator=generator)
-        drop = (torch.rand(batch_size, generator=generator) < caption_drop)[:, None]
-        noise = torch.randn(batch_size, *self.mean.shape[1:], generator=generator).to(device)
-        text = {name: torch.where(drop, self.empty[name], ids[rows]).to(device) for name, ids in self.text.items()}
-        image = self.image[rows].to(self.mean.device)
-        return self.mean[image].to(device) + self.std[image].to(device) * noise, text
+        drop = (torch.rand(batch_size, generator=generator, device=device) < caption_drop)[:, None]
+        noise = torch.randn(batch_size, *self.mean.shape[1:], generator=generator, device=device)
+        text = {name: torch.where(drop, self.empty[name], ids[rows]) for name, ids in self.text.items()}
+        image = self.image[rows]
+        return self.mean[image] + self.std[image] * noise, text
+
+
+def stratified(batch_size: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw fractions in [0, 1), one from each ``batch_size``-th, ascending, float32 [B] on the generator's device."""
+    strata = torch.arange(batch_size, device=generator.device)
+    return (strata + torch.rand(batch_size, generator=generator, device=generator.device)) / batch_size
 
 
 def denoiser_loop(
@@ -65,7 +86,7 @@ def denoiser_loop(
     Args:
         kind: Kind of pipeline.
         modules: Untrained text encoders and denoiser by component name, on the device to train on.
-        data: Encoded training data, on the CPU or that device.
+        data: Encoded training data, on any device.
         config: Length and rates.
         caption_drop: Share of captions replaced by the empty one, for classifier-free guidance.
         run_dir: Folder of checkpoint, log and sheets.
@@ -80,6 +101,7 @@ def denoiser_loop(
         # PyTorch's fused attention spends a quarter of a CPU step in its backward pass; plain matmuls are faster.
         denoiser.set_attn_processor(AttnProcessor())
     objective = kind.objective(data.mean.shape[1:])
+    data = data.to(device)
     b = config.batch_size
 
     def compute(noisy: torch.Tensor, t: torch.Tensor, text: TextInputs, target: torch.Tensor) -> torch.Tensor:
@@ -89,9 +111,9 @@ def denoiser_loop(
     compute_loss = torch.compile(compute) if compile_modules else compute
 
     def loss_fn(generator: torch.Generator) -> torch.Tensor:
-        clean, text = data.draw(b, caption_drop, generator, device)
-        noise = torch.randn(clean.shape, generator=generator).to(device)
-        t = objective.times((torch.arange(b) + torch.rand(b, generator=generator)) / b).to(device)
+        clean, text = data.draw(b, caption_drop, generator)
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        t = objective.times(stratified(b, generator))
         noisy, target = objective.example(clean, noise, t)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return compute_loss(noisy, t, text, target)
@@ -103,5 +125,6 @@ def denoiser_loop(
         config=config,
         run_dir=run_dir,
         seed=seed,
+        draw_device=device,
         sample_fn=sample_fn,
     )

@@ -106,13 +106,11 @@ def vae_loop(
     latent_shape = (vae.config.latent_channels, images.shape[-2] // factor, images.shape[-1] // factor)
 
     def loss_fn(generator: torch.Generator) -> torch.Tensor:
-        index = torch.randint(len(images), (config.batch_size,), generator=generator)
-        flip = torch.rand(config.batch_size, generator=generator) < 0.5
-        noise = torch.randn(config.batch_size, *latent_shape, generator=generator).to(device)
-        x = to_unit(images[index.to(device)])
-        x = torch.where(flip.to(device)[:, None, None, None], x.flip(-1), x).contiguous(
-            memory_format=torch.channels_last
-        )
+        index = torch.randint(len(images), (config.batch_size,), generator=generator, device=device)
+        flip = torch.rand(config.batch_size, generator=generator, device=device) < 0.5
+        noise = torch.randn(config.batch_size, *latent_shape, generator=generator, device=device)
+        x = to_unit(images[index])
+        x = torch.where(flip[:, None, None, None], x.flip(-1), x).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return run_encode_decode(vae, x, noise)
 
@@ -128,6 +126,7 @@ def vae_loop(
         config=config,
         run_dir=run_dir,
         seed=seed,
+        draw_device=device,
         sample_fn=sample_fn,
     )
 
