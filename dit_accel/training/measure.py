@@ -19,8 +19,9 @@ from dit_accel.evaluation.concepts import concept_accuracy
 from dit_accel.evaluation.features import EffNetLite0Features, extract_features
 from dit_accel.evaluation.frechet import NAME_EFFNET_LITE0, frechet_distance
 from dit_accel.generation import GenerationSettings, generate_images
+from dit_accel.training.datasets import TrainingSet
 from dit_accel.training.kinds import KINDS
-from dit_accel.training.pretrain import TrainingSet, sampling_settings
+from dit_accel.training.pretrain import sampling_settings
 from dit_accel.training.recipes import EmbeddedRecipe
 from dit_accel.training.vae import to_unit
 

@@ -1,6 +1,7 @@
-"""Trains an embedded pipeline from nothing: data, tokenizer, VAE, joint text encoder and denoiser, export."""
+"""Trains an embedded pipeline from nothing: tokenizer, VAE, joint text encoder and denoiser, guidance."""
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,43 +12,22 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from dit_accel.embedded import embedded_path, load_folder
 from dit_accel.errors import ConfigError, DitAccelError
 from dit_accel.generation import GenerationSettings, generate_images
-from dit_accel.prompts import PROMPT_LISTS, load_prompts
-from dit_accel.training.captions import CaptionRows, caption_rows
-from dit_accel.training.concepts import Concept, caption, split_concepts
-from dit_accel.training.data import default_cache_dir, get_source, load_concepts, load_images
+from dit_accel.training.captions import CaptionRows
+from dit_accel.training.datasets import TrainingSet, training_captions
 from dit_accel.training.denoiser import LatentData, denoiser_loop
 from dit_accel.training.export import export_pipeline
 from dit_accel.training.guidance import guidance_loop
 from dit_accel.training.kinds import KINDS, PipelineKind, Tokenizers
 from dit_accel.training.loop import SampleFn, TrainLoop
+from dit_accel.training.progress import STAGES, forget_from, is_done, mark_done
 from dit_accel.training.recipes import EmbeddedRecipe
 from dit_accel.training.samples import save_sheet, spread
 from dit_accel.training.vae import build_vae, encode_images, set_scaling_factor, vae_loop
 
 logger = logging.getLogger("dit_accel")
 
-STAGES = ("vae", "denoiser", "guidance", "decoder")
 SHEET_PROMPTS = 24
 SHEET_SEED = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingSet:
-    """Images with their concepts.
-
-    Attributes:
-        images: uint8 [M, 3, H, W].
-        concepts: Concept of each image, M of them.
-        styles: Style words of each image; ``None`` where captions name no style.
-    """
-
-    images: torch.Tensor
-    concepts: list[Concept]
-    styles: list[str | None]
-
-    def captions(self) -> list[str]:
-        """Canonical caption of each image, ``"a red apple"``."""
-        return [caption(c.name, style=s) for c, s in zip(self.concepts, self.styles, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +38,10 @@ class RunOptions:
         run_dir: Folder of checkpoints, logs and sample sheets.
         device: Device to train on.
         dtype: Autocast type; ``torch.float32`` turns autocast off.
-        resume: Continue from checkpoints; otherwise finished stages are trained again.
+        resume: Skip finished stages and continue from checkpoints; otherwise stages are trained again.
         max_minutes: Stop each stage, with a checkpoint, after so many minutes.
+        deadline: Stop the stage that is running, with a checkpoint, and start no other, when ``time.monotonic()`` has
+            this value; in seconds.
         compile_modules: Use ``torch.compile``.
     """
 
@@ -68,29 +50,19 @@ class RunOptions:
     dtype: torch.dtype = torch.bfloat16
     resume: bool = True
     max_minutes: float | None = None
+    deadline: float | None = None
     compile_modules: bool = True
 
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
-def load_training_set(recipe: EmbeddedRecipe, data_dir: Path | None = None, *, held_out: bool = False) -> TrainingSet:
-    """Read the images a recipe trains on (or those it must never see).
-
-    Args:
-        recipe: Names styles, categories and size.
-        data_dir: Folder of the tarballs; the user's cache by default.
-        held_out: Return the held-out concepts instead.
-    """
-    data_dir = data_dir or default_cache_dir()
-    concepts = split_concepts(load_concepts(data_dir, recipe.categories))[1 if held_out else 0]
-    images: list[torch.Tensor] = []
-    owners: list[Concept] = []
-    styles: list[str | None] = []
-    for style in recipe.styles:
-        found = load_images(data_dir, style, [concept.code for concept in concepts], recipe.image_size)
-        present = [concept for concept in concepts if concept.code in found]
-        images += [found[concept.code] for concept in present]
-        owners += present
-        styles += [get_source(style).style if len(recipe.styles) > 1 else None] * len(present)
-    return TrainingSet(images=torch.stack(images), concepts=owners, styles=styles)
+    def minutes_left(self) -> float | None:
+        """How long a stage that starts now may run; ``None`` is for ever."""
+        limits = [] if self.max_minutes is None else [self.max_minutes]
+        limits += [] if self.deadline is None else [max(self.deadline - time.monotonic(), 0) / 60]
+        return min(limits, default=None)
 
 
 def train_vae(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions) -> bool:
@@ -174,23 +146,13 @@ def train_guidance(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOption
     latents = encode_training_set(kind, pipe.vae, data, training_captions(recipe, data), tokenizers)
     loop = guidance_loop(
         kind, modules, latents, recipe.guidance_loop, caption_drop=recipe.caption_drop, run_dir=options.run_dir,
-        seed=recipe.seed + 2, dtype=options.dtype, sample_fn=_sheet_fn(pipe, recipe, data, options, "guidance"),
+        seed=recipe.seed + 2, dtype=options.dtype, compile_modules=options.compile_modules,
+        sample_fn=_sheet_fn(pipe, recipe, data, options, "guidance"),
     )  # fmt: skip
     _run(loop, options)
     with loop.averaged():
         export_pipeline(pipe, options.run_dir / "pipeline")
     return loop.finished
-
-
-def training_captions(recipe: EmbeddedRecipe, data: TrainingSet) -> CaptionRows:
-    """Captions of the training images, without those held out."""
-    return caption_rows(data.concepts, data.styles, held_out=held_out_captions(recipe))
-
-
-def held_out_captions(recipe: EmbeddedRecipe) -> frozenset[str]:
-    """Captions that the recipe never trains on, word for word: those of the prompt lists."""
-    names = PROMPT_LISTS if recipe.hold_out_prompts else ()
-    return frozenset(prompt for name in names for prompt in load_prompts(name).prompts)
 
 
 def encode_training_set(
@@ -213,7 +175,7 @@ def encode_training_set(
 def train_embedded(
     recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions, stages: Sequence[str] = STAGES
 ) -> DiffusionPipeline | None:
-    """Run the stages of a recipe in order.
+    """Run the stages of a recipe in order. Resuming, a stage that was finished before is skipped.
 
     Args:
         recipe: What to train.
@@ -222,7 +184,7 @@ def train_embedded(
         stages: Some of ``STAGES``. Each stage reads what the earlier ones left in ``run_dir``.
 
     Returns:
-        The finished pipeline with the refined decoder, or ``None`` when ``max_minutes`` ended a stage early.
+        The finished pipeline with the refined decoder, or ``None`` when the time was up before that.
 
     Raises:
         ConfigError: An unknown stage.
@@ -238,8 +200,14 @@ def train_embedded(
         if stage not in trainers:
             raise ConfigError(f"Unknown training stage '{stage}'; known: {', '.join(STAGES)}.")
     for stage in stages:
+        if options.resume and is_done(recipe, stage, options.run_dir):
+            continue
+        if options.out_of_time:
+            return None
+        forget_from(stage, options.run_dir)
         if not trainers[stage](recipe, data, options):
             return None
+        mark_done(recipe, stage, options.run_dir)
     return assemble(options.run_dir) if (options.run_dir / "pipeline").exists() else None
 
 
@@ -291,7 +259,7 @@ def sampling_settings(recipe: EmbeddedRecipe) -> GenerationSettings:
 def _run(loop: TrainLoop, options: RunOptions) -> None:
     if options.resume:
         loop.load()
-    loop.run(options.max_minutes)
+    loop.run(options.minutes_left())
 
 
 def _load_vae(path: Path, device: torch.device) -> AutoencoderKL:

@@ -1,6 +1,6 @@
 """The recipes of the embedded pipelines, as data. Trainers read them; nothing here computes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dit_accel.errors import ConfigError, did_you_mean
@@ -234,3 +234,25 @@ def get_recipe(name: str, size: str) -> EmbeddedRecipe:
     if size not in RECIPES[name]:
         raise ConfigError(f"Recipe size must be one of {', '.join(RECIPES[name])}, got '{size}'.")
     return RECIPES[name][size]
+
+
+def scale_steps(recipe: EmbeddedRecipe, factor: float) -> EmbeddedRecipe:
+    """Multiply the steps of every stage; the learning-rate curves follow, and warm-ups get shorter but never longer.
+
+    Args:
+        recipe: The recipe.
+        factor: Above 0; every stage keeps one step at least.
+
+    Raises:
+        ConfigError: The factor is not above 0.
+    """
+    if not factor > 0:
+        raise ConfigError(f"The factor of the steps must be above 0, got {factor}.")
+    loops: dict[str, Any] = {}
+    for field_name in ("vae_loop", "decoder_loop", "denoiser_loop", "guidance_loop"):
+        loop: LoopConfig | None = getattr(recipe, field_name)
+        if loop is not None:
+            steps = max(round(loop.steps * factor), 1)
+            warmup_steps = max(round(loop.warmup_steps * min(factor, 1)), 1)
+            loops[field_name] = replace(loop, steps=steps, warmup_steps=warmup_steps)
+    return replace(recipe, **loops)

@@ -12,9 +12,10 @@ from diffusers import DiffusionPipeline
 from dit_accel.generation import generate_images
 from dit_accel.training.card import run_costs, write_card
 from dit_accel.training.data import attribution_text
+from dit_accel.training.datasets import TrainingSet
 from dit_accel.training.export import export_pipeline
 from dit_accel.training.measure import MeasureConfig, measure_pipeline
-from dit_accel.training.pretrain import SHEET_SEED, TrainingSet, sampling_settings
+from dit_accel.training.pretrain import SHEET_SEED, sampling_settings
 from dit_accel.training.recipes import EmbeddedRecipe
 from dit_accel.training.samples import save_sheet
 

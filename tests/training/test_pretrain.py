@@ -14,17 +14,12 @@ from dit_accel.generation import GenerationSettings, generate_images
 from dit_accel.prompts import PROMPT_LISTS, load_prompts
 from dit_accel.training.card import TEXTS
 from dit_accel.training.concepts import Concept
+from dit_accel.training.datasets import TrainingSet, training_captions
 from dit_accel.training.export import export_pipeline
 from dit_accel.training.kinds import KINDS
 from dit_accel.training.loop import LoopConfig
-from dit_accel.training.pretrain import (
-    STAGES,
-    RunOptions,
-    TrainingSet,
-    train_embedded,
-    train_vae,
-    training_captions,
-)
+from dit_accel.training.pretrain import RunOptions, train_embedded, train_vae
+from dit_accel.training.progress import STAGES
 from dit_accel.training.recipes import RECIPES, EmbeddedRecipe, get_recipe
 from dit_accel.training.vae import build_vae
 
