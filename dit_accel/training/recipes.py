@@ -150,11 +150,11 @@ EMOJI_PIXART_GPU = EmbeddedRecipe(
     vae={"channels": (64, 128, 128)},
     text_encoders={"text_encoder": _t5(256, 2)},
     denoiser=_pixart(256, 12, sample_size=16, patch_size=1, text_dim=256),
-    vae_loop=LoopConfig(steps=6000, batch_size=64, lr=1e-3),
-    decoder_loop=LoopConfig(steps=2000, batch_size=64, lr=5e-4),
-    denoiser_loop=LoopConfig(steps=12_000, batch_size=256, lr=6e-4, ema_decay=0.9995),
+    vae_loop=LoopConfig(steps=4500, batch_size=64, lr=1e-3, log_steps=250),
+    decoder_loop=LoopConfig(steps=1200, batch_size=64, lr=5e-4, log_steps=250),
+    denoiser_loop=LoopConfig(steps=6000, batch_size=256, lr=6e-4, ema_decay=0.9995, log_steps=250),
 )
-"""Three styles, all concepts, 256 tokens. Meant for one GPU and ten minutes; nobody has run it yet."""
+"""Three styles, all concepts, 256 tokens. Not run yet; for the steps of the GPU recipes see ``GPU_PLAN``."""
 
 EMOJI_SD_CPU = EmbeddedRecipe(
     name="emoji-sd",
@@ -176,7 +176,7 @@ EMOJI_SD_GPU = EmbeddedRecipe(
     vae_source="emoji-pixart",
     text_encoders={"text_encoder": _clip(256, 3)},
     denoiser=_unet((64, 128, 160), sample_size=16, text_dim=256),
-    denoiser_loop=LoopConfig(steps=10_000, batch_size=256, lr=8e-4, ema_decay=0.9995),
+    denoiser_loop=LoopConfig(steps=6000, batch_size=256, lr=8e-4, ema_decay=0.9995, log_steps=250),
     guidance_scale=4.5,
     num_inference_steps=50,
 )
@@ -203,12 +203,27 @@ EMOJI_FLUX_GPU = EmbeddedRecipe(
     vae_source="emoji-pixart",
     text_encoders={"text_encoder": _clip(256, 2), "text_encoder_2": _t5(256, 2)},
     denoiser=_flux(8, 2, 6, text_dim=256),
-    denoiser_loop=LoopConfig(steps=12_000, batch_size=256, lr=8e-4, ema_decay=0.9995),
-    guidance_loop=LoopConfig(steps=1500, batch_size=256, lr=4e-4, ema_decay=0.995),
+    denoiser_loop=LoopConfig(steps=6000, batch_size=256, lr=8e-4, ema_decay=0.9995, log_steps=250),
+    guidance_loop=LoopConfig(steps=800, batch_size=256, lr=4e-4, ema_decay=0.995, log_steps=250),
     guidance_scale=3.5,
     num_inference_steps=28,
 )
 """Three styles, all concepts."""
+
+GPU_PLAN = """Expected of one H100, by counting operations; an estimate, nothing of it has been measured.
+
+| stage | arithmetic a step | expected steps/s | steps | compilation and training |
+|---|---|---|---|---|
+| emoji-pixart, vae | 1.3 TFLOP | 40 to 80 | 4500 | 3 min |
+| emoji-pixart, decoder | 1.1 TFLOP | 45 to 90 | 1200 | 1.5 min |
+| emoji-pixart, denoiser | 5.6 TFLOP | 20 to 35 | 6000 | 5.5 min |
+| emoji-sd, denoiser | 1.1 TFLOP | 35 to 60 | 6000 | 4.5 min |
+| emoji-flux, denoiser | 0.9 TFLOP | 70 to 120 | 6000 | 3 min |
+| emoji-flux, guidance | 1.5 TFLOP | 50 to 80 | 800 | 1.5 min |
+
+At the slow end 19 minutes, so that 6 of 25 are left for a video pipeline. 6000 steps show each image 300 times, about
+as often as the CPU recipes do. Where the clock says otherwise, change ``steps`` (or give ``--steps-scale``).
+"""
 
 RECIPES: dict[str, dict[str, EmbeddedRecipe]] = {
     "emoji-pixart": {"cpu": EMOJI_PIXART_CPU, "gpu": EMOJI_PIXART_GPU},
