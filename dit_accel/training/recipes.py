@@ -142,6 +142,19 @@ EMOJI_PIXART_CPU = EmbeddedRecipe(
 )
 """One style, 256 concepts, 64 tokens: about an hour and a half on two CPU cores."""
 
+# What to expect of the GPU recipes on one H100, by counting operations: an ESTIMATE, nothing of it has been measured.
+#
+# | stage | arithmetic a step | expected steps/s | steps | compilation and training |
+# |---|---|---|---|---|
+# | emoji-pixart, vae | 1.3 TFLOP | 40 to 80 | 4500 | 3 min |
+# | emoji-pixart, decoder | 1.1 TFLOP | 45 to 90 | 1200 | 1.5 min |
+# | emoji-pixart, denoiser | 5.6 TFLOP | 20 to 35 | 6000 | 5.5 min |
+# | emoji-sd, denoiser | 1.1 TFLOP | 35 to 60 | 6000 | 4.5 min |
+# | emoji-flux, denoiser | 0.9 TFLOP | 70 to 120 | 6000 | 3 min |
+# | emoji-flux, guidance | 1.5 TFLOP | 50 to 80 | 800 | 1.5 min |
+#
+# At the slow end 19 minutes, so that 6 of 25 are left for a video pipeline. 6000 steps show each image 300 times,
+# about as often as the CPU recipes do. Where the clock says otherwise, change ``steps`` (or give ``--steps-scale``).
 EMOJI_PIXART_GPU = EmbeddedRecipe(
     name="emoji-pixart",
     kind="pixart",
@@ -154,7 +167,7 @@ EMOJI_PIXART_GPU = EmbeddedRecipe(
     decoder_loop=LoopConfig(steps=1200, batch_size=64, lr=5e-4, log_steps=250),
     denoiser_loop=LoopConfig(steps=6000, batch_size=256, lr=6e-4, ema_decay=0.9995, log_steps=250),
 )
-"""Three styles, all concepts, 256 tokens. Not run yet; for the steps of the GPU recipes see ``GPU_PLAN``."""
+"""Three styles, all concepts, 256 tokens. Nobody has run a GPU recipe yet."""
 
 EMOJI_SD_CPU = EmbeddedRecipe(
     name="emoji-sd",
@@ -209,21 +222,6 @@ EMOJI_FLUX_GPU = EmbeddedRecipe(
     num_inference_steps=28,
 )
 """Three styles, all concepts."""
-
-GPU_PLAN = """Expected of one H100, by counting operations; an estimate, nothing of it has been measured.
-
-| stage | arithmetic a step | expected steps/s | steps | compilation and training |
-|---|---|---|---|---|
-| emoji-pixart, vae | 1.3 TFLOP | 40 to 80 | 4500 | 3 min |
-| emoji-pixart, decoder | 1.1 TFLOP | 45 to 90 | 1200 | 1.5 min |
-| emoji-pixart, denoiser | 5.6 TFLOP | 20 to 35 | 6000 | 5.5 min |
-| emoji-sd, denoiser | 1.1 TFLOP | 35 to 60 | 6000 | 4.5 min |
-| emoji-flux, denoiser | 0.9 TFLOP | 70 to 120 | 6000 | 3 min |
-| emoji-flux, guidance | 1.5 TFLOP | 50 to 80 | 800 | 1.5 min |
-
-At the slow end 19 minutes, so that 6 of 25 are left for a video pipeline. 6000 steps show each image 300 times, about
-as often as the CPU recipes do. Where the clock says otherwise, change ``steps`` (or give ``--steps-scale``).
-"""
 
 RECIPES: dict[str, dict[str, EmbeddedRecipe]] = {
     "emoji-pixart": {"cpu": EMOJI_PIXART_CPU, "gpu": EMOJI_PIXART_GPU},
