@@ -94,7 +94,7 @@ collect() {
   (
     cd "$RUNS"
     for stage in vae denoiser guidance decoder; do
-      for name in */; do ls "$name$stage"-[0-9]*.png 2>/dev/null | tail -1; done
+      for name in */; do { compgen -G "$name$stage-[0-9]*.png" || true; } | sort | tail -1; done
     done
     ls train.log ./*/*.log.jsonl ./*/final/samples.png 2>/dev/null || true
   ) | tar -C "$RUNS" -czf "$OUT/logs.tar.gz" -T -
