@@ -16,15 +16,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dit_accel.embedded.flux import FluxPipeline
+from dit_accel.training.datasets import TrainingSet
 from dit_accel.training.denoiser import LatentData, denoiser_loop
 from dit_accel.training.guidance import guidance_loop
 from dit_accel.training.kinds import KINDS
 from dit_accel.training.kinds.flux import image_ids
 from dit_accel.training.loop import TrainLoop
+from dit_accel.training.pretrain import RunOptions, train_embedded
 from dit_accel.training.vae import build_vae, vae_loop
 
 META = torch.device("meta")
 CpuGenerator = torch.Generator
+MakeLoop = Callable[..., TrainLoop]
 
 
 class MetaGenerator(CpuGenerator):
@@ -71,19 +74,57 @@ def test_the_watch_sees_a_transfer() -> None:
     assert seen.found
 
 
-@pytest.mark.parametrize(
+DENOISERS = pytest.mark.parametrize(
     ("kind", "make_loop"), [("sd", denoiser_loop), ("flux", denoiser_loop), ("flux", guidance_loop)]
 )
-def test_denoiser_steps_stay_on_the_device(
-    kind: str, make_loop: Callable[..., TrainLoop], on_meta: None, tmp_path: Path
-) -> None:
+
+
+@DENOISERS
+def test_denoiser_steps_stay_on_the_device(kind: str, make_loop: MakeLoop, on_meta: None, tmp_path: Path) -> None:
+    assert transfers(small_loop(kind, make_loop, META, tmp_path)) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@DENOISERS
+def test_whole_steps_never_wait_for_a_gpu(kind: str, make_loop: MakeLoop, tmp_path: Path) -> None:
+    loop = small_loop(kind, make_loop, torch.device("cuda"), tmp_path)
+    loop._train_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loop._train_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", SMALL)
+def test_training_on_a_gpu_goes_on_with_the_same_draws(kind: str, data: TrainingSet, tmp_path: Path) -> None:
+    for name, limits in (("whole", [None]), ("cut", [0.0, 0.0, None])):
+        for max_minutes in limits:
+            options = RunOptions(
+                run_dir=tmp_path / name, device=torch.device("cuda"), compile_modules=False, max_minutes=max_minutes
+            )
+            train_embedded(SMALL[kind], data, options)
+    whole, cut = (torch.load(tmp_path / name / "vae.ckpt.pt", weights_only=True) for name in ("whole", "cut"))
+    assert whole["step"] == cut["step"] == 3
+    assert torch.equal(whole["generator"], cut["generator"])
+    for mine, theirs in zip(whole["ema"]["shadow_params"], cut["ema"]["shadow_params"], strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
+
+
+def small_loop(kind: str, make_loop: MakeLoop, device: torch.device, run_dir: Path) -> TrainLoop:
     recipe, parts = SMALL[kind], KINDS[kind]
     tokenizers = parts.build_tokenizers(["a red apple", "an owl"])
-    text = {name: torch.zeros(2, ids.shape[1], dtype=torch.int64) for name, ids in tokens(parts, tokenizers).items()}
-    with META:
+    text = {
+        name: torch.zeros(2, ids.shape[1], dtype=torch.int64)
+        for name, ids in parts.tokenize(tokenizers, ["a red apple"]).items()
+    }
+    with device:
         modules = parts.build_text_encoders(tokenizers, recipe.text_encoders)
         modules[parts.denoiser_name] = parts.build_denoiser(recipe.denoiser)
-    data = LatentData(
+    examples = LatentData(
         mean=torch.zeros(2, 4, 4, 4),
         std=torch.zeros(2, 4, 4, 4),
         text=text,
@@ -91,16 +132,10 @@ def test_denoiser_steps_stay_on_the_device(
         weight=torch.ones(2),
         empty={name: ids[:1] for name, ids in text.items()},
     )
-    loop = make_loop(
-        parts, modules, data, recipe.denoiser_loop, caption_drop=0.1, run_dir=tmp_path, seed=0, dtype=torch.float32,
-        compile_modules=False,
+    return make_loop(
+        parts, modules, examples, recipe.denoiser_loop, caption_drop=0.1, run_dir=run_dir, seed=0,
+        dtype=torch.float32, compile_modules=False,
     )  # fmt: skip
-    assert transfers(loop) == []
-
-
-def tokens(parts: Any, tokenizers: Any) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = parts.tokenize(tokenizers, ["a red apple"])
-    return found
 
 
 def test_autoencoder_steps_stay_on_the_device(on_meta: None, tmp_path: Path) -> None:
