@@ -65,9 +65,11 @@ install() {
 
 train() {
   install
+  local folder=$RUNS
+  case $NAMES in all | *" "*) ;; *) folder=$RUNS/$NAMES ;; esac  # of one name, --run-dir is the folder itself
   # shellcheck disable=SC2086
-  PYTHONUNBUFFERED=1 $PYTHON -m dit_accel train-embedded $NAMES --size "$SIZE" --device "$DEVICE" --no-measure \
-    --data-dir "$KIT/emoji.pack" --run-dir "$RUNS" --steps-scale "$SCALE" --time-budget "$MINUTES" $OPTIONS 2>&1 |
+  COLUMNS=160 PYTHONUNBUFFERED=1 $PYTHON -m dit_accel train-embedded $NAMES --size "$SIZE" --device "$DEVICE" --no-measure \
+    --data-dir "$KIT/emoji.pack" --run-dir "$folder" --steps-scale "$SCALE" --time-budget "$MINUTES" $OPTIONS 2>&1 |
     tee -a "$RUNS/train.log"
   collect
 }
