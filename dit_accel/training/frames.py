@@ -33,12 +33,18 @@ class FramePhase:
 
 
 def draw_frame_count(phases: tuple[FramePhase, ...], progress: float, generator: torch.Generator) -> int:
-    """Draw how many frames the step at ``progress``, a fraction of the training, sees."""
+    """Draw how many frames the step at ``progress``, a fraction of the training, sees.
+
+    The number decides shapes, so the host has to know it: the one wait of a step on a GPU.
+    """
     phase = next((phase for phase in phases if progress < phase.until_frac), phases[-1])
-    shares = torch.tensor([share for _, share in phase.frames])
+    shares = torch.tensor([share for _, share in phase.frames], device=generator.device)
     return phase.frames[int(torch.multinomial(shares, 1, generator=generator))][0]
 
 
 def choose_frames(k: int, num_frames: int, generator: torch.Generator) -> torch.Tensor:
     """Draw ``k`` frame numbers, one from each ``k``-th of the video, ascending, int64 [k]."""
-    return ((torch.arange(k) + torch.rand(k, generator=generator)) * num_frames / k).long()
+    device = generator.device
+    return (
+        (torch.arange(k, device=device) + torch.rand(k, generator=generator, device=device)) * num_frames / k
+    ).long()
