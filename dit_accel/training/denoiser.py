@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
-from dit_accel.training.frames import FrameHead
 from dit_accel.training.kinds import PipelineKind, TextInputs
 from dit_accel.training.loop import LoopConfig, SampleFn, TrainLoop
+from dit_accel.training.motion_heads import MotionHead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +24,13 @@ class Batch:
         clean: Latents, float32 [B, C, h, w] or [B, C, k, h, w].
         text: Their captions, each int64 [B, N].
         frames: Of a video, the numbers of the frames that are shown, int64 [k].
+        path: Where the sprites are in these frames, float32 [B, k, 3].
     """
 
     clean: torch.Tensor
     text: TextInputs
     frames: torch.Tensor | None = None
+    path: torch.Tensor | None = None
 
 
 class TrainingLatents(Protocol):
@@ -106,7 +108,7 @@ def denoiser_loop(
     seed: int,
     dtype: torch.dtype,
     compile_modules: bool,
-    frame_head: FrameHead | None = None,
+    heads: Mapping[str, MotionHead] | None = None,
     sample_fn: SampleFn | None = None,
 ) -> TrainLoop:
     """Set up joint training of text encoders and denoiser.
@@ -121,20 +123,23 @@ def denoiser_loop(
         seed: Seed of everything random in training.
         dtype: Autocast type; ``torch.float32`` trains without autocast.
         compile_modules: Whether to use ``torch.compile``.
-        frame_head: Auxiliary loss on videos, trained along.
+        heads: Auxiliary losses on videos, trained along.
         sample_fn: See ``TrainLoop``.
     """
+    heads = heads or {}
     denoiser: Any = modules[kind.denoiser_name]
     device = denoiser.device
     kind.prepare_training(denoiser)
     objective = kind.objective(data.shape)
 
     def compute(
-        noisy: torch.Tensor, t: torch.Tensor, text: TextInputs, target: torch.Tensor, frames: torch.Tensor | None
+        noisy: torch.Tensor, t: torch.Tensor, text: TextInputs, target: torch.Tensor, shown: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
         predicted = kind.predict(denoiser, noisy, t, kind.encode(modules, text))
         loss = F.mse_loss(predicted.float(), target)
-        return loss if frame_head is None or frames is None else loss + frame_head.loss(frames)
+        for head in heads.values():
+            loss = loss + head.loss(*shown)
+        return loss
 
     compute_loss = torch.compile(compute, dynamic=False) if compile_modules else compute
 
@@ -144,12 +149,13 @@ def denoiser_loop(
         noise = torch.randn(batch.clean.shape, generator=generator).to(device)
         t = objective.times((torch.arange(b) + torch.rand(b, generator=generator)) / b).to(device)
         noisy, target = objective.example(batch.clean, noise, t)
+        shown = () if batch.frames is None or batch.path is None else (batch.frames, batch.path)
         with kind.showing(denoiser, batch.frames), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return compute_loss(noisy, t, batch.text, target, batch.frames)
+            return compute_loss(noisy, t, batch.text, target, shown)
 
     loop = TrainLoop(
         name="denoiser",
-        modules={**modules, **({} if frame_head is None else {"frame_head": frame_head})},
+        modules={**modules, **heads},
         loss_fn=loss_fn,
         config=config,
         run_dir=run_dir,

@@ -6,10 +6,8 @@ last part of the training sees whole videos.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from dit_accel.errors import ConfigError
 
@@ -35,49 +33,16 @@ class FramePhase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FrameHeadConfig:
-    """See ``FrameHead``.
+class HeadConfig:
+    """An auxiliary head; see ``motion_heads.py``.
 
     Attributes:
         block: Number of the transformer block whose tokens the head reads.
         weight: Weight of its loss.
-        num_frames: Frames of a whole video.
     """
 
-    block: int = 2
-    weight: float = 0.1
-    num_frames: int = 16
-
-
-class FrameHead(torch.nn.Linear):
-    """Tells from a token which frame of the video it belongs to: an auxiliary loss, for training only.
-
-    Rotary positions are relative. In pure noise nothing but the ends of the video tells a token its time, and a
-    transformer that does not know it cannot begin a motion: without this head ours drew a still sprite for thousands
-    of steps, in whatever direction the caption sent it. The head asks for the time, and the inner blocks find it.
-
-    Args:
-        denoiser: Transformer with ``blocks`` and ``config``; its forward pass is watched from now on.
-        config: Where and how much.
-    """
-
-    def __init__(self, denoiser: Any, config: FrameHeadConfig) -> None:
-        dim = denoiser.config.num_attention_heads * denoiser.config.attention_head_dim
-        super().__init__(dim, config.num_frames)
-        self.weight_of_loss = config.weight
-        self.seen: torch.Tensor | None = None
-        denoiser.blocks[config.block].register_forward_hook(self._watch)
-
-    def _watch(self, module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        self.seen = output
-
-    def loss(self, frames: torch.Tensor) -> torch.Tensor:
-        """Weighted cross-entropy for the tokens of the last forward pass, which was shown ``frames``, int64 [k]."""
-        assert self.seen is not None
-        b, k = len(self.seen), len(frames)
-        logits = self(self.seen).float().view(b, k, -1, self.out_features)
-        wanted = frames.view(1, k, 1).expand(logits.shape[:3])
-        return self.weight_of_loss * F.cross_entropy(logits.flatten(0, 2), wanted.flatten())
+    block: int
+    weight: float
 
 
 def draw_frame_count(phases: tuple[FramePhase, ...], progress: float, generator: torch.Generator) -> int:

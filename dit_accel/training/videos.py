@@ -11,6 +11,7 @@ import torch
 from dit_accel.training.denoiser import Batch
 from dit_accel.training.frames import FramePhase, choose_frames, draw_frame_count
 from dit_accel.training.kinds import PipelineKind, TextInputs, Tokenizers
+from dit_accel.training.motion_heads import path_numbers
 from dit_accel.training.training_set import VideoSet
 from dit_accel.training.video_vae import encode_frames, normalise
 
@@ -28,12 +29,14 @@ class VideoLatents:
         latents: Normalised latents of V videos, float16 [V, C, F, h, w].
         text: Caption of each video, each int64 [V, N].
         empty: The empty caption, each int64 [1, N].
+        paths: Where the sprites are, see ``path_numbers``, float32 [V, F, 3].
         phases: How many frames the steps see, in order.
     """
 
     latents: torch.Tensor
     text: TextInputs
     empty: TextInputs
+    paths: torch.Tensor
     phases: tuple[FramePhase, ...]
 
     @property
@@ -52,7 +55,8 @@ class VideoLatents:
         drop = (torch.rand(b, generator=generator) < caption_drop)[:, None]
         clean = self.latents[rows[:, None], :, frames].float().transpose(1, 2).contiguous()
         text = {name: torch.where(drop, self.empty[name], ids[rows]).to(device) for name, ids in self.text.items()}
-        return Batch(clean=clean.to(device), text=text, frames=frames.to(device))
+        path = self.paths[rows][:, frames].to(device)
+        return Batch(clean=clean.to(device), text=text, frames=frames.to(device), path=path)
 
 
 def encode_videos(
@@ -82,6 +86,7 @@ def encode_videos(
         latents=_cached(vae, data, captions, run_dir / LATENTS_FILE, dtype),
         text={name: ids[:-1] for name, ids in text.items()},
         empty={name: ids[-1:] for name, ids in text.items()},
+        paths=torch.stack([path_numbers(data.path(k)) for k in range(len(captions))]),
         phases=phases,
     )
 

@@ -1,6 +1,5 @@
 """The shortcuts of video training are exact: frame-wise convolutions, chosen frames, plain attention, zero padding."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,12 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from dit_accel.errors import ConfigError
 from dit_accel.training.denoiser import denoiser_loop
-from dit_accel.training.frames import FrameHead, FrameHeadConfig, FramePhase, choose_frames
+from dit_accel.training.frames import FramePhase, HeadConfig, choose_frames
 from dit_accel.training.kinds import KINDS
 from dit_accel.training.kinds.wan import FLOW_SHIFT
 from dit_accel.training.loop import LoopConfig
+from dit_accel.training.motion_heads import build_heads, path_numbers
+from dit_accel.training.sprites import Motion, draw_trajectory
 from dit_accel.training.vae import vae_loop
 from dit_accel.training.video_vae import (
     FrameCodec,
@@ -169,6 +170,7 @@ def test_phases_and_positions_follow_the_progress() -> None:
         latents=torch.arange(4.0).view(1, 1, 4, 1, 1).expand(6, 4, 4, 4, 4).half(),
         text={"input_ids": torch.full((6, 5), 7)},
         empty={"input_ids": torch.zeros(1, 5, dtype=torch.long)},
+        paths=torch.arange(4.0).view(1, 4, 1).expand(6, 4, 3),
         phases=phases,
     )
     generator = torch.Generator().manual_seed(0)
@@ -180,6 +182,7 @@ def test_phases_and_positions_follow_the_progress() -> None:
             found.add(k)
             assert batch.clean.shape == (8 // k, 4, k, 4, 4), "as many frames in every step"
             assert torch.equal(batch.clean[0, 0, :, 0, 0], batch.frames.float()), "the positions are the frames' own"
+            assert torch.equal(batch.path[0, :, 0], batch.frames.float())
             assert set(batch.text["input_ids"].unique().tolist()) <= {0, 7}
         assert found == counts
 
@@ -192,7 +195,7 @@ def test_positions_are_shown_in_steps_only(tmp_path: Path) -> None:
     names = set(model.state_dict())
     text = KIND.tokenize(tokenizers, ["an owl"])
     data = VideoLatents(
-        latents=torch.randn(1, 4, 4, 4, 4).half(), text=text, empty=text,
+        latents=torch.randn(1, 4, 4, 4, 4).half(), text=text, empty=text, paths=torch.zeros(1, 4, 3),
         phases=(FramePhase(until_frac=1, frames=((2, 1.0),)),),
     )  # fmt: skip
     seen: list[object] = []
@@ -206,23 +209,28 @@ def test_positions_are_shown_in_steps_only(tmp_path: Path) -> None:
     assert set(model.state_dict()) == names, "a checkpoint loads into the stock transformer"
 
 
-def test_the_frame_head_reads_the_block_and_asks_for_the_frame() -> None:
+def test_heads_read_their_block_and_ask_for_frame_and_path() -> None:
     model = trained_looking_wan()
-    head = FrameHead(model, FrameHeadConfig(block=1, weight=0.5, num_frames=4))
-    assert set(head.state_dict()) == {"weight", "bias"}
-    video, text = torch.randn(2, 4, 3, 4, 4), torch.randn(2, 5, 16)
-    model(video, torch.tensor([500.0, 20.0]), text)
-    frames = torch.tensor([0, 1, 3])
-    torch.nn.init.zeros_(head.weight)
-    torch.nn.init.zeros_(head.bias)
-    assert head.loss(frames).item() == pytest.approx(0.5 * math.log(4), rel=1e-4)
-    torch.nn.init.normal_(head.weight)
-    tokens = head.seen.view(2, 3, 4, -1)
-    by_hand = sum(-head(tokens[:, k]).log_softmax(-1)[..., frame].mean() for k, frame in enumerate(frames)) / 3
-    assert head.loss(frames).item() == pytest.approx(0.5 * by_hand.item(), rel=1e-4)
-    head.loss(frames).backward()
-    assert model.blocks[0].ffn.net[0].proj.weight.grad.any()
-    assert model.blocks[1].ffn.net[0].proj.weight.grad.any() and not model.proj_out.weight.grad
+    configs = {"frame_head": HeadConfig(block=1, weight=0.5), "path_head": HeadConfig(block=0, weight=0.25)}
+    heads = build_heads(model, configs, num_frames=4)
+    assert set(heads["frame_head"].state_dict()) == {"weight", "bias"}
+    model(torch.randn(2, 4, 3, 4, 4), torch.tensor([500.0, 20.0]), torch.randn(2, 5, 16))
+    frames, path = torch.tensor([0, 1, 3]), torch.randn(2, 3, 3)
+    tokens = {name: head.seen.detach().view(2, 3, 4, -1) for name, head in heads.items()}
+    frame_head, path_head = heads["frame_head"], heads["path_head"]
+    by_hand = sum(-frame_head(tokens["frame_head"][:, k]).log_softmax(-1)[..., f].mean() for k, f in enumerate(frames))
+    torch.testing.assert_close(frame_head.loss(frames, path), 0.5 * by_hand / 3)
+    error = path_head(tokens["path_head"].mean(2)) - path
+    torch.testing.assert_close(path_head.loss(frames, path), 0.25 * error.square().mean())
+    path_head.loss(frames, path).backward()
+    assert model.blocks[0].ffn.net[0].proj.weight.grad.any() and model.blocks[1].ffn.net[0].proj.weight.grad is None
+
+
+def test_path_numbers_are_of_unit_size() -> None:
+    path = draw_trajectory(Motion(direction="left", scale="grows"), torch.Generator().manual_seed(0))
+    numbers = path_numbers(path)
+    assert numbers.shape == (16, 3) and numbers.abs().max() < 2.5
+    assert (numbers[:, 0].diff() < 0).all() and (numbers[:, 2].diff() > 0).all()
 
 
 def test_phases_are_checked() -> None:
