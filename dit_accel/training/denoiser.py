@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from dit_accel.training.kinds import PipelineKind, TextInputs
 from dit_accel.training.loop import LoopConfig, SampleFn, TrainLoop
 from dit_accel.training.motion_heads import MotionHead
+from dit_accel.training.objectives import Objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +26,14 @@ class Batch:
         text: Their captions, each int64 [B, N].
         frames: Of a video, the numbers of the frames that are shown, int64 [k].
         path: Where the sprites are in these frames, float32 [B, k, 3].
+        objective: What to train in this step; ``None``: the kind's.
     """
 
     clean: torch.Tensor
     text: TextInputs
     frames: torch.Tensor | None = None
     path: torch.Tensor | None = None
+    objective: Objective | None = None
 
 
 class TrainingLatents(Protocol):
@@ -130,7 +133,7 @@ def denoiser_loop(
     denoiser: Any = modules[kind.denoiser_name]
     device = denoiser.device
     kind.prepare_training(denoiser)
-    objective = kind.objective(data.shape)
+    usual = kind.objective(data.shape)
 
     def compute(
         noisy: torch.Tensor, t: torch.Tensor, text: TextInputs, target: torch.Tensor, shown: tuple[torch.Tensor, ...]
@@ -145,7 +148,7 @@ def denoiser_loop(
 
     def loss_fn(generator: torch.Generator) -> torch.Tensor:
         batch = data.draw(config.batch_size, loop.step / config.steps, caption_drop, generator, device)
-        b = len(batch.clean)
+        b, objective = len(batch.clean), batch.objective or usual
         noise = torch.randn(batch.clean.shape, generator=generator).to(device)
         t = objective.times((torch.arange(b) + torch.rand(b, generator=generator)) / b).to(device)
         noisy, target = objective.example(batch.clean, noise, t)

@@ -19,10 +19,12 @@ class FramePhase:
     Attributes:
         until_frac: Where the phase ends, as a fraction of all steps.
         frames: Numbers of frames a step may see, each with its probability.
+        flow_shift: Time shift of the flow matching in this phase; ``None``: the kind's, as in sampling.
     """
 
     until_frac: float
     frames: tuple[tuple[int, float], ...]
+    flow_shift: float | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -30,6 +32,11 @@ class FramePhase:
             raise ConfigError(f"until_frac must lie in (0, 1], got {self.until_frac}.")
         if abs(sum(share for _, share in self.frames) - 1) > 1e-6:
             raise ConfigError(f"The probabilities of a phase must add up to 1, got {self.frames}.")
+
+    def draw_count(self, generator: torch.Generator) -> int:
+        """Draw how many frames a step sees."""
+        shares = torch.tensor([share for _, share in self.frames])
+        return self.frames[int(torch.multinomial(shares, 1, generator=generator))][0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +52,9 @@ class HeadConfig:
     weight: float
 
 
-def draw_frame_count(phases: tuple[FramePhase, ...], progress: float, generator: torch.Generator) -> int:
-    """Draw how many frames the step at ``progress``, a fraction of the training, sees."""
-    phase = next((phase for phase in phases if progress < phase.until_frac), phases[-1])
-    shares = torch.tensor([share for _, share in phase.frames])
-    return phase.frames[int(torch.multinomial(shares, 1, generator=generator))][0]
+def phase_at(phases: tuple[FramePhase, ...], progress: float) -> FramePhase:
+    """The phase of the step at ``progress``, a fraction of the training."""
+    return next((phase for phase in phases if progress < phase.until_frac), phases[-1])
 
 
 def choose_frames(k: int, num_frames: int, generator: torch.Generator) -> torch.Tensor:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from dit_accel.training.denoiser import Batch
-from dit_accel.training.frames import FramePhase, choose_frames, draw_frame_count
+from dit_accel.training.frames import FramePhase, choose_frames, phase_at
 from dit_accel.training.kinds import PipelineKind, TextInputs, Tokenizers
 from dit_accel.training.motion_heads import path_numbers
+from dit_accel.training.objectives import FlowMatching
 from dit_accel.training.training_set import VideoSet
 from dit_accel.training.video_vae import encode_frames, normalise
 
@@ -48,7 +49,8 @@ class VideoLatents:
         self, batch_size: int, progress: float, caption_drop: float, generator: torch.Generator, device: torch.device
     ) -> Batch:
         """See ``TrainingLatents``: a step that sees k frames has ``batch_size`` / k videos."""
-        k = draw_frame_count(self.phases, progress, generator)
+        phase = phase_at(self.phases, progress)
+        k = phase.draw_count(generator)
         b = max(batch_size // k, 1)
         frames = choose_frames(k, self.latents.shape[2], generator)
         rows = torch.randint(len(self.latents), (b,), generator=generator)
@@ -56,7 +58,8 @@ class VideoLatents:
         clean = self.latents[rows[:, None], :, frames].float().transpose(1, 2).contiguous()
         text = {name: torch.where(drop, self.empty[name], ids[rows]).to(device) for name, ids in self.text.items()}
         path = self.paths[rows][:, frames].to(device)
-        return Batch(clean=clean.to(device), text=text, frames=frames.to(device), path=path)
+        objective = None if phase.flow_shift is None else FlowMatching(phase.flow_shift)
+        return Batch(clean=clean.to(device), text=text, frames=frames.to(device), path=path, objective=objective)
 
 
 def encode_videos(

@@ -164,7 +164,7 @@ def test_chosen_frames_are_spread_and_ascending() -> None:
 def test_phases_and_positions_follow_the_progress() -> None:
     phases = (
         FramePhase(until_frac=0.5, frames=((1, 0.5), (2, 0.5))),
-        FramePhase(until_frac=1, frames=((4, 1.0),)),
+        FramePhase(until_frac=1, frames=((4, 1.0),), flow_shift=5.0),
     )
     data = VideoLatents(
         latents=torch.arange(4.0).view(1, 1, 4, 1, 1).expand(6, 4, 4, 4, 4).half(),
@@ -182,6 +182,7 @@ def test_phases_and_positions_follow_the_progress() -> None:
             found.add(k)
             assert batch.clean.shape == (8 // k, 4, k, 4, 4), "as many frames in every step"
             assert torch.equal(batch.clean[0, 0, :, 0, 0], batch.frames.float()), "the positions are the frames' own"
+            assert (batch.objective is None) == (progress < 0.5)
             assert torch.equal(batch.path[0, :, 0], batch.frames.float())
             assert set(batch.text["input_ids"].unique().tolist()) <= {0, 7}
         assert found == counts
