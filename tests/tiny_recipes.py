@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from dit_accel.training.concepts import Concept
-from dit_accel.training.frames import FramePhase
+from dit_accel.training.frames import FramePhase, HeadConfig
 from dit_accel.training.loop import LoopConfig
 from dit_accel.training.progress import STAGES
 from dit_accel.training.recipe import EmbeddedRecipe, VideoRecipe
@@ -103,7 +103,8 @@ WAN = EmbeddedRecipe(
         phases=(
             FramePhase(until_frac=0.5, frames=((1, 0.5), (2, 0.5))),
             FramePhase(until_frac=1, frames=((16, 1.0),)),
-        )
+        ),
+        heads={"frame_head": HeadConfig(block=0, weight=0.1), "path_head": HeadConfig(block=0, weight=0.2)},
     ),
     **SHARED | {"vae": {"base_dim": 8, "z_dim": 4}, "image_size": 64},
 )

@@ -93,8 +93,8 @@ rotary position of its true time. Sampling: {text.sampler}, {p["num_inference_st
 It is an `AutoencoderKLWan` whose kernels over three frames use their last slot alone. Time is not compressed: a
 quarter of the frames would leave a quarter of the {p["frames"] * (CANVAS_PX // 8) ** 2} tokens. A causal kernel over
 frames could smooth flicker, but there is little to smooth: from frame to frame the error changes by
-{vae["flicker_of_255"]} grey levels of 255 on average, where the real frames change by {vae["real_change_of_255"]}. It
-reconstructs with {vae["psnr_db"]} dB PSNR, and what stands still is decoded to the same pixels in every frame.
+{vae["flicker_of_255"]} grey levels of 255 on average, where the real frames change by {vae["real_change_of_255"]}.
+It reconstructs with {vae["psnr_db"]} dB PSNR, and what stands still is decoded to the same pixels in every frame.
 
 ## Measured quality
 

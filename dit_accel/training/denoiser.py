@@ -3,7 +3,6 @@
 Timesteps are stratified over the batch, which lowers the variance of the loss at no cost.
 """
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch.nn.functional as F
 
 from dit_accel.training.kinds import PipelineKind, TextInputs
 from dit_accel.training.loop import LoopConfig, SampleFn, TrainLoop
+from dit_accel.training.motion_heads import MotionHead
+from dit_accel.training.objectives import Objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +25,15 @@ class Batch:
         clean: Latents, float32 [B, C, h, w] or [B, C, k, h, w].
         text: Their captions, each int64 [B, N].
         frames: Of a video, the numbers of the frames that are shown, int64 [k].
-        paths: Where the sprite is in these frames, see ``VideoSet.draw_path``, float32 [B, k, 3].
+        path: Where the sprites are in these frames, float32 [B, k, 3].
+        objective: What to train in this step; ``None``: the kind's.
     """
 
     clean: torch.Tensor
     text: TextInputs
     frames: torch.Tensor | None = None
-    paths: torch.Tensor | None = None
+    path: torch.Tensor | None = None
+    objective: Objective | None = None
 
 
 class TrainingLatents(Protocol):
@@ -125,6 +128,7 @@ def denoiser_loop(
     seed: int,
     dtype: torch.dtype,
     compile_modules: bool,
+    heads: Mapping[str, MotionHead] | None = None,
     sample_fn: SampleFn | None = None,
 ) -> TrainLoop:
     """Set up joint training of text encoders and denoiser.
@@ -139,35 +143,40 @@ def denoiser_loop(
         seed: Seed of everything random in training.
         dtype: Autocast type; ``torch.float32`` trains without autocast.
         compile_modules: Whether to use ``torch.compile``.
+        heads: Auxiliary losses on videos, trained along.
         sample_fn: See ``TrainLoop``.
     """
+    heads = heads or {}
     denoiser: Any = modules[kind.denoiser_name]
     device = denoiser.device
     kind.prepare_training(denoiser)
-    objective = kind.objective(data.shape)
     data = data.to(device)
-    auxiliary: Any = kind.build_auxiliary(denoiser, data.shape)
-    watching = contextlib.nullcontext if auxiliary is None else auxiliary.watching
+    usual = kind.objective(data.shape)
 
-    def compute(noisy: torch.Tensor, t: torch.Tensor, target: torch.Tensor, batch: Batch) -> torch.Tensor:
-        predicted = kind.predict(denoiser, noisy, t, kind.encode(modules, batch.text))
+    def compute(
+        noisy: torch.Tensor, t: torch.Tensor, text: TextInputs, target: torch.Tensor, shown: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        predicted = kind.predict(denoiser, noisy, t, kind.encode(modules, text))
         loss = F.mse_loss(predicted.float(), target)
-        return loss if auxiliary is None else loss + auxiliary(batch.frames, batch.paths)
+        for head in heads.values():
+            loss = loss + head.loss(*shown)
+        return loss
 
     compute_loss = torch.compile(compute, dynamic=False) if compile_modules else compute
 
     def loss_fn(generator: torch.Generator) -> torch.Tensor:
         batch = data.draw(config.batch_size, loop.step / config.steps, caption_drop, generator)
+        objective = batch.objective or usual
         noise = torch.randn(batch.clean.shape, generator=generator, device=device)
         t = objective.times(stratified(len(noise), generator))
         noisy, target = objective.example(batch.clean, noise, t)
-        autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-        with kind.showing(denoiser, batch.frames), watching(), autocast:
-            return compute_loss(noisy, t, target, batch)
+        shown = () if batch.frames is None or batch.path is None else (batch.frames, batch.path)
+        with kind.showing(denoiser, batch.frames), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return compute_loss(noisy, t, batch.text, target, shown)
 
     loop = TrainLoop(
         name="denoiser",
-        modules={**modules, **({} if auxiliary is None else {"auxiliary": auxiliary})},
+        modules={**modules, **heads},
         loss_fn=loss_fn,
         config=config,
         run_dir=run_dir,

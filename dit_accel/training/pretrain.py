@@ -17,9 +17,11 @@ from dit_accel.training.export import export_pipeline
 from dit_accel.training.guidance import guidance_loop
 from dit_accel.training.kinds import KINDS, Tokenizers
 from dit_accel.training.loop import SampleFn, TrainLoop
+from dit_accel.training.motion_heads import build_heads
 from dit_accel.training.progress import STAGES, forget_from, is_done, mark_done
 from dit_accel.training.recipe import EmbeddedRecipe
 from dit_accel.training.samples import save_sheet, spread
+from dit_accel.training.sprites import NUM_FRAMES
 from dit_accel.training.training_set import TrainingSet, VideoSet, training_captions
 from dit_accel.training.vae import encode_images, vae_loop
 from dit_accel.training.videos import encode_videos
@@ -115,10 +117,14 @@ def train_denoiser(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOption
     for module in modules.values():
         module.to(options.device)
     pipe = kind.build_pipeline(vae, modules, tokenizers)
+    heads = {} if recipe.video is None else build_heads(modules[kind.denoiser_name], recipe.video.heads, NUM_FRAMES)
+    for head in heads.values():
+        head.to(options.device)
     loop = denoiser_loop(
         kind, modules, encode_training_set(recipe, vae, data, tokenizers, options), recipe.denoiser_loop,
         caption_drop=recipe.caption_drop, run_dir=options.run_dir, seed=recipe.seed, dtype=options.dtype,
-        compile_modules=options.compile_modules, sample_fn=_sheet_fn(pipe, recipe, data, options, "denoiser"),
+        compile_modules=options.compile_modules, heads=heads,
+        sample_fn=_sheet_fn(pipe, recipe, data, options, "denoiser"),
     )  # fmt: skip
     _run(loop, options)
     with loop.averaged():

@@ -5,7 +5,7 @@ from typing import Any
 
 from dit_accel.errors import ConfigError
 from dit_accel.training.data import ANIMALS_AND_FOODS
-from dit_accel.training.frames import FramePhase
+from dit_accel.training.frames import FramePhase, HeadConfig
 from dit_accel.training.loop import LoopConfig
 from dit_accel.training.sprites import SUBJECTS
 
@@ -18,6 +18,7 @@ class VideoRecipe:
         subjects: Names of training concepts; empty means all.
         videos_per_caption: Different videos of each caption.
         phases: How many frames the denoiser's training steps see, in order.
+        heads: Auxiliary losses, by the names that ``build_heads`` knows.
         single_frames: Frames of such videos that the autoencoder is trained on,
         still_repeats: besides each training image in full size, so many times.
         video_seed: Video k is the one that the seed ``video_seed + k`` names,
@@ -27,6 +28,7 @@ class VideoRecipe:
     subjects: tuple[str, ...] = SUBJECTS
     videos_per_caption: int = 10
     phases: tuple[FramePhase, ...]
+    heads: dict[str, HeadConfig] = field(default_factory=dict)
     single_frames: int = 12_000
     still_repeats: int = 4
     video_seed: int = 1_000_000

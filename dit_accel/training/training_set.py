@@ -10,11 +10,8 @@ from dit_accel.training.captions import CaptionRows, caption_rows
 from dit_accel.training.concepts import Concept, caption, split_concepts
 from dit_accel.training.data import default_cache_dir, get_source, load_concepts, load_images
 from dit_accel.training.recipe import EmbeddedRecipe
-from dit_accel.training.sprites import CANVAS_PX, draw_single_frames, draw_trajectory, load_sprites, make_video
+from dit_accel.training.sprites import Trajectory, draw_single_frames, draw_trajectory, load_sprites, make_video
 from dit_accel.training.video_prompts import VideoCaption, held_out_video_captions, training_video_captions
-
-# What makes centres and sizes of order one.
-PATH_SCALE_PX, PATH_SIZE_PX, PATH_LOG_SIZE = 12.0, 27.0, 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +56,9 @@ class VideoSet(TrainingSet):
         video = self.videos[k]
         return make_video(self.sprites[video.subject], video.motion, self.seed + k)[0]
 
-    def draw_path(self, k: int) -> torch.Tensor:
-        """Where the sprite of video ``k`` is: centre (x, y) and log size, scaled to order one, float32 [F, 3]."""
-        path = draw_trajectory(self.videos[k].motion, torch.Generator().manual_seed(self.seed + k))
-        centre = (path.centre - CANVAS_PX / 2) / PATH_SCALE_PX
-        return torch.cat([centre, (path.size / PATH_SIZE_PX).log()[:, None] / PATH_LOG_SIZE], dim=1)
+    def path(self, k: int) -> Trajectory:
+        """Where the sprite of video ``k`` is."""
+        return draw_trajectory(self.videos[k].motion, torch.Generator().manual_seed(self.seed + k))
 
 
 def load_training_set(recipe: EmbeddedRecipe, data_dir: Path | None = None, *, held_out: bool = False) -> TrainingSet:

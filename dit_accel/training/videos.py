@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from dit_accel.training.denoiser import Batch
-from dit_accel.training.frames import FramePhase, choose_frames, draw_frame_count
+from dit_accel.training.frames import FramePhase, choose_frames, phase_at
 from dit_accel.training.kinds import PipelineKind, TextInputs, Tokenizers
+from dit_accel.training.motion_heads import path_numbers
+from dit_accel.training.objectives import FlowMatching
 from dit_accel.training.training_set import VideoSet
 from dit_accel.training.video_vae import encode_frames, normalise
 
@@ -26,16 +28,16 @@ class VideoLatents:
 
     Attributes:
         latents: Normalised latents of V videos, float16 [V, C, F, h, w].
-        paths: Where the sprite is, see ``VideoSet.draw_path``, float32 [V, F, 3].
         text: Caption of each video, each int64 [V, N].
         empty: The empty caption, each int64 [1, N].
+        paths: Where the sprites are, see ``path_numbers``, float32 [V, F, 3].
         phases: How many frames the steps see, in order.
     """
 
     latents: torch.Tensor
-    paths: torch.Tensor
     text: TextInputs
     empty: TextInputs
+    paths: torch.Tensor
     phases: tuple[FramePhase, ...]
 
     @property
@@ -47,23 +49,24 @@ class VideoLatents:
         """See ``TrainingLatents``."""
         return VideoLatents(
             latents=self.latents.to(device),
-            paths=self.paths.to(device),
             text={name: ids.to(device) for name, ids in self.text.items()},
             empty={name: ids.to(device) for name, ids in self.empty.items()},
+            paths=self.paths.to(device),
             phases=self.phases,
         )
 
     def draw(self, batch_size: int, progress: float, caption_drop: float, generator: torch.Generator) -> Batch:
         """See ``TrainingLatents``: a step that sees k frames has ``batch_size`` / k videos."""
-        device = generator.device
-        k = draw_frame_count(self.phases, progress, generator)
+        device, phase = generator.device, phase_at(self.phases, progress)
+        k = phase.draw_count(generator)
         b = max(batch_size // k, 1)
         frames = choose_frames(k, self.latents.shape[2], generator)
         rows = torch.randint(len(self.latents), (b,), generator=generator, device=device)
         drop = (torch.rand(b, generator=generator, device=device) < caption_drop)[:, None]
         clean = self.latents[rows[:, None], :, frames].float().transpose(1, 2).contiguous()
         text = {name: torch.where(drop, self.empty[name], ids[rows]) for name, ids in self.text.items()}
-        return Batch(clean=clean, text=text, frames=frames, paths=self.paths[rows][:, frames])
+        objective = None if phase.flow_shift is None else FlowMatching(phase.flow_shift)
+        return Batch(clean=clean, text=text, frames=frames, path=self.paths[rows][:, frames], objective=objective)
 
 
 def encode_videos(
@@ -91,9 +94,9 @@ def encode_videos(
     text = kind.tokenize(tokenizers, [*captions, ""])
     return VideoLatents(
         latents=_cached(vae, data, captions, run_dir / LATENTS_FILE, dtype),
-        paths=torch.stack([data.draw_path(k) for k in range(len(captions))]),
         text={name: ids[:-1] for name, ids in text.items()},
         empty={name: ids[-1:] for name, ids in text.items()},
+        paths=torch.stack([path_numbers(data.path(k)) for k in range(len(captions))]),
         phases=phases,
     )
 

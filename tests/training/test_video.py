@@ -1,6 +1,5 @@
 """The shortcuts of video training are exact: frame-wise convolutions, chosen frames, plain attention, zero padding."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -9,16 +8,14 @@ from diffusers import UniPCMultistepScheduler, WanPipeline
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.motion import track_foreground
 from dit_accel.training.denoiser import denoiser_loop
-from dit_accel.training.frames import FramePhase, choose_frames
+from dit_accel.training.frames import FramePhase, HeadConfig, choose_frames
 from dit_accel.training.kinds import KINDS
 from dit_accel.training.kinds.wan import FLOW_SHIFT
 from dit_accel.training.loop import LoopConfig
-from dit_accel.training.sprites import Motion
-from dit_accel.training.training_set import PATH_LOG_SIZE, PATH_SCALE_PX, VideoSet
+from dit_accel.training.motion_heads import build_heads, path_numbers
+from dit_accel.training.sprites import Motion, draw_trajectory
 from dit_accel.training.vae import vae_loop
-from dit_accel.training.video_prompts import VideoCaption
 from dit_accel.training.video_vae import (
     FrameCodec,
     build_video_vae,
@@ -30,7 +27,7 @@ from dit_accel.training.video_vae import (
     single_frame_convolutions,
 )
 from dit_accel.training.videos import VideoLatents
-from dit_accel.training.wan import FRAME_WEIGHT, PATH_WEIGHT, ChosenFramesRope, MatmulAttention
+from dit_accel.training.wan import ChosenFramesRope, MatmulAttention
 
 KIND = KINDS["wan"]
 TEXT = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
@@ -167,13 +164,13 @@ def test_chosen_frames_are_spread_and_ascending() -> None:
 def test_phases_and_positions_follow_the_progress() -> None:
     phases = (
         FramePhase(until_frac=0.5, frames=((1, 0.5), (2, 0.5))),
-        FramePhase(until_frac=1, frames=((4, 1.0),)),
+        FramePhase(until_frac=1, frames=((4, 1.0),), flow_shift=5.0),
     )
     data = VideoLatents(
         latents=torch.arange(4.0).view(1, 1, 4, 1, 1).expand(6, 4, 4, 4, 4).half(),
-        paths=torch.zeros(6, 4, 3),
         text={"input_ids": torch.full((6, 5), 7)},
         empty={"input_ids": torch.zeros(1, 5, dtype=torch.long)},
+        paths=torch.arange(4.0).view(1, 4, 1).expand(6, 4, 3),
         phases=phases,
     )
     generator = torch.Generator().manual_seed(0)
@@ -185,6 +182,8 @@ def test_phases_and_positions_follow_the_progress() -> None:
             found.add(k)
             assert batch.clean.shape == (8 // k, 4, k, 4, 4), "as many frames in every step"
             assert torch.equal(batch.clean[0, 0, :, 0, 0], batch.frames.float()), "the positions are the frames' own"
+            assert (batch.objective is None) == (progress < 0.5)
+            assert torch.equal(batch.path[0, :, 0], batch.frames.float())
             assert set(batch.text["input_ids"].unique().tolist()) <= {0, 7}
         assert found == counts
 
@@ -197,7 +196,7 @@ def test_positions_are_shown_in_steps_only(tmp_path: Path) -> None:
     names = set(model.state_dict())
     text = KIND.tokenize(tokenizers, ["an owl"])
     data = VideoLatents(
-        latents=torch.randn(1, 4, 4, 4, 4).half(), paths=torch.zeros(1, 4, 3), text=text, empty=text,
+        latents=torch.randn(1, 4, 4, 4, 4).half(), text=text, empty=text, paths=torch.zeros(1, 4, 3),
         phases=(FramePhase(until_frac=1, frames=((2, 1.0),)),),
     )  # fmt: skip
     seen: list[object] = []
@@ -211,59 +210,32 @@ def test_positions_are_shown_in_steps_only(tmp_path: Path) -> None:
     assert set(model.state_dict()) == names, "a checkpoint loads into the stock transformer"
 
 
+def test_heads_read_their_block_and_ask_for_frame_and_path() -> None:
+    model = trained_looking_wan()
+    configs = {"frame_head": HeadConfig(block=1, weight=0.5), "path_head": HeadConfig(block=0, weight=0.25)}
+    heads = build_heads(model, configs, num_frames=4)
+    assert set(heads["frame_head"].state_dict()) == {"weight", "bias"}
+    model(torch.randn(2, 4, 3, 4, 4), torch.tensor([500.0, 20.0]), torch.randn(2, 5, 16))
+    frames, path = torch.tensor([0, 1, 3]), torch.randn(2, 3, 3)
+    tokens = {name: head.seen.detach().view(2, 3, 4, -1) for name, head in heads.items()}
+    frame_head, path_head = heads["frame_head"], heads["path_head"]
+    by_hand = sum(-frame_head(tokens["frame_head"][:, k]).log_softmax(-1)[..., f].mean() for k, f in enumerate(frames))
+    torch.testing.assert_close(frame_head.loss(frames, path), 0.5 * by_hand / 3)
+    error = path_head(tokens["path_head"].mean(2)) - path
+    torch.testing.assert_close(path_head.loss(frames, path), 0.25 * error.square().mean())
+    path_head.loss(frames, path).backward()
+    assert model.blocks[0].ffn.net[0].proj.weight.grad.any() and model.blocks[1].ffn.net[0].proj.weight.grad is None
+
+
+def test_path_numbers_are_of_unit_size() -> None:
+    path = draw_trajectory(Motion(direction="left", scale="grows"), torch.Generator().manual_seed(0))
+    numbers = path_numbers(path)
+    assert numbers.shape == (16, 3) and numbers.abs().max() < 2.5
+    assert (numbers[:, 0].diff() < 0).all() and (numbers[:, 2].diff() > 0).all()
+
+
 def test_phases_are_checked() -> None:
     with pytest.raises(ConfigError, match="add up to 1"):
         FramePhase(until_frac=1, frames=((1, 0.5),))
     with pytest.raises(ConfigError, match="until_frac"):
         FramePhase(until_frac=1.5, frames=((1, 1.0),))
-
-
-def test_guessing_the_motion_is_learned_and_leaves_no_trace() -> None:
-    model = trained_looking_wan()
-    names, blocks = list(model.state_dict()), list(model.blocks)
-    guess = KIND.build_auxiliary(model, torch.Size((4, 4, 4, 4)))
-    assert not set(map(id, guess.parameters())) & set(map(id, model.parameters())), "the denoiser is no part of it"
-    optimizer = torch.optim.AdamW([*model.parameters(), *guess.parameters()], lr=1e-2)
-    noisy, text, path = torch.randn(8, 4, 4, 4, 4), torch.randn(8, 5, 16), torch.randn(8, 4, 3)
-    losses = []
-    for _ in range(40):
-        with guess.watching():
-            KIND.predict(model, noisy, torch.full((8,), 900.0), {"encoder_hidden_states": text})
-            loss = guess(torch.arange(4), path)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.5 * losses[0], "one batch can be learned by heart"
-    assert list(model.state_dict()) == names and list(model.blocks) == blocks
-
-
-def test_the_guess_is_about_the_frames_shown() -> None:
-    model = trained_looking_wan()
-    guess = KIND.build_auxiliary(model, torch.Size((4, 4, 4, 4)))
-    for parameter in guess.parameters():
-        torch.nn.init.zeros_(parameter)
-    text = {"encoder_hidden_states": torch.randn(2, 5, 16)}
-    path = torch.full((2, 2, 3), 2.0)
-    with guess.watching():
-        KIND.predict(model, torch.randn(2, 4, 2, 4, 4), torch.full((2,), 900.0), text)
-        blank = guess(torch.tensor([1, 3]), path)
-        guess.frame_head.bias.data[3] = 50.0
-        wrong_once = guess(torch.tensor([1, 3]), path)
-    assert blank.item() == pytest.approx(FRAME_WEIGHT * math.log(4) + PATH_WEIGHT * 4, rel=1e-4)
-    assert wrong_once.item() == pytest.approx(FRAME_WEIGHT * 25 + PATH_WEIGHT * 4, rel=1e-3)
-
-
-def test_paths_belong_to_their_videos() -> None:
-    sprite = torch.ones(4, 8, 8)
-    sprite[:3] = 0
-    motion = Motion(direction="left", scale="grows")
-    videos = VideoSet(
-        images=torch.empty(0), concepts=[], styles=[], sprites={"x": sprite},
-        videos=[VideoCaption(subject="x", motion=motion)] * 2, seed=7,
-    )  # fmt: skip
-    for k in range(2):
-        track = track_foreground(videos.draw_video(k) / 255)
-        path = videos.draw_path(k)
-        torch.testing.assert_close(path[:, :2] * PATH_SCALE_PX + 32, track.centroid.float(), atol=0.3, rtol=0)
-        assert path[-1, 2] - path[0, 2] == pytest.approx(math.log(1.6) / PATH_LOG_SIZE, rel=1e-3)

@@ -23,18 +23,6 @@ Tokenizers = Mapping[str, PreTrainedTokenizerBase]
 """Tokenizers by the name of their pipeline component."""
 
 
-class AuxiliaryLoss(Protocol):
-    """A module that gives a further loss from what it sees of the denoiser's step."""
-
-    def watching(self) -> AbstractContextManager[None]:
-        """Watch the denoiser for the time being."""
-        ...
-
-    def __call__(self, frames: torch.Tensor, paths: torch.Tensor) -> torch.Tensor:
-        """The loss of the step just watched, weighted, a scalar; arguments as in ``Batch``."""
-        ...
-
-
 class PipelineKind(Protocol):
     """One pipeline class in training.
 
@@ -54,10 +42,6 @@ class PipelineKind(Protocol):
 
     def showing(self, denoiser: torch.nn.Module, frames: torch.Tensor | None) -> AbstractContextManager[None]:
         """For the time being, tell the denoiser which frames of a video it is shown; ``None``: all, or an image."""
-        ...
-
-    def build_auxiliary(self, denoiser: torch.nn.Module, latent_shape: torch.Size) -> AuxiliaryLoss | None:
-        """Make a further loss that helps the denoiser learn; its module is trained along and not saved."""
         ...
 
     def objective(self, latent_shape: torch.Size) -> Objective:
@@ -120,10 +104,6 @@ class ImageKind:
     def showing(self, denoiser: torch.nn.Module, frames: torch.Tensor | None) -> AbstractContextManager[None]:
         """An image has no frames."""
         return contextlib.nullcontext()
-
-    def build_auxiliary(self, denoiser: torch.nn.Module, latent_shape: torch.Size) -> AuxiliaryLoss | None:
-        """None by default."""
-        return None
 
 
 def use_plain_attention_on_cpu(denoiser: Any) -> None:

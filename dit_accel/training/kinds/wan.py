@@ -18,7 +18,7 @@ from dit_accel.training.kinds.base import Modules, TextInputs, Tokenizers, init_
 from dit_accel.training.objectives import TRAIN_TIMESTEPS, FlowMatching, Objective
 from dit_accel.training.text_encoders import build_umt5
 from dit_accel.training.tokenizer import build_tokenizer
-from dit_accel.training.wan import ChosenFramesRope, MatmulAttention, MotionGuess
+from dit_accel.training.wan import ChosenFramesRope, MatmulAttention
 
 FLOW_SHIFT = 3.0
 
@@ -48,10 +48,6 @@ class WanKind:
             yield
         finally:
             rope.chosen = None
-
-    def build_auxiliary(self, denoiser: torch.nn.Module, latent_shape: torch.Size) -> MotionGuess:
-        """Guess each token's frame and the sprite's path: rotary positions alone do not tell them."""
-        return MotionGuess(denoiser, latent_shape[1]).to(next(denoiser.parameters()).device)
 
     def objective(self, latent_shape: torch.Size) -> Objective:
         """Flow matching with a fixed shift."""

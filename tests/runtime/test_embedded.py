@@ -1,0 +1,72 @@
+"""What always holds, on every pipeline that ships: bit-equality, exact undo, and presets that reuse what they plan."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from dit_accel import (
+    Schedule,
+    StaticCacheConfig,
+    accelerate_pipeline,
+    accelerated,
+    load_embedded,
+    remove_acceleration,
+    summary,
+)
+from dit_accel.embedded import list_embedded
+from dit_accel.generation import GenerationSettings, generate, makes_video
+
+STEPS = 6
+NOTHING = StaticCacheConfig(schedule=Schedule(STEPS, {}), invariants=False)
+
+
+@pytest.fixture(scope="module", params=list_embedded())
+def loaded(request: pytest.FixtureRequest) -> Any:
+    pipe = load_embedded(request.param)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def pipe(loaded: Any) -> Any:
+    yield loaded
+    if "_dit_accel" in vars(loaded):
+        remove_acceleration(loaded)
+
+
+def draw(pipe: Any, steps: int = STEPS) -> torch.Tensor:
+    frames = 4 if makes_video(pipe) else None
+    settings = GenerationSettings(num_inference_steps=steps, num_frames=frames)
+    return generate(pipe, ["a red apple"], [0], settings)
+
+
+@pytest.fixture
+def plain(pipe: Any) -> torch.Tensor:
+    return draw(pipe)
+
+
+@pytest.mark.parametrize("plan", [NOTHING, "lossless"], ids=["compute everything", "lossless"])
+def test_exact_plans_are_bit_equal(pipe: Any, plain: torch.Tensor, plan: Any) -> None:
+    accelerate_pipeline(pipe, plan, strict=True)
+    assert torch.equal(draw(pipe), plain)
+    assert torch.equal(draw(pipe), plain)
+
+
+def test_undo_is_exact(pipe: Any, plain: torch.Tensor) -> None:
+    denoiser = getattr(pipe, "transformer", None) or pipe.unet
+    before = {key: value.data_ptr() for key, value in denoiser.state_dict().items()}
+    with accelerated(pipe, "turbo"):
+        assert not torch.equal(draw(pipe), plain)
+    assert {key: value.data_ptr() for key, value in denoiser.state_dict().items()} == before
+    assert not any("forward" in vars(module) for module in denoiser.modules())
+    assert torch.equal(draw(pipe), plain)
+
+
+def test_a_preset_reuses_what_it_plans(pipe: Any) -> None:
+    plain = draw(pipe, 20)
+    accelerate_pipeline(pipe, "fast", strict=True)
+    made = draw(pipe, 20)
+    run = summary(pipe).denoisers[0].last_run
+    assert run.actual_computed == run.planned_computed and run.actual_reuse == run.planned_reuse > 0
+    assert 0 < float((made - plain).square().mean()) < 0.05
