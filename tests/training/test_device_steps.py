@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_recipes import SMALL
+from tiny_recipes import SMALL, small_data
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -22,7 +22,6 @@ from dit_accel.training.kinds import KINDS
 from dit_accel.training.kinds.flux import image_ids
 from dit_accel.training.loop import TrainLoop
 from dit_accel.training.pretrain import RunOptions, train_embedded
-from dit_accel.training.training_set import TrainingSet
 from dit_accel.training.vae import build_vae, vae_loop
 
 META = torch.device("meta")
@@ -100,13 +99,13 @@ def test_whole_steps_never_wait_for_a_gpu(kind: str, make_loop: MakeLoop, tmp_pa
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", SMALL)
-def test_training_on_a_gpu_goes_on_with_the_same_draws(kind: str, data: TrainingSet, tmp_path: Path) -> None:
+def test_training_on_a_gpu_goes_on_with_the_same_draws(kind: str, tmp_path: Path) -> None:
     for name, limits in (("whole", [None]), ("cut", [0.0, 0.0, None])):
         for max_minutes in limits:
             options = RunOptions(
                 run_dir=tmp_path / name, device=torch.device("cuda"), compile_modules=False, max_minutes=max_minutes
             )
-            train_embedded(SMALL[kind], data, options)
+            train_embedded(SMALL[kind], small_data(kind), options)
     whole, cut = (torch.load(tmp_path / name / "vae.ckpt.pt", weights_only=True) for name in ("whole", "cut"))
     assert whole["step"] == cut["step"] == 3
     assert torch.equal(whole["generator"], cut["generator"])
