@@ -132,7 +132,7 @@ def environment(pipe: DiffusionPipeline, start: float) -> dict[str, Any]:
     }
 
 
-def concept_shares(accuracy: dict[str, ConceptAccuracy]) -> dict[str, dict[str, dict[str, float]]]:
+def concept_shares(accuracy: dict[str, ConceptAccuracy]) -> dict[str, Any]:
     """The parts ``concepts`` and ``chance`` of a report."""
     chance = accuracy["generated"]
     return {
