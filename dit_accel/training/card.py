@@ -107,8 +107,8 @@ image = load_embedded("{recipe.name}")("a red apple").images[0]
 ## Data and licences
 
 {counts["train"]} concepts for training; {counts["held_out"]} more (a tenth, chosen by hash of the name) were never
-shown to any part of it.{_held_out_text(recipe)} Images at 64 px on white; the captions are the emoji's names in four
-wordings ("a red apple", "red apple", "an emoji of a red apple", "a picture of a red apple").
+shown to any part of it. Images at 64 px on white; the captions are the emoji's names in four wordings ("a red apple",
+"red apple", "an emoji of a red apple", "a picture of a red apple").{_held_out_text(recipe)}
 
 {source_list(recipe)}
 
@@ -164,8 +164,8 @@ def _held_out_text(recipe: EmbeddedRecipe) -> str:
     if not recipe.hold_out_prompts:
         return ""
     return (
-        "\nNo caption of the prompt lists (`dit_accel/prompts/image`) was trained on word for word: of a"
-        "\ntraining concept the pipeline has seen other wordings.\n\n"
+        " No caption of the prompt lists\n(`dit_accel/prompts/image`) was trained on word for word: of a training concept "
+        "the pipeline has seen other wordings."
     )
 
 
@@ -176,7 +176,7 @@ def _vae_text(recipe: EmbeddedRecipe) -> str:
 
 
 _ACCURACY_ROWS = {
-    "generated": "generated, training captions",
+    "generated": "generated, training concepts",
     "reconstructed": "the VAE's reconstructions of the same images",
     "untrained": "an untrained denoiser",
     "held_out": "generated, held-out captions (few of their words were ever seen)",
