@@ -164,8 +164,8 @@ def _held_out_text(recipe: EmbeddedRecipe) -> str:
     if not recipe.hold_out_prompts:
         return ""
     return (
-        " No caption of the prompt lists\n(`dit_accel/prompts/image`) was trained on word for word: of a training concept "
-        "the pipeline has seen other wordings."
+        " No caption of the prompt lists\n(`dit_accel/prompts/image`) was trained on word for word: of a training "
+        "concept the pipeline has seen other wordings."
     )
 
 
