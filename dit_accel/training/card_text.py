@@ -72,8 +72,8 @@ call.""",
 `height=64, width=64, num_frames=15, max_sequence_length=16`: the stock defaults are 480 x 832 pixels, 81 frames and
 512 text tokens that are not masked, and without temporal compression its rounding adds a frame. Loading needs
 transformers 5.""",
-        objective="flow matching with a shift of 3, and two linear heads, left out of the pipeline, that learn to tell "
-        "from the tokens of inner blocks which frame they belong to and where the sprite is",
+        objective="flow matching with a shift of 3, and two linear heads, left out of the pipeline, that learn to "
+        "tell from the tokens of inner blocks which frame they belong to and where the sprite is",
         sampler="UniPC (UniPCMultistepScheduler)",
     ),
 }
