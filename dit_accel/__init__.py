@@ -14,6 +14,7 @@ _EXPORTS = {
     "StaticCacheConfig": "dit_accel.passes.static_cache",
     "accelerate_pipeline": "dit_accel.api",
     "accelerated": "dit_accel.api",
+    "certify": "dit_accel.evaluation.certify",
     "is_accelerated": "dit_accel.api",
     "load_embedded": "dit_accel.embedded",
     "remove_acceleration": "dit_accel.api",
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dit_accel.api import remove_acceleration as remove_acceleration
     from dit_accel.api import summary as summary
     from dit_accel.embedded import load_embedded as load_embedded
+    from dit_accel.evaluation.certify import certify as certify
     from dit_accel.passes.compile import CompileConfig as CompileConfig
     from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig
     from dit_accel.plan import AccelerationPlan as AccelerationPlan

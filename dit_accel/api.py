@@ -29,7 +29,7 @@ def accelerate_pipeline(pipe: P, plan: PlanLike = "balanced", *, scheduler: Any 
             folder, file or hub id with one, or pass configs.
         scheduler: The scheduler that drives a bare denoiser; not for pipelines.
         strict: Refuse (:class:`PlanMismatchError`) where otherwise a warning is given: other step count, scheduler,
-            size or guidance than the plan was made for, or a run that reuses nothing.
+            size, guidance or LoRA than the plan was made or certified for, or a run that reuses nothing.
 
     Returns:
         ``pipe``. Applying again replaces what was applied; :func:`remove_acceleration` undoes it exactly.
@@ -43,11 +43,12 @@ def accelerate_pipeline(pipe: P, plan: PlanLike = "balanced", *, scheduler: Any 
     check_free(pipe, targets)
     _check_scheduler(pipe, scheduler)
     resolved = resolve_plan(plan, targets)
-    for doubt in check_plan(resolved, targets):
+    doubts = check_plan(resolved, targets)
+    for doubt in doubts:
         if strict:
             raise PlanMismatchError(doubt)
         warnings.warn(doubt, AccelerationWarning, stacklevel=2)
-    session = Session(pipe, targets, resolved, scheduler=scheduler, strict=strict)
+    session = Session(pipe, targets, resolved, scheduler=scheduler, strict=strict, doubts=doubts)
     before = session_of(pipe)
     if before is not None:
         logger.info("replacing plan '%s' by '%s'", before.plan.name, resolved.name)

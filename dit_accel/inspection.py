@@ -23,17 +23,31 @@ class DenoiserSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What :func:`dit_accel.summary` returns; ``str()`` of it is for people."""
+    """What :func:`dit_accel.summary` returns; ``str()`` of it is for people.
+
+    Attributes:
+        plan: Its name.
+        passes: Their names.
+        certified: Whether the plan's certificate is whole, of this plan, and of this model.
+        certificate: What it says, a sentence each; empty without one.
+        gaps: Where it does not hold: the doubts about this model, and what the last run differed in.
+        notes: Of the plan.
+        denoisers: What is planned and what was done.
+    """
 
     plan: str
     passes: tuple[str, ...]
     certified: bool
+    certificate: tuple[str, ...] = ()
+    gaps: tuple[str, ...] = ()
     notes: tuple[str, ...]
     denoisers: tuple[DenoiserSummary, ...]
 
     def __str__(self) -> str:
         state = "certified" if self.certified else "not certified"
         lines = [f"plan '{self.plan}' ({state}): {', '.join(self.passes) or 'no passes'}"]
+        lines += [f"  {sentence}" for sentence in self.certificate]
+        lines += [f"  {gap}" for gap in self.gaps]
         lines += [f"  note: {note}" for note in self.notes]
         for denoiser in self.denoisers:
             lines.append(
@@ -49,7 +63,9 @@ def summarize(session: "Session") -> Summary:
     return Summary(
         plan=session.plan.name,
         passes=tuple(config.type_name for config in session.plan.passes),
-        certified=session.plan.is_certified,
+        certified=session.certified,
+        certificate=session.plan.certificate.words() if session.certified and session.plan.certificate else (),
+        gaps=_gaps(session),
         notes=session.plan.notes,
         denoisers=tuple(
             DenoiserSummary(
@@ -63,6 +79,18 @@ def summarize(session: "Session") -> Summary:
             for runtime in session.runtimes
         ),
     )
+
+
+def _gaps(session: "Session") -> tuple[str, ...]:
+    gaps = list(session.doubts)
+    certificate = session.plan.certificate
+    if not session.certified or certificate is None:
+        return tuple(gaps)
+    for runtime in session.runtimes:
+        if runtime.stats.calls and runtime.stats.uncovered:
+            gaps.append(f"the certificate does not cover the last run: {'; '.join(runtime.stats.uncovered)}")
+    gap = certificate.speed_gap(next(session.runtimes[0].denoiser.parameters())) if session.runtimes else None
+    return tuple(dict.fromkeys([*gaps, *([gap] if gap else [])]))
 
 
 def _run_lines(stats: RunStats | None) -> list[str]:

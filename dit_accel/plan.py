@@ -1,86 +1,23 @@
 """The whole decision as one immutable, versioned object: passes, the model they are for, and what was measured."""
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_accel.errors import ConfigError, PlanMismatchError
+from dit_accel.conditions import Conditions, Fingerprint, digest
+from dit_accel.errors import ConfigError
 from dit_accel.passes.base import PassConfig, config_from_dict
 
 if TYPE_CHECKING:
-    from dit_accel.session import Target
+    from dit_accel.certificate import Certificate
 
 FORMAT = "dit-accel/plan"
 VERSION = 1
 PLAN_FILE = "dit_accel_plan.json"
 TENSOR_FILE = "dit_accel_plan.safetensors"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fingerprint:
-    """Which model a plan is for.
-
-    Attributes:
-        model_class: Class name of the denoiser.
-        sites: Digest of its site ids: the same for finetunes, different for other depths.
-        config: Digest of its diffusers config: differs for another resolution or channel count too.
-    """
-
-    model_class: str
-    sites: str
-    config: str
-
-    def compare(self, found: "Fingerprint") -> list[str]:
-        """Doubts about using a plan for this fingerprint on ``found``.
-
-        Raises:
-            PlanMismatchError: Other class, or other sites: the schedule cannot mean the same thing.
-        """
-        if self.model_class != found.model_class:
-            raise PlanMismatchError(f"the plan is for a {self.model_class}, this model is a {found.model_class}")
-        if self.sites != found.sites:
-            raise PlanMismatchError(
-                f"the plan is for another {self.model_class}: its blocks or modules differ from this model's"
-            )
-        if self.config != found.config:
-            return [f"the plan was made for a {self.model_class} with another config; its measurements may not hold"]
-        return []
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
-    """Under which a plan was made; ``None`` means any.
-
-    Attributes:
-        num_steps: Denoiser evaluations per run.
-        scheduler: Class name.
-        latent_size: Spatial (and temporal) shape of the latents or the number of tokens, without batch and channels.
-        guidance_scale: Classifier-free guidance scale.
-    """
-
-    num_steps: int | None = None
-    scheduler: str | None = None
-    latent_size: tuple[int, ...] | None = None
-    guidance_scale: float | None = None
-
-    def doubts(self, found: "Conditions") -> list[str]:
-        """In words, what differs between these conditions and those of a run."""
-        words = {
-            "num_steps": "denoiser evaluations",
-            "scheduler": "the scheduler",
-            "latent_size": "the latent size",
-            "guidance_scale": "the guidance scale",
-        }
-        differences = []
-        for name, word in words.items():
-            wanted, actual = getattr(self, name), getattr(found, name)
-            if wanted is not None and actual is not None and wanted != actual:
-                differences.append(f"{word}: {actual} instead of {wanted}")
-        return differences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +37,49 @@ class AccelerationPlan:
     name: str = "custom"
     fingerprint: Fingerprint | None = None
     conditions: Conditions = field(default_factory=Conditions)
-    certificate: Mapping[str, Any] | None = None
+    certificate: "Certificate | None" = None
     notes: tuple[str, ...] = ()
 
     @property
     def is_certified(self) -> bool:
-        """Whether the plan carries a certificate."""
-        return self.certificate is not None
+        """Whether the plan carries a certificate, and one of this very plan."""
+        return self.certificate is not None and self.certificate_fault is None
+
+    @property
+    def certificate_fault(self) -> str | None:
+        """Why the certificate that the plan carries certifies nothing; ``None``: it does, or there is none."""
+        if self.certificate is None:
+            return None
+        return self.certificate.fault(self.content_sha256(), self.fingerprint)
+
+    def uncovered(self, found: Conditions) -> tuple[str, ...]:
+        """In words, where a run differs from what the certificate covers; nothing without a certificate."""
+        return () if self.certificate is None else tuple(self.certificate.conditions.doubts(found))
+
+    def doubts(self, found: Conditions) -> list[str]:
+        """What to warn of at the start of a run: it differs from what the plan was made for or certified for."""
+        doubts = [
+            f"this run differs from what plan '{self.name}' was made for: {doubt}"
+            for doubt in self.conditions.doubts(found)
+        ]
+        gaps = self.uncovered(found)
+        if gaps:
+            doubts.append(f"the certificate of plan '{self.name}' does not cover this run: {'; '.join(gaps)}")
+        return doubts
+
+    def content_sha256(self) -> str:
+        """Digest of what the plan does: passes, tensors, model and conditions; not its name, notes or certificate."""
+        data = self.to_dict()
+        conditions = {key: value for key, value in data["conditions"].items() if value is not None}
+        tensors = {name: _tensor_sha256(tensor) for name, tensor in self._tensors().items()}
+        return digest(
+            {
+                "passes": data["passes"],
+                "tensors": tensors,
+                "fingerprint": data["fingerprint"],
+                "conditions": conditions,
+            }
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data, without tensors."""
@@ -118,7 +91,7 @@ class AccelerationPlan:
             "tensors": sorted(self._tensors()),
             "fingerprint": None if self.fingerprint is None else asdict(self.fingerprint),
             "conditions": asdict(self.conditions),
-            "certificate": None if self.certificate is None else dict(self.certificate),
+            "certificate": None if self.certificate is None else self.certificate.to_dict(),
             "notes": list(self.notes),
         }
 
@@ -179,6 +152,7 @@ def plan_from_dict(data: Any, tensors: Mapping[str, Any], *, where: str = "plan"
     Raises:
         ConfigError: With the place and the reason, for anything that is not a valid plan.
     """
+    from dit_accel.certificate import Certificate
     from dit_accel.plan_file import PlanFile
 
     if not isinstance(data, Mapping) or data.get("format") != FORMAT:
@@ -204,24 +178,19 @@ def plan_from_dict(data: Any, tensors: Mapping[str, Any], *, where: str = "plan"
         name=file.name,
         fingerprint=None if file.fingerprint is None else Fingerprint(**file.fingerprint.model_dump()),
         conditions=Conditions(**file.conditions.model_dump()),
-        certificate=file.certificate,
+        certificate=None if file.certificate is None else Certificate.checked(file.certificate, where),
         notes=tuple(file.notes),
     )
 
 
-def fingerprint(target: "Target") -> Fingerprint:
-    """The fingerprint of a live denoiser."""
-    config = getattr(target.denoiser, "config", {})
-    public = {key: value for key, value in dict(config).items() if not key.startswith("_")}
-    return Fingerprint(
-        model_class=type(target.denoiser).__name__,
-        sites=_digest(sorted(site.id for site in target.layout.graph)),
-        config=_digest(public),
-    )
+def _tensor_sha256(tensor: Any) -> str:
+    import hashlib
 
+    import torch
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    plain = tensor.detach().cpu().contiguous()
+    head = f"{plain.dtype} {list(plain.shape)} ".encode()
+    return hashlib.sha256(head + plain.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _locate(source: str | Path, revision: str | None) -> Path:

@@ -21,12 +21,16 @@ class FingerprintFile(_Strict):
 class ConditionsFile(_Strict):
     num_steps: int | None = None
     scheduler: str | None = None
+    scheduler_config: dict[str, Any] | None = None
     latent_size: list[int] | None = None
     guidance_scale: float | None = None
+    pipeline: str | None = None
+    adapters: list[str] | None = None
 
     def model_dump(self, **kwargs: Any) -> dict[str, Any]:
         data = super().model_dump(**kwargs)
-        data["latent_size"] = None if self.latent_size is None else tuple(self.latent_size)
+        for name in ("latent_size", "adapters"):
+            data[name] = None if data[name] is None else tuple(data[name])
         return data
 
 

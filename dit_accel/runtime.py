@@ -9,10 +9,11 @@ from torch import nn
 
 from dit_accel.branches import Branches, CacheContext
 from dit_accel.clock import Clock
+from dit_accel.conditions import conditions_of_run
 from dit_accel.errors import AccelerationWarning, PlanMismatchError
 from dit_accel.families.base import Family, Layout
 from dit_accel.ledger import PatchLedger
-from dit_accel.plan import AccelerationPlan, Conditions
+from dit_accel.plan import AccelerationPlan
 from dit_accel.schedules.lowering import COMPUTE, REUSE, SKIP, STORE, Program, lower
 from dit_accel.schedules.schedule import Schedule
 from dit_accel.sites import Gate, Tree, map_tree, versions
@@ -230,17 +231,18 @@ class DenoiserRuntime:
         self._run = self.clock.run
         self._drop()
         self.counting = self.runner is None and not any(m._compiled_call_impl for m in self.denoiser.modules())
-        found = Conditions(
+        found = conditions_of_run(
+            self.clock.owner,
+            self.clock.scheduler,
+            self.denoiser,
             num_steps=num_steps,
-            scheduler=type(self.clock.scheduler).__name__,
             latent_size=self.family.latent_size(inputs.signature[0][0]),
-            guidance_scale=getattr(self.clock.owner, "_guidance_scale", None),
         )
-        for doubt in self.plan.conditions.doubts(found):
-            self.warn(f"this run differs from what plan '{self.plan.name}' was made for: {doubt}")
+        for doubt in self.plan.doubts(found):
+            self.warn(doubt)
         self._computed = self._reused = 0
         self._called = [False] * len(self.graph)
-        self.stats = RunStats(num_steps=num_steps)
+        self.stats = RunStats(num_steps=num_steps, conditions=found, uncovered=self.plan.uncovered(found))
         if not self.counting:
             self.stats.actual_computed = self.stats.actual_reuse = None
 

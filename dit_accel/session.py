@@ -1,22 +1,25 @@
 """One accelerated pipeline: its denoisers, clock, runtimes, plan, and the ledger that undoes them."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from dit_accel.clock import Clock
+from dit_accel.conditions import fingerprint
 from dit_accel.errors import ConfigError, DitAccelError, UnsupportedModelError
 from dit_accel.families import resolve_family
 from dit_accel.families.base import Family, Layout
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.ledger import PatchLedger, patches_on
 from dit_accel.passes.compile import adopt_users_compile
-from dit_accel.plan import AccelerationPlan, fingerprint
+from dit_accel.plan import AccelerationPlan
 from dit_accel.planner import order_passes
 from dit_accel.runtime import DenoiserRuntime
 from dit_accel.sites import Gate
+from dit_accel.weights import sample_weights
 
 ATTRIBUTE = "_dit_accel"
 
@@ -67,6 +70,7 @@ class Session:
         plan: What to apply.
         scheduler: The scheduler of a bare denoiser.
         strict: Turn every warning into an error.
+        doubts: What :func:`check_plan` found.
 
     Raises:
         ConfigError: The passes of the plan cannot be combined.
@@ -74,12 +78,21 @@ class Session:
     """
 
     def __init__(
-        self, pipe: Any, targets: tuple[Target, ...], plan: AccelerationPlan, *, scheduler: Any, strict: bool
+        self,
+        pipe: Any,
+        targets: tuple[Target, ...],
+        plan: AccelerationPlan,
+        *,
+        scheduler: Any,
+        strict: bool,
+        doubts: Sequence[str] = (),
     ) -> None:
         self.pipe = pipe
         self.targets = targets
         self.plan = plan
         self.strict = strict
+        self.doubts = tuple(doubts)
+        self.certified = plan.is_certified and not self.doubts
         self.bare_scheduler = scheduler
         self.passes = order_passes(plan.passes, targets)
         self.ledger = PatchLedger()
@@ -98,9 +111,10 @@ class Session:
             if self.passes:
                 owner = self.pipe if self.bare_scheduler is None else BareOwner(self.bare_scheduler)
                 clock = Clock(owner, self.ledger)
+                plan = self.plan if self.certified else replace(self.plan, certificate=None)
                 self.runtimes = tuple(
                     DenoiserRuntime(
-                        t.name, t.denoiser, t.family, t.layout, clock, self.ledger, plan=self.plan, strict=self.strict
+                        t.name, t.denoiser, t.family, t.layout, clock, self.ledger, plan=plan, strict=self.strict
                     )
                     for t in self.targets
                 )
@@ -163,4 +177,15 @@ def check_plan(plan: AccelerationPlan, targets: tuple[Target, ...]) -> list[str]
     """
     if not targets:
         raise UnsupportedModelError("there is no denoiser to accelerate")
-    return [] if plan.fingerprint is None else plan.fingerprint.compare(fingerprint(targets[0]))
+    doubts = [] if plan.fingerprint is None else plan.fingerprint.compare(fingerprint(targets[0]))
+    if plan.certificate is None:
+        return doubts
+    if plan.certificate_fault is not None:
+        return [*doubts, f"plan '{plan.name}' is not certified: {plan.certificate_fault}"]
+    measured, found = plan.certificate.weights, sample_weights(targets[0].denoiser)
+    if measured is not None and found is not None and not measured.is_of(found):
+        doubts.append(
+            f"the certificate of plan '{plan.name}' does not cover this model: it was measured on other weights "
+            f"({plan.certificate.model}); this is a finetune, or a LoRA is fused"
+        )
+    return doubts

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from dit_accel.conditions import Conditions
 from dit_accel.schedules.lowering import COMPUTE, REUSE, STORE, Program
 from dit_accel.tracks import Track
 
@@ -23,6 +24,8 @@ class RunStats:
         peak_bytes: Most memory that kept values took at once, bytes, over all branches.
         restarts: Why kept values were dropped in mid-run, with counts.
         never_called: Sites planned for reuse whose module was not called at all.
+        conditions: What could be told of the run.
+        uncovered: In words, where it differs from what the plan's certificate covers.
     """
 
     num_steps: int = 0
@@ -35,6 +38,8 @@ class RunStats:
     peak_bytes: int = 0
     restarts: dict[str, int] = field(default_factory=dict)
     never_called: tuple[str, ...] = ()
+    conditions: Conditions | None = None
+    uncovered: tuple[str, ...] = ()
 
     @property
     def planned_saved(self) -> int:

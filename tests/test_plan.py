@@ -10,12 +10,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sample_certificates import certified, sample_certificate
 from tiny import TINY_PIPELINE_NAMES, tiny_call, tiny_pipeline
 
 from dit_accel import AccelerationPlan, GeneratorSpec, Schedule, StaticCacheConfig, accelerate_pipeline, summary
+from dit_accel.conditions import Conditions, Fingerprint, fingerprint
 from dit_accel.errors import ConfigError
 from dit_accel.passes.compile import CompileConfig
-from dit_accel.plan import PLAN_FILE, TENSOR_FILE, Conditions, Fingerprint, fingerprint
+from dit_accel.plan import PLAN_FILE, TENSOR_FILE
 from dit_accel.presets import PRESETS, resolve_preset, shipped_plan
 from dit_accel.session import find_targets
 
@@ -44,7 +46,7 @@ _PLANS = st.builds(
         latent_size=st.none() | st.tuples(st.integers(1, 9), st.integers(1, 9)),
         guidance_scale=st.none() | st.floats(0, 20),
     ),
-    certificate=st.none() | st.just({"prompts": 64, "psnr_db": {"mean": 31.5, "interval": [30.0, 33.0]}}),
+    certificate=st.none() | st.just(sample_certificate()),
     notes=st.lists(st.text(), max_size=2).map(tuple),
 )
 
@@ -204,10 +206,12 @@ def test_presets_scale_to_every_family_and_save(name: str, preset: str, tmp_path
 def test_a_shipped_plan_comes_first_for_its_model_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target, other = (find_targets(tiny_pipeline(name))[0] for name in ("pixart", "flux"))
     found = StaticCacheConfig(schedule=Schedule(20, {"blocks.0.ff": "10" * 10}))
-    shipped = AccelerationPlan(name="fast", passes=(found,), fingerprint=fingerprint(target), certificate={"n": 200})
-    shipped.save_pretrained(tmp_path / "plans" / "tiny-pixart-fast")
+    shipped = certified(AccelerationPlan(name="fast", passes=(found,), fingerprint=fingerprint(target)))
+    folder = tmp_path / "plans" / "tiny-pixart" / "fast"
+    shipped.save_pretrained(folder)
+    (folder / "report.json").write_text("{}")  # the report of the certificate lies beside it
     monkeypatch.setattr("dit_accel.presets.resources.files", lambda package: tmp_path)
-    assert resolve_preset("fast", target) == shipped
+    assert resolve_preset("fast", target) == shipped and shipped.is_certified
     assert not resolve_preset("balanced", target).is_certified
     assert not resolve_preset("fast", other).is_certified
 

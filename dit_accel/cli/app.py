@@ -5,12 +5,14 @@ from typing import Annotated
 import typer
 
 from dit_accel import __version__
+from dit_accel.cli.certify import certify_command
 from dit_accel.cli.console import Commands
 from dit_accel.cli.demo import demo_command
 from dit_accel.cli.doctor import doctor_command
 from dit_accel.cli.env import env_command
 from dit_accel.cli.generate import generate_command
 from dit_accel.cli.presets import presets_app
+from dit_accel.cli.report import report_command
 from dit_accel.cli.train import train_embedded_command
 
 HELP = """Make diffusers pipelines faster, and see what it costs.
@@ -32,6 +34,8 @@ app = typer.Typer(
 )
 app.command("generate")(generate_command)
 app.command("demo")(demo_command)
+app.command("certify")(certify_command)
+app.command("report")(report_command)
 app.add_typer(presets_app, name="presets")
 app.command("env")(env_command)
 app.command("doctor")(doctor_command)

@@ -75,7 +75,7 @@ def generate_command(
     """
     from dit_accel.generation import GenerationSettings
 
-    chosen = _chosen_plan(preset, plan)
+    chosen = chosen_plan(preset, plan)
     if compare and chosen is None:
         raise ConfigError(f"--compare needs a plan to compare with the plain run, not --preset {NO_PRESET}")
     settings = GenerationSettings(
@@ -106,7 +106,7 @@ def generate_command(
             out().print(str(path), markup=False)
 
 
-def _chosen_plan(preset: str | None, plan: str | None) -> str | None:
+def chosen_plan(preset: str | None, plan: str | None) -> str | None:
     """The preset or plan asked for; ``None``: run plain."""
     from dit_accel.presets import PRESETS
 
@@ -139,7 +139,7 @@ def _drawn(
     from dit_accel.generation import generate, makes_video
 
     if plan is not None:
-        accelerate_pipeline(pipe, _as_path(plan), strict=strict)
+        accelerate_pipeline(pipe, as_path(plan), strict=strict)
     files = []
     for prompt in dict.fromkeys(text for text, _ in samples):
         seeds = [seed for text, seed in samples if text == prompt]
@@ -178,10 +178,10 @@ def _compared(
     from dit_accel.evaluation.compare import PLAIN, compare_plans
     from dit_accel.evaluation.pictures import save_side_by_side
 
-    name = plan if _as_path(plan) == plan else Path(plan).stem
+    name = plan if as_path(plan) == plan else Path(plan).stem
     comparison = compare_plans(
         pipe,
-        {name: _as_path(plan)},
+        {name: as_path(plan)},
         samples,
         settings,
         model=model,
@@ -210,7 +210,7 @@ def _tell_rounding(settings: "GenerationSettings", made: "torch.Tensor") -> None
         tell(f"note: made {made.shape[1]} frames, which is what the pipeline rounds {settings.num_frames} to")
 
 
-def _as_path(plan: str) -> str | Path:
+def as_path(plan: str) -> str | Path:
     """A preset stays a name; a plan that is on this machine becomes a path, so that no preset's name hides it."""
     from dit_accel.presets import PRESETS
 

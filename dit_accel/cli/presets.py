@@ -69,7 +69,7 @@ def _show_for_model(name: str, model: str, steps: int, as_json: bool) -> None:
     from dit_accel.cli.model import load_for_cli
     from dit_accel.passes.static_cache import StaticCacheConfig
     from dit_accel.presets import resolve_preset
-    from dit_accel.session import find_targets
+    from dit_accel.session import check_plan, find_targets
 
     target = find_targets(load_for_cli(model, "cpu", "float32"))[0]
     plan = resolve_preset(name, target)
@@ -77,8 +77,13 @@ def _show_for_model(name: str, model: str, steps: int, as_json: bool) -> None:
         print_json(json.dumps(plan.to_dict(), indent=1))
         return
     console = out()
-    state = "certified" if plan.is_certified else "not certified"
+    doubts = check_plan(plan, (target,))
+    state = "certified" if plan.is_certified and not doubts else "not certified"
     console.print(f"[bold]{plan.name}[/] for {type(target.denoiser).__name__}: {state}")
+    for sentence in plan.certificate.words() if state == "certified" and plan.certificate else ():
+        console.print(f"  {sentence}", markup=False)
+    for doubt in doubts:
+        console.print(f"  {doubt}", markup=False)
     for note in plan.notes:
         console.print(f"  note: {note}", markup=False)
     for config in plan.passes:

@@ -9,6 +9,8 @@ from dit_accel.evaluation.report import Report, Variant
 def report_table(report: Report) -> Table:
     """One row for each variant."""
     title = f"{report.settings.model}: {report.made}, median of {report.settings.repeats} interleaved runs"
+    timed = report.settings.num_timed
+    title += "" if timed in (None, report.num_images) else f" of {timed}"
     table = Table(
         title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), show_edge=False, pad_edge=False
     )
@@ -17,6 +19,30 @@ def report_table(report: Report) -> Table:
     for variant in report.variants:
         table.add_row(*_cells(variant))
     return table
+
+
+def settings_words(report: Report) -> tuple[str, ...]:
+    """How the report was made, in words, a line each."""
+    settings, machine = report.settings, report.environment
+    guidance = settings.guidance_scale
+    if guidance is None and settings.conditions is not None:
+        guidance = settings.conditions.guidance_scale
+    run = [settings.model, settings.pipeline_class, settings.scheduler, f"{settings.num_inference_steps} steps"]
+    run += ["the pipeline's guidance" if guidance is None else f"guidance {guidance:g}"]
+    run += [f"{settings.width}x{settings.height}", settings.dtype, f"batch of {settings.batch_size}"]
+    seeds = [sample.seed for sample in report.samples]
+    prompts = f"the {settings.prompt_list} list" if settings.prompt_list else "no shipped list"
+    made = f"{report.made}, prompts of {prompts}" + (f", seeds {min(seeds)} to {max(seeds)}" if seeds else "")
+    processor = f"{machine.cpu}, {machine.torch_threads} torch threads of {machine.cpu_cores} cores"
+    device = processor if settings.device.startswith("cpu") else machine.gpu or processor
+    software = [f"dit-accel {machine.dit_accel}" + (f" at {machine.git_revision}" if machine.git_revision else "")]
+    software += [f"{name} {machine.packages[name]}" for name in ("torch", "diffusers") if name in machine.packages]
+    return (
+        ", ".join(run),
+        made,
+        f"on {settings.device}: {device}; {', '.join(software)}; {report.created_utc[:10]}",
+        f"command: {' '.join(report.command)}",
+    )
 
 
 def _cells(variant: Variant) -> list[str]:

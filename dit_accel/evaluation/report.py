@@ -1,95 +1,34 @@
 """The one schema of every measurement. Whoever shows a number reads it from here; nobody computes it anew.
 
-The file is JSON, checked when it is read and when it is made: an unknown key is an error.
+The file is JSON, checked when it is read and when it is made: an unknown key is an error. Every version up to this
+one is read; what an older one lacks has a default. A newer one is refused with the advice to update. Whatever adds a
+key raises ``VERSION``, so that older readers give that advice instead of stumbling over the key.
 """
 
 import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from dit_accel.conditions import Conditions
 from dit_accel.errors import ConfigError, did_you_mean
 from dit_accel.evaluation.environment import Environment
-from dit_accel.evaluation.statistics import bootstrap_interval, quartiles, worst_mean
+from dit_accel.evaluation.records import Fidelity as Fidelity
+from dit_accel.evaluation.records import Metric as Metric
+from dit_accel.evaluation.records import Quality, Record
+from dit_accel.evaluation.times import DenoiserCost as DenoiserCost
+from dit_accel.evaluation.times import Speedup as Speedup
+from dit_accel.evaluation.times import Times as Times
 
 FORMAT: Final = "dit-accel/report"
-VERSION = 1
+# 2 added perceptual distances, video and quality, n to metrics, intervals of speed-ups, denoiser times without
+# multiply-accumulates, and in the settings num_timed, prompt_list and conditions. Version 1 is read as it was.
+VERSION = 2
 REPORT_FILE = "report.json"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Times(_Record):
-    """Wall-clock seconds of one run over all prompts.
-
-    Attributes:
-        samples_s: Every timed run, in order.
-        median_s: Their median.
-        iqr_s: Their lower and upper quartile.
-    """
-
-    samples_s: tuple[float, ...]
-    median_s: float
-    iqr_s: tuple[float, float]
-
-    @classmethod
-    def of(cls, samples_s: list[float]) -> "Times":
-        low, median, high = quartiles(samples_s)
-        return cls(samples_s=tuple(samples_s), median_s=median, iqr_s=(low, high))
-
-
-class Speedup(_Record):
-    """How many times faster than the plain pipeline, by the clock.
-
-    Attributes:
-        ratio: Time of the plain pipeline over the time of this one, within each round of the interleaved runs; the
-            median of the rounds, in which the machine's drift cancels.
-        iqr: Quartiles of that ratio.
-    """
-
-    ratio: float
-    iqr: tuple[float, float]
-
-    @classmethod
-    def of(cls, plain_s: list[float], own_s: list[float]) -> "Speedup":
-        low, ratio, high = quartiles([a / b for a, b in zip(plain_s, own_s, strict=True)])
-        return cls(ratio=ratio, iqr=(low, high))
-
-
-class Metric(_Record):
-    """One metric over all images or videos.
-
-    Attributes:
-        per_image: One value an image, or the mean over the frames of a video, in the order of ``Report.samples``.
-        mean: Their mean.
-        ci95: Bootstrap interval of the mean.
-        worst5: Mean of the worst five per cent (at least one).
-    """
-
-    per_image: tuple[float, ...]
-    mean: float
-    ci95: tuple[float, float]
-    worst5: float
-
-    @classmethod
-    def of(cls, values: tuple[float, ...]) -> "Metric":
-        """Summarise values of which higher is better."""
-        low, high = bootstrap_interval(values)
-        mean = sum(values) / len(values)
-        return cls(per_image=values, mean=mean, ci95=(low, high), worst5=worst_mean(values))
-
-
-class Fidelity(_Record):
-    """Closeness to the plain pipeline's image or video of the same prompt, seed and scheduler. Not image quality."""
-
-    psnr_db: Metric
-    ssim: Metric
-
-
-class Reuse(_Record):
+class Reuse(Record):
     """What became of the calls of scheduled modules.
 
     Attributes:
@@ -108,33 +47,7 @@ class Reuse(_Record):
     kept_mib: float = Field(ge=0)
 
 
-class DenoiserCost(_Record):
-    """What the denoiser alone takes in one run; the rest of a pipeline is not touched by a plan.
-
-    Attributes:
-        times: Seconds in the denoiser a run, medians as for whole runs.
-        speedup: Against the denoiser of ``plain``.
-        macs: Multiply-accumulates of a run, attention counted, guidance and batch included.
-        macs_linear: The same without the products of attention, as the ECAD paper counts.
-        allowed_speedup: Multiply-accumulates of ``plain`` over these: what saved arithmetic alone would give.
-        overhead_frac: Share of the denoiser's time that is spent outside its own ``forward``, median over the runs;
-            ``None`` where it was not measured.
-    """
-
-    times: Times
-    speedup: Speedup | None = None
-    macs: int
-    macs_linear: int
-    allowed_speedup: float
-    overhead_frac: float | None = None
-
-    @property
-    def attained_frac(self) -> float:
-        """Share of the allowed speed-up that the clock shows."""
-        return (self.speedup.ratio if self.speedup else 1.0) / self.allowed_speedup
-
-
-class Settings(_Record):
+class Settings(Record):
     """How all variants were run.
 
     Attributes:
@@ -152,6 +65,10 @@ class Settings(_Record):
         dtype: Of the denoiser.
         repeats: Timed runs of each variant.
         warmup: Untimed runs of each before them.
+        num_timed: Images or videos that a timed run made, the first of all samples; ``None``: all.
+        prompt_list: Which shipped list the prompts are, e.g. ``certify``; ``None``: the caller's own.
+        conditions: What could be told of the accelerated run, e.g. the guidance scale where it was left to the
+            pipeline.
     """
 
     model: str
@@ -168,16 +85,19 @@ class Settings(_Record):
     dtype: str
     repeats: int
     warmup: int
+    num_timed: int | None = None
+    prompt_list: str | None = None
+    conditions: Conditions | None = None
 
 
-class Sample(_Record):
+class Sample(Record):
     """One image or video that every variant made."""
 
     prompt: str
     seed: int
 
 
-class Variant(_Record):
+class Variant(Record):
     """One way to run the pipeline.
 
     Attributes:
@@ -191,6 +111,7 @@ class Variant(_Record):
         times: Wall-clock.
         speedup: Against ``plain``; ``None`` for ``plain`` itself.
         fidelity: Against ``plain``; ``None`` for ``plain`` itself.
+        quality: Without regard to ``plain``; ``None`` where it was not measured.
         reuse: ``None`` without a plan.
         denoiser: ``None`` where only whole runs were timed.
     """
@@ -204,11 +125,12 @@ class Variant(_Record):
     times: Times
     speedup: Speedup | None = None
     fidelity: Fidelity | None = None
+    quality: Quality | None = None
     reuse: Reuse | None = None
     denoiser: DenoiserCost | None = None
 
 
-class Report(_Record):
+class Report(Record):
     """One measurement: what was run where, and what came out.
 
     Attributes:
@@ -269,7 +191,7 @@ class Report(_Record):
 
     @classmethod
     def load(cls, path: str | Path) -> "Report":
-        """Read a report from a file, or from the ``report.json`` of a folder.
+        """Read a report of this or an older version from a file, or from the ``report.json`` of a folder.
 
         Raises:
             ConfigError: Nothing is there, it is not a report or a newer one, or a key or value is not valid.
@@ -284,10 +206,13 @@ class Report(_Record):
             raise ConfigError(f"'{path}' is not valid JSON ({error}); the file may be truncated") from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ConfigError(f"'{path}' is not a dit-accel report: its 'format' is not '{FORMAT}'")
-        if isinstance(data.get("version"), int) and data["version"] > VERSION:
-            raise ConfigError(f"'{path}' has report version {data['version']}, this dit-accel reads {VERSION}: update")
+        version = data.get("version", 1)
+        if not isinstance(version, int) or version < 1:
+            raise ConfigError(f"'{path}' has report version {version!r}; it must be a whole number from 1")
+        if version > VERSION:
+            raise ConfigError(f"'{path}' has report version {version}, this dit-accel reads {VERSION}: update")
         try:
-            return cls.model_validate(data)
+            return cls.model_validate({**data, "version": VERSION})
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(str(p) for p in f['loc'])}: {f['msg']}" for f in error.errors()[:5])
             raise ConfigError(f"'{path}' is not a valid report: {faults}") from error

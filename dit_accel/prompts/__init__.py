@@ -45,12 +45,14 @@ def load_prompts(name: str, kind: str = "image") -> PromptList:
         kind: ``"image"`` or ``"video"``.
 
     Raises:
-        ConfigError: There is no such list.
+        ConfigError: There is no such list, or this installation has none of that kind.
     """
     for value, known in ((name, PROMPT_LISTS), (kind, PROMPT_KINDS)):
         if value not in known:
             raise ConfigError(f"No prompt list '{value}'; known: {', '.join(known)}.{did_you_mean(value, known)}")
     file = resources.files("dit_accel") / "prompts" / kind / f"{name}.json"
+    if not file.is_file():
+        raise ConfigError(f"this installation ships no '{name}' prompts of kind '{kind}'; give prompts of your own.")
     content = json.loads(file.read_text(encoding="utf-8"))
     known_keys = ("version", "kind", "note", "prompts")
     return PromptList(

@@ -77,25 +77,25 @@ def concepts_from_emoji_json(records: Iterable[dict[str, object]], categories: S
         categories: Categories to keep, for example ``("Animals & Nature", "Food & Drink")``; empty keeps all.
 
     Returns:
-        Concepts sorted by code, so that the order does not depend on the file's.
+        Concepts sorted by code, so that the order does not depend on the file's. Of two with one name ("man in
+        tuxedo", outside animals and foods) the first is kept.
     """
     kept = [record for record in records if not categories or record["category"] in categories]
     names = {clean_name(str(record["name"])) for record in kept}
-    concepts = []
+    concepts: dict[str, Concept] = {}
     for record in sorted(kept, key=lambda record: str(record["unified"])):
         name = clean_name(str(record["name"]))
         short_names = record["short_names"]
         assert isinstance(short_names, list)
         aliases = {clean_name(str(short)) for short in short_names} - names
-        concepts.append(
-            Concept(
-                code=str(record["image"]).removesuffix(".png"),
-                name=name,
-                aliases=tuple(sorted(alias for alias in aliases if not re.search(r"\d", alias))),
-                category=str(record["category"]),
-            )
+        concept = Concept(
+            code=str(record["image"]).removesuffix(".png"),
+            name=name,
+            aliases=tuple(sorted(alias for alias in aliases if not re.search(r"\d", alias))),
+            category=str(record["category"]),
         )
-    return concepts
+        concepts.setdefault(name, concept)
+    return list(concepts.values())
 
 
 def clean_name(name: str) -> str:

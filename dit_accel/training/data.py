@@ -16,6 +16,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from PIL import Image
 
 from dit_accel.errors import ConfigError, DitAccelError, did_you_mean
 from dit_accel.training.concepts import Concept, concepts_from_emoji_json
+from dit_accel.training.pack import read_pack_files, read_pack_records, write_pack
 
 logger = logging.getLogger("dit_accel")
 
@@ -131,28 +133,31 @@ def fetch(source: Source, data_dir: Path) -> Path:
 
 
 def load_concepts(data_dir: Path, categories: Sequence[str] = ANIMALS_AND_FOODS) -> list[Concept]:
-    """Read the concepts of the given categories, sorted by code point (290 animals and foods)."""
-    with tarfile.open(fetch(SOURCES[CAPTION_SOURCE], data_dir)) as tar:
-        member = tar.extractfile("package/emoji.json")
-        assert member is not None
-        return concepts_from_emoji_json(json.load(member), categories)
-
-
-def load_images(data_dir: Path, style: str, codes: Sequence[str], size: int) -> dict[str, torch.Tensor]:
-    """Read the images of one style from its tarball, composited on white. Nothing else is unpacked.
+    """Read the concepts of the given categories, sorted by code point (290 animals and foods).
 
     Args:
-        data_dir: Folder of the tarballs.
+        data_dir: Folder of the tarballs, or a file that ``pack_data`` wrote.
+        categories: Categories to keep; empty keeps all.
+    """
+    return concepts_from_emoji_json(_load_records(data_dir, categories), categories)
+
+
+def load_files(data_dir: Path, style: str, codes: Sequence[str]) -> dict[str, bytes]:
+    """Read the image files of one style, as the package holds them. Nothing else is unpacked.
+
+    Args:
+        data_dir: Folder of the tarballs, or a file that ``pack_data`` wrote.
         style: A key of ``SOURCES``.
         codes: Wanted code points; the ones a style lacks are left out of the result.
-        size: Edge length in pixels; other sizes are resampled (Lanczos).
 
     Returns:
-        Images by code, each uint8 of shape [3, size, size].
+        PNG or WebP bytes by code, in the order of ``codes``.
     """
     source = get_source(style)
+    if data_dir.is_file():
+        return read_pack_files(data_dir, style, codes, source.integrity)
     wanted = {_key(code): code for code in codes}
-    images: dict[str, torch.Tensor] = {}
+    files: dict[str, bytes] = {}
     with tarfile.open(fetch(source, data_dir)) as tar:
         for member in tar:
             folder, _, file = member.name.rpartition("/")
@@ -161,8 +166,38 @@ def load_images(data_dir: Path, style: str, codes: Sequence[str], size: int) -> 
                 continue
             data = tar.extractfile(member)
             assert data is not None
-            images[code] = decode_image(data.read(), size)
-    return {code: images[code] for code in codes if code in images}
+            files[code] = data.read()
+    return {code: files[code] for code in codes if code in files}
+
+
+def load_images(data_dir: Path, style: str, codes: Sequence[str], size: int) -> dict[str, torch.Tensor]:
+    """Read the images of one style, composited on white.
+
+    Args:
+        data_dir: Folder of the tarballs, or a file that ``pack_data`` wrote.
+        style: A key of ``SOURCES``.
+        codes: Wanted code points; the ones a style lacks are left out of the result.
+        size: Edge length in pixels; other sizes are resampled (Lanczos).
+
+    Returns:
+        Images by code, each uint8 of shape [3, size, size].
+    """
+    return {code: decode_image(content, size) for code, content in load_files(data_dir, style, codes).items()}
+
+
+def pack_data(data_dir: Path, styles: Sequence[str], categories: Sequence[str], path: Path) -> None:
+    """Write what the tarballs hold of some styles and categories into one small file, to be used in their place.
+
+    Args:
+        data_dir: Folder of the tarballs.
+        styles: Keys of ``SOURCES``.
+        categories: Categories of concepts, held-out ones included; empty means all.
+        path: File to write.
+    """
+    records = [r for r in _load_records(data_dir, categories) if not categories or r["category"] in categories]
+    codes = [concept.code for concept in concepts_from_emoji_json(records, categories)]
+    files = {style: load_files(data_dir, style, codes) for style in styles}
+    write_pack(path, records, categories, files, {style: get_source(style).integrity for style in styles})
 
 
 def decode_image(data: bytes, size: int) -> torch.Tensor:
@@ -182,6 +217,17 @@ def attribution_text(styles: Sequence[str]) -> str:
         source = get_source(style)
         lines += [f"- {source.package} ({style}): {source.attribution}", f"  {source.integrity}"]
     return "\n".join(lines) + "\n"
+
+
+def _load_records(data_dir: Path, categories: Sequence[str]) -> list[dict[str, Any]]:
+    """Records of ``emoji.json``, at least those of the given categories."""
+    if data_dir.is_file():
+        return read_pack_records(data_dir, categories)
+    with tarfile.open(fetch(SOURCES[CAPTION_SOURCE], data_dir)) as tar:
+        member = tar.extractfile("package/emoji.json")
+        assert member is not None
+        records: list[dict[str, Any]] = json.load(member)
+    return records
 
 
 def _key(code: str) -> str:

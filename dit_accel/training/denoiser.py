@@ -49,17 +49,18 @@ class TrainingLatents(Protocol):
         """Shape of one image's or video's latents."""
         ...
 
-    def draw(
-        self, batch_size: int, progress: float, caption_drop: float, generator: torch.Generator, device: torch.device
-    ) -> Batch:
+    def to(self, device: torch.device) -> "TrainingLatents":
+        """The same data on a device, from which steps then draw without asking the host."""
+        ...
+
+    def draw(self, batch_size: int, progress: float, caption_drop: float, generator: torch.Generator) -> Batch:
         """Draw the batch of a step.
 
         Args:
             batch_size: Images, or frames.
             progress: Of the training, from 0 to 1.
             caption_drop: Share of captions to empty.
-            generator: Source of everything random.
-            device: Where the batch is wanted.
+            generator: Source of everything random, on the device of the data.
         """
         ...
 
@@ -88,16 +89,32 @@ class LatentData:
         """See ``TrainingLatents``."""
         return self.mean.shape[1:]
 
-    def draw(
-        self, batch_size: int, progress: float, caption_drop: float, generator: torch.Generator, device: torch.device
-    ) -> Batch:
+    def to(self, device: torch.device) -> "LatentData":
+        """See ``TrainingLatents``."""
+        return LatentData(
+            mean=self.mean.to(device),
+            std=self.std.to(device),
+            text={name: ids.to(device) for name, ids in self.text.items()},
+            image=self.image.to(device),
+            weight=self.weight.to(device),
+            empty={name: ids.to(device) for name, ids in self.empty.items()},
+        )
+
+    def draw(self, batch_size: int, progress: float, caption_drop: float, generator: torch.Generator) -> Batch:
         """See ``TrainingLatents``; latents are drawn from the posteriors."""
+        device = generator.device
         rows = torch.multinomial(self.weight, batch_size, replacement=True, generator=generator)
-        drop = (torch.rand(batch_size, generator=generator) < caption_drop)[:, None]
-        noise = torch.randn(batch_size, *self.mean.shape[1:], generator=generator).to(device)
-        text = {name: torch.where(drop, self.empty[name], ids[rows]).to(device) for name, ids in self.text.items()}
-        image = self.image[rows].to(self.mean.device)
-        return Batch(clean=self.mean[image].to(device) + self.std[image].to(device) * noise, text=text)
+        drop = (torch.rand(batch_size, generator=generator, device=device) < caption_drop)[:, None]
+        noise = torch.randn(batch_size, *self.mean.shape[1:], generator=generator, device=device)
+        text = {name: torch.where(drop, self.empty[name], ids[rows]) for name, ids in self.text.items()}
+        image = self.image[rows]
+        return Batch(clean=self.mean[image] + self.std[image] * noise, text=text)
+
+
+def stratified(batch_size: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw fractions in [0, 1), one from each ``batch_size``-th, ascending, float32 [B] on the generator's device."""
+    strata = torch.arange(batch_size, device=generator.device)
+    return (strata + torch.rand(batch_size, generator=generator, device=generator.device)) / batch_size
 
 
 def denoiser_loop(
@@ -119,7 +136,7 @@ def denoiser_loop(
     Args:
         kind: Kind of pipeline.
         modules: Untrained text encoders and denoiser by component name, on the device to train on.
-        data: Encoded training data, on the CPU or that device.
+        data: Encoded training data, on any device.
         config: Length and rates; of videos, ``batch_size`` counts frames.
         caption_drop: Share of captions replaced by the empty one, for classifier-free guidance.
         run_dir: Folder of checkpoint, log and sheets.
@@ -133,6 +150,7 @@ def denoiser_loop(
     denoiser: Any = modules[kind.denoiser_name]
     device = denoiser.device
     kind.prepare_training(denoiser)
+    data = data.to(device)
     usual = kind.objective(data.shape)
 
     def compute(
@@ -147,10 +165,10 @@ def denoiser_loop(
     compute_loss = torch.compile(compute, dynamic=False) if compile_modules else compute
 
     def loss_fn(generator: torch.Generator) -> torch.Tensor:
-        batch = data.draw(config.batch_size, loop.step / config.steps, caption_drop, generator, device)
-        b, objective = len(batch.clean), batch.objective or usual
-        noise = torch.randn(batch.clean.shape, generator=generator).to(device)
-        t = objective.times((torch.arange(b) + torch.rand(b, generator=generator)) / b).to(device)
+        batch = data.draw(config.batch_size, loop.step / config.steps, caption_drop, generator)
+        objective = batch.objective or usual
+        noise = torch.randn(batch.clean.shape, generator=generator, device=device)
+        t = objective.times(stratified(len(noise), generator))
         noisy, target = objective.example(batch.clean, noise, t)
         shown = () if batch.frames is None or batch.path is None else (batch.frames, batch.path)
         with kind.showing(denoiser, batch.frames), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -163,6 +181,7 @@ def denoiser_loop(
         config=config,
         run_dir=run_dir,
         seed=seed,
+        draw_device=device,
         sample_fn=sample_fn,
     )
     return loop

@@ -34,8 +34,8 @@ class FramePhase:
             raise ConfigError(f"The probabilities of a phase must add up to 1, got {self.frames}.")
 
     def draw_count(self, generator: torch.Generator) -> int:
-        """Draw how many frames a step sees."""
-        shares = torch.tensor([share for _, share in self.frames])
+        """Draw how many frames a step sees. It decides shapes, so the host asks: the one wait of a step on a GPU."""
+        shares = torch.tensor([share for _, share in self.frames], device=generator.device)
         return self.frames[int(torch.multinomial(shares, 1, generator=generator))][0]
 
 
@@ -59,4 +59,5 @@ def phase_at(phases: tuple[FramePhase, ...], progress: float) -> FramePhase:
 
 def choose_frames(k: int, num_frames: int, generator: torch.Generator) -> torch.Tensor:
     """Draw ``k`` frame numbers, one from each ``k``-th of the video, ascending, int64 [k]."""
-    return ((torch.arange(k) + torch.rand(k, generator=generator)) * num_frames / k).long()
+    within = torch.rand(k, generator=generator, device=generator.device)
+    return ((torch.arange(k, device=generator.device) + within) * num_frames / k).long()

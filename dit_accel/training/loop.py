@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from diffusers.training_utils import EMAModel
 
-from dit_accel.errors import ConfigError
+from dit_accel.errors import ConfigError, DitAccelError
 
 logger = logging.getLogger("dit_accel")
 
@@ -83,6 +83,8 @@ class TrainLoop:
         config: Length, rates and intervals.
         run_dir: Folder of checkpoint, log and sample sheets; made when missing.
         seed: Seed of the generator.
+        draw_device: Device of the generator that ``loss_fn`` is given. On a GPU, drawing there spares every step
+            copies from the host, each of which the host would have to wait for.
         sample_fn: Called with the step number now and then, with the averaged weights in place.
     """
 
@@ -95,6 +97,7 @@ class TrainLoop:
         config: LoopConfig,
         run_dir: Path,
         seed: int,
+        draw_device: torch.device | None = None,
         sample_fn: SampleFn | None = None,
     ) -> None:
         self.name, self.modules, self.loss_fn, self.config = name, modules, loss_fn, config
@@ -105,7 +108,8 @@ class TrainLoop:
             self.parameters, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
         self.ema = EMAModel(self.parameters, decay=config.ema_decay, foreach=True)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator(draw_device or torch.device("cpu")).manual_seed(seed)
+        self.seed = seed
         self.step = 0
         self.train_seconds = 0.0
 
@@ -120,7 +124,7 @@ class TrainLoop:
         return self.step >= self.config.steps
 
     def run(self, max_minutes: float | None = None) -> None:
-        """Train until all steps are done or the time is up, then save.
+        """Train until all steps are done or the time is up, then save. When they were done before, do nothing.
 
         Args:
             max_minutes: Stop, with a checkpoint, after this many minutes of this call.
@@ -128,16 +132,20 @@ class TrainLoop:
         Raises:
             RuntimeError: The loss is not finite (the last good checkpoint stays as it is).
         """
+        if self.finished:
+            return
         for module in self.modules.values():
             module.train()
         start = last = saved = sampled = time.monotonic()
         window: list[torch.Tensor] = []
-        first_step = self.step
+        timed, timed_step = start, self.step
         while not self.finished:
             window.append(self._train_step())
             now = time.monotonic()
             self.train_seconds += now - last
             last = now
+            if timed == start:
+                timed, timed_step = now, self.step  # the first step compiles; it says nothing of the others
             if self.step % self.config.log_steps == 0 or self.finished:
                 loss = float(torch.stack(window).mean())
                 if not math.isfinite(loss):
@@ -145,7 +153,8 @@ class TrainLoop:
                         f"{self.name}: the loss is {loss} at step {self.step}; lower the learning rate."
                     )
                 window.clear()
-                self._log(loss, (self.step - first_step) / (now - start))
+                rate = (self.step - timed_step) / (now - timed) if now > timed else 1 / (now - start)
+                self._log(loss, rate)
             if now - saved > 60 * self.config.save_minutes:
                 self.save()
                 saved = time.monotonic()
@@ -197,21 +206,39 @@ class TrainLoop:
         os.replace(partial, self.checkpoint_path)
 
     def load(self) -> bool:
-        """Continue from the checkpoint, exactly; returns whether there was one."""
+        """Continue from the checkpoint, exactly; returns whether there was one.
+
+        Raises:
+            DitAccelError: The checkpoint is of other modules.
+        """
         if not self.checkpoint_path.exists():
             return False
         device = self.parameters[0].device
         state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
-        for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name])
+        try:
+            for name, module in self.modules.items():
+                module.load_state_dict(state["modules"][name])
+        except (KeyError, RuntimeError) as error:
+            raise DitAccelError(
+                f"{self.checkpoint_path} is of another model than this recipe's: take another run folder, or start "
+                "afresh (--no-resume)."
+            ) from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict(state["ema"])
         self.ema.to(device)
-        self.generator.set_state(state["generator"])
+        self._set_generator(state["generator"], state["step"])
         torch.set_rng_state(state["torch_rng"])
         self.step, self.train_seconds = state["step"], state["train_seconds"]
         logger.info("%s: resumed at step %d of %d", self.name, self.step, self.config.steps)
         return True
+
+    def _set_generator(self, state: torch.Tensor, step: int) -> None:
+        """Continue the draws; from another kind of device they cannot be, so they start anew from seed and step."""
+        if state.numel() == self.generator.get_state().numel():
+            self.generator.set_state(state)
+        else:
+            self.generator.manual_seed(self.seed + step)
+            logger.info("%s: the checkpoint is of another kind of device; other draws from here on", self.name)
 
     def _train_step(self) -> torch.Tensor:
         for group in self.optimizer.param_groups:

@@ -132,15 +132,15 @@ def environment(pipe: DiffusionPipeline, start: float) -> dict[str, Any]:
     }
 
 
-def concept_shares(accuracy: dict[str, ConceptAccuracy]) -> dict[str, dict[str, Any]]:
+def concept_shares(accuracy: dict[str, ConceptAccuracy]) -> dict[str, Any]:
     """The parts ``concepts`` and ``chance`` of a report."""
-    made = accuracy["generated"]
+    chance = accuracy["generated"]
     return {
         "concepts": {
             name: {"n": a.n, "top1_frac": round(a.top1_frac, 4), "top5_frac": round(a.top5_frac, 4)}
             for name, a in accuracy.items()
         },
-        "chance": {"top1_frac": round(made.chance_top1_frac, 4), "top5_frac": round(made.chance_top5_frac, 4)},
+        "chance": {"top1_frac": round(chance.chance_top1_frac, 4), "top5_frac": round(chance.chance_top5_frac, 4)},
     }
 
 

@@ -55,7 +55,8 @@ class MotionHead(torch.nn.Linear):
     def _tokens(self, k: int) -> torch.Tensor:
         """What was seen, by frame: [B, k, N / k, D]."""
         assert self.seen is not None
-        return self.seen.unflatten(1, (k, -1))
+        tokens: torch.Tensor = self.seen.unflatten(1, (k, -1))  # type: ignore[no-untyped-call]
+        return tokens
 
 
 class FrameHead(MotionHead):

@@ -1,5 +1,6 @@
-"""Trains an embedded pipeline from nothing: data, tokenizer, VAE, joint text encoder and denoiser, export."""
+"""Trains an embedded pipeline from nothing: tokenizer, VAE, joint text encoder and denoiser, guidance."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from dit_accel.training.guidance import guidance_loop
 from dit_accel.training.kinds import KINDS, Tokenizers
 from dit_accel.training.loop import SampleFn, TrainLoop
 from dit_accel.training.motion_heads import build_heads
+from dit_accel.training.progress import STAGES, forget_from, is_done, mark_done
 from dit_accel.training.recipe import EmbeddedRecipe
 from dit_accel.training.samples import save_sheet, spread
 from dit_accel.training.sprites import NUM_FRAMES
@@ -24,7 +26,6 @@ from dit_accel.training.training_set import TrainingSet, VideoSet, training_capt
 from dit_accel.training.vae import encode_images, vae_loop
 from dit_accel.training.videos import encode_videos
 
-STAGES = ("vae", "denoiser", "guidance", "decoder")
 SHEET_PROMPTS = 24
 SHEET_VIDEOS, SHEET_EVERY_FRAMES = 8, 4
 SHEET_SEED = 1000
@@ -38,8 +39,10 @@ class RunOptions:
         run_dir: Folder of checkpoints, logs and sample sheets.
         device: Device to train on.
         dtype: Autocast type; ``torch.float32`` turns autocast off.
-        resume: Continue from checkpoints; otherwise finished stages are trained again.
+        resume: Skip finished stages and continue from checkpoints; otherwise stages are trained again.
         max_minutes: Stop each stage, with a checkpoint, after so many minutes.
+        deadline: Stop the stage that is running, with a checkpoint, and start no other, when ``time.monotonic()`` has
+            this value; in seconds.
         compile_modules: Use ``torch.compile``.
     """
 
@@ -48,7 +51,19 @@ class RunOptions:
     dtype: torch.dtype = torch.bfloat16
     resume: bool = True
     max_minutes: float | None = None
+    deadline: float | None = None
     compile_modules: bool = True
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def minutes_left(self) -> float | None:
+        """How long a stage that starts now may run; ``None`` is for ever."""
+        limits = [] if self.max_minutes is None else [self.max_minutes]
+        limits += [] if self.deadline is None else [max(self.deadline - time.monotonic(), 0) / 60]
+        return min(limits, default=None)
 
 
 def train_vae(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions) -> bool:
@@ -138,7 +153,8 @@ def train_guidance(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOption
     latents = encode_training_set(recipe, pipe.vae, data, tokenizers, options)
     loop = guidance_loop(
         kind, modules, latents, recipe.guidance_loop, caption_drop=recipe.caption_drop, run_dir=options.run_dir,
-        seed=recipe.seed + 2, dtype=options.dtype, sample_fn=_sheet_fn(pipe, recipe, data, options, "guidance"),
+        seed=recipe.seed + 2, dtype=options.dtype, compile_modules=options.compile_modules,
+        sample_fn=_sheet_fn(pipe, recipe, data, options, "guidance"),
     )  # fmt: skip
     _run(loop, options)
     with loop.averaged():
@@ -176,7 +192,7 @@ def _texts(recipe: EmbeddedRecipe, data: TrainingSet) -> list[str]:
 def train_embedded(
     recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions, stages: Sequence[str] = STAGES
 ) -> DiffusionPipeline | None:
-    """Run the stages of a recipe in order.
+    """Run the stages of a recipe in order. Resuming, a stage that was finished before is skipped.
 
     Args:
         recipe: What to train.
@@ -185,7 +201,7 @@ def train_embedded(
         stages: Some of ``STAGES``. Each stage reads what the earlier ones left in ``run_dir``.
 
     Returns:
-        The finished pipeline with the refined decoder, or ``None`` when ``max_minutes`` ended a stage early.
+        The finished pipeline with the refined decoder, or ``None`` when the time was up before that.
 
     Raises:
         ConfigError: An unknown stage.
@@ -201,8 +217,14 @@ def train_embedded(
         if stage not in trainers:
             raise ConfigError(f"Unknown training stage '{stage}'; known: {', '.join(STAGES)}.")
     for stage in stages:
+        if options.resume and is_done(recipe, stage, options.run_dir):
+            continue
+        if options.out_of_time:
+            return None
+        forget_from(stage, options.run_dir)
         if not trainers[stage](recipe, data, options):
             return None
+        mark_done(recipe, stage, options.run_dir)
     return assemble(options.run_dir) if (options.run_dir / "pipeline").exists() else None
 
 
@@ -255,7 +277,7 @@ def sampling_settings(recipe: EmbeddedRecipe) -> GenerationSettings:
 def _run(loop: TrainLoop, options: RunOptions) -> None:
     if options.resume:
         loop.load()
-    loop.run(options.max_minutes)
+    loop.run(options.minutes_left())
 
 
 def _load_vae(recipe: EmbeddedRecipe, path: Path, device: torch.device) -> Any:

@@ -1,5 +1,6 @@
 """The recipes of the embedded pipelines, as data. Trainers read them; nothing here computes."""
 
+from dataclasses import replace
 from typing import Any
 
 from dit_accel.errors import ConfigError, did_you_mean
@@ -108,6 +109,19 @@ EMOJI_PIXART_CPU = EmbeddedRecipe(
 )
 """One style, 256 concepts, 64 tokens: about an hour and a half on two CPU cores."""
 
+# What to expect of the GPU recipes on one H100, by counting operations: an ESTIMATE, nothing of it has been measured.
+#
+# | stage | arithmetic a step | expected steps/s | steps | compilation and training |
+# |---|---|---|---|---|
+# | emoji-pixart, vae | 1.3 TFLOP | 40 to 80 | 4500 | 3 min |
+# | emoji-pixart, decoder | 1.1 TFLOP | 45 to 90 | 1200 | 1.5 min |
+# | emoji-pixart, denoiser | 5.6 TFLOP | 20 to 35 | 6000 | 5.5 min |
+# | emoji-sd, denoiser | 1.1 TFLOP | 35 to 60 | 6000 | 4.5 min |
+# | emoji-flux, denoiser | 0.9 TFLOP | 70 to 120 | 6000 | 3 min |
+# | emoji-flux, guidance | 1.5 TFLOP | 50 to 80 | 800 | 1.5 min |
+#
+# At the slow end 19 minutes, so that 6 of 25 are left for a video pipeline. 6000 steps show each image 300 times,
+# about as often as the CPU recipes do. Where the clock says otherwise, change ``steps`` (or give ``--steps-scale``).
 EMOJI_PIXART_GPU = EmbeddedRecipe(
     name="emoji-pixart",
     kind="pixart",
@@ -116,11 +130,11 @@ EMOJI_PIXART_GPU = EmbeddedRecipe(
     vae={"channels": (64, 128, 128)},
     text_encoders={"text_encoder": _t5(256, 2)},
     denoiser=_pixart(256, 12, sample_size=16, patch_size=1, text_dim=256),
-    vae_loop=LoopConfig(steps=6000, batch_size=64, lr=1e-3),
-    decoder_loop=LoopConfig(steps=2000, batch_size=64, lr=5e-4),
-    denoiser_loop=LoopConfig(steps=12_000, batch_size=256, lr=6e-4, ema_decay=0.9995),
+    vae_loop=LoopConfig(steps=4500, batch_size=64, lr=1e-3, log_steps=250),
+    decoder_loop=LoopConfig(steps=1200, batch_size=64, lr=5e-4, log_steps=250),
+    denoiser_loop=LoopConfig(steps=6000, batch_size=256, lr=6e-4, ema_decay=0.9995, log_steps=250),
 )
-"""Three styles, all concepts, 256 tokens. Meant for one GPU and ten minutes; nobody has run it yet."""
+"""Three styles, all concepts, 256 tokens. Nobody has run a GPU recipe yet."""
 
 EMOJI_SD_CPU = EmbeddedRecipe(
     name="emoji-sd",
@@ -142,7 +156,7 @@ EMOJI_SD_GPU = EmbeddedRecipe(
     vae_source="emoji-pixart",
     text_encoders={"text_encoder": _clip(256, 3)},
     denoiser=_unet((64, 128, 160), sample_size=16, text_dim=256),
-    denoiser_loop=LoopConfig(steps=10_000, batch_size=256, lr=8e-4, ema_decay=0.9995),
+    denoiser_loop=LoopConfig(steps=6000, batch_size=256, lr=8e-4, ema_decay=0.9995, log_steps=250),
     guidance_scale=4.5,
     num_inference_steps=50,
 )
@@ -169,8 +183,8 @@ EMOJI_FLUX_GPU = EmbeddedRecipe(
     vae_source="emoji-pixart",
     text_encoders={"text_encoder": _clip(256, 2), "text_encoder_2": _t5(256, 2)},
     denoiser=_flux(8, 2, 6, text_dim=256),
-    denoiser_loop=LoopConfig(steps=12_000, batch_size=256, lr=8e-4, ema_decay=0.9995),
-    guidance_loop=LoopConfig(steps=1500, batch_size=256, lr=4e-4, ema_decay=0.995),
+    denoiser_loop=LoopConfig(steps=6000, batch_size=256, lr=8e-4, ema_decay=0.9995, log_steps=250),
+    guidance_loop=LoopConfig(steps=800, batch_size=256, lr=4e-4, ema_decay=0.995, log_steps=250),
     guidance_scale=3.5,
     num_inference_steps=28,
 )
@@ -247,3 +261,25 @@ def get_recipe(name: str, size: str) -> EmbeddedRecipe:
     if size not in RECIPES[name]:
         raise ConfigError(f"Recipe size must be one of {', '.join(RECIPES[name])}, got '{size}'.")
     return RECIPES[name][size]
+
+
+def scale_steps(recipe: EmbeddedRecipe, factor: float) -> EmbeddedRecipe:
+    """Multiply the steps of every stage; the learning-rate curves follow, and warm-ups get shorter but never longer.
+
+    Args:
+        recipe: The recipe.
+        factor: Above 0; every stage keeps one step at least.
+
+    Raises:
+        ConfigError: The factor is not above 0.
+    """
+    if not factor > 0:
+        raise ConfigError(f"The factor of the steps must be above 0, got {factor}.")
+    loops: dict[str, Any] = {}
+    for field_name in ("vae_loop", "decoder_loop", "denoiser_loop", "guidance_loop"):
+        loop: LoopConfig | None = getattr(recipe, field_name)
+        if loop is not None:
+            steps = max(round(loop.steps * factor), 1)
+            warmup_steps = max(round(loop.warmup_steps * min(factor, 1)), 1)
+            loops[field_name] = replace(loop, steps=steps, warmup_steps=warmup_steps)
+    return replace(recipe, **loops)

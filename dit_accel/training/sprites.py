@@ -6,7 +6,6 @@ pipeline measurable: ``dit_accel.evaluation.motion`` reads it back from the fram
 """
 
 import io
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from PIL import Image
 from dit_accel.errors import ConfigError, did_you_mean
 from dit_accel.evaluation.motion import DIRECTIONS, SCALES
 from dit_accel.training.concepts import split_concepts, with_article
-from dit_accel.training.data import SOURCES, fetch, load_concepts
+from dit_accel.training.data import load_concepts, load_files
 
 NUM_FRAMES = 16
 CANVAS_PX = 64
@@ -94,7 +93,7 @@ def load_sprites(data_dir: Path, subjects: Sequence[str] = SUBJECTS, style: str 
     """Read sprites with their transparency, cropped to what is visible and centred in a square.
 
     Args:
-        data_dir: Folder of the tarballs.
+        data_dir: Folder of the tarballs, or a file that ``pack_data`` wrote.
         subjects: Names of training concepts.
         style: A key of ``SOURCES``.
 
@@ -108,18 +107,10 @@ def load_sprites(data_dir: Path, subjects: Sequence[str] = SUBJECTS, style: str 
     for subject in subjects:
         if subject not in train:
             raise ConfigError(f"'{subject}' is not a training concept.{did_you_mean(subject, train)}")
-    source = SOURCES[style]
-    files = {f"{source.image_folder}{train[subject]}{source.suffix}": subject for subject in subjects}
-    found: dict[str, torch.Tensor] = {}
-    with tarfile.open(fetch(source, data_dir)) as tar:
-        for member in tar:
-            if member.name in files:
-                data = tar.extractfile(member)
-                assert data is not None
-                found[files[member.name]] = decode_sprite(data.read())
-    if missing := [subject for subject in subjects if subject not in found]:
+    files = load_files(data_dir, style, [train[subject] for subject in subjects])
+    if missing := [subject for subject in subjects if train[subject] not in files]:
         raise ConfigError(f"The style '{style}' has no image of {', '.join(missing)}.")
-    return [found[subject] for subject in subjects]
+    return [decode_sprite(files[train[subject]]) for subject in subjects]
 
 
 def decode_sprite(data: bytes) -> torch.Tensor:

@@ -110,11 +110,11 @@ def vae_loop(
         latent_shape = codec.encode(to_unit(images[:1])).latent_dist.mean.shape[1:]
 
     def loss_fn(generator: torch.Generator) -> torch.Tensor:
-        index = torch.randint(len(images), (config.batch_size,), generator=generator)
-        flip = torch.rand(config.batch_size, generator=generator) < 0.5
-        noise = torch.randn(config.batch_size, *latent_shape, generator=generator).to(device)
-        x = to_unit(images[index.to(device)])
-        x = torch.where(flip.to(device)[:, None, None, None], x.flip(-1), x).contiguous(memory_format=layout)
+        index = torch.randint(len(images), (config.batch_size,), generator=generator, device=device)
+        flip = torch.rand(config.batch_size, generator=generator, device=device) < 0.5
+        noise = torch.randn(config.batch_size, *latent_shape, generator=generator, device=device)
+        x = to_unit(images[index])
+        x = torch.where(flip[:, None, None, None], x.flip(-1), x).contiguous(memory_format=layout)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return run_encode_decode(codec, x, noise)
 
@@ -130,6 +130,7 @@ def vae_loop(
         config=config,
         run_dir=run_dir,
         seed=seed,
+        draw_device=device,
         sample_fn=sample_fn,
     )
 

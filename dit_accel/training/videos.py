@@ -45,21 +45,28 @@ class VideoLatents:
         """See ``TrainingLatents``."""
         return self.latents.shape[1:]
 
-    def draw(
-        self, batch_size: int, progress: float, caption_drop: float, generator: torch.Generator, device: torch.device
-    ) -> Batch:
+    def to(self, device: torch.device) -> "VideoLatents":
+        """See ``TrainingLatents``."""
+        return VideoLatents(
+            latents=self.latents.to(device),
+            text={name: ids.to(device) for name, ids in self.text.items()},
+            empty={name: ids.to(device) for name, ids in self.empty.items()},
+            paths=self.paths.to(device),
+            phases=self.phases,
+        )
+
+    def draw(self, batch_size: int, progress: float, caption_drop: float, generator: torch.Generator) -> Batch:
         """See ``TrainingLatents``: a step that sees k frames has ``batch_size`` / k videos."""
-        phase = phase_at(self.phases, progress)
+        device, phase = generator.device, phase_at(self.phases, progress)
         k = phase.draw_count(generator)
         b = max(batch_size // k, 1)
         frames = choose_frames(k, self.latents.shape[2], generator)
-        rows = torch.randint(len(self.latents), (b,), generator=generator)
-        drop = (torch.rand(b, generator=generator) < caption_drop)[:, None]
+        rows = torch.randint(len(self.latents), (b,), generator=generator, device=device)
+        drop = (torch.rand(b, generator=generator, device=device) < caption_drop)[:, None]
         clean = self.latents[rows[:, None], :, frames].float().transpose(1, 2).contiguous()
-        text = {name: torch.where(drop, self.empty[name], ids[rows]).to(device) for name, ids in self.text.items()}
-        path = self.paths[rows][:, frames].to(device)
+        text = {name: torch.where(drop, self.empty[name], ids[rows]) for name, ids in self.text.items()}
         objective = None if phase.flow_shift is None else FlowMatching(phase.flow_shift)
-        return Batch(clean=clean.to(device), text=text, frames=frames.to(device), path=path, objective=objective)
+        return Batch(clean=clean, text=text, frames=frames, path=self.paths[rows][:, frames], objective=objective)
 
 
 def encode_videos(

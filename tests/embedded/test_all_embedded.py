@@ -1,4 +1,4 @@
-"""Every pipeline that ships loads, draws, repeats itself, saves itself as stock, stays small, brings its papers."""
+"""Every pipeline that ships loads, draws, repeats itself, saves itself as stock, stays small, has its papers."""
 
 import inspect
 import json

@@ -1,6 +1,11 @@
-"""Make ``small_recipes`` importable."""
+"""Five synthetic images to train on."""
 
-import sys
-from pathlib import Path
+import pytest
+from tiny_recipes import images
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+from dit_accel.training.training_set import TrainingSet
+
+
+@pytest.fixture
+def data() -> TrainingSet:
+    return images()

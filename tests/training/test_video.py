@@ -177,7 +177,7 @@ def test_phases_and_positions_follow_the_progress() -> None:
     for progress, counts in ((0.0, {1, 2}), (0.5, {4}), (0.99, {4})):
         found = set()
         for _ in range(20):
-            batch = data.draw(8, progress, 0.5, generator, CPU)
+            batch = data.draw(8, progress, 0.5, generator)
             k = len(batch.frames)
             found.add(k)
             assert batch.clean.shape == (8 // k, 4, k, 4, 4), "as many frames in every step"

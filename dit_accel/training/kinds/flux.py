@@ -76,7 +76,7 @@ class FluxKind(ImageKind):
             FluxPipeline._pack_latents(noisy, b, c, h, w),
             timestep=timestep / TRAIN_TIMESTEPS,
             guidance=torch.ones_like(timestep) if guidance is None else guidance,
-            img_ids=FluxPipeline._prepare_latent_image_ids(b, h // 2, w // 2, noisy.device, noisy.dtype),
+            img_ids=image_ids(h // 2, w // 2, noisy),
             txt_ids=torch.zeros(states.shape[1], 3, device=noisy.device, dtype=noisy.dtype),
             return_dict=False,
             **condition,
@@ -91,3 +91,10 @@ class FluxKind(ImageKind):
         )  # fmt: skip
         cast(Any, vae).register_to_config(shift_factor=0.0)  # emoji-pixart's has none
         return FluxPipeline(vae=vae, scheduler=scheduler, **modules, **tokenizers)
+
+
+def image_ids(rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
+    """Row and column of each image token, as the pipeline numbers them, but made on the device of ``like``: [N, 3]."""
+    y = torch.arange(rows, device=like.device, dtype=like.dtype)[:, None].expand(rows, columns)
+    x = torch.arange(columns, device=like.device, dtype=like.dtype)[None].expand(rows, columns)
+    return torch.stack([torch.zeros_like(y), y, x], dim=-1).view(rows * columns, 3)

@@ -7,7 +7,7 @@ import torch
 from dit_accel.training.concepts import Concept
 from dit_accel.training.frames import FramePhase, HeadConfig
 from dit_accel.training.loop import LoopConfig
-from dit_accel.training.pretrain import STAGES
+from dit_accel.training.progress import STAGES
 from dit_accel.training.recipe import EmbeddedRecipe, VideoRecipe
 from dit_accel.training.sprites import MOTIONS, draw_single_frames
 from dit_accel.training.training_set import TrainingSet, VideoSet
@@ -96,7 +96,7 @@ WAN = EmbeddedRecipe(
         "text_dim": 16,
         "freq_dim": 16,
         "ffn_dim": 32,
-        "num_layers": 1,
+        "num_layers": 2,
         "rope_max_seq_len": 32,
     },
     video=VideoRecipe(

@@ -1,0 +1,80 @@
+"""How metrics are called and written, and which way is better: one place for tables, certificates and verdicts."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from dit_accel.evaluation.records import Fidelity, Metric
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricFacts:
+    """One metric.
+
+    Attributes:
+        label: As people write it.
+        unit: Appended to a number.
+        digits: After the point.
+        higher_is_better: ``None``: neither.
+    """
+
+    label: str
+    unit: str = ""
+    digits: int = 3
+    higher_is_better: bool | None = True
+
+    def number(self, value: float) -> str:
+        """The value with its unit."""
+        return f"{value:.{self.digits}f}{self.unit}"
+
+
+class Spread(Protocol):
+    """A mean with its interval and its worst part, such as ``report.Metric``."""
+
+    @property
+    def mean(self) -> float: ...
+    @property
+    def ci95(self) -> tuple[float, float]: ...
+    @property
+    def worst5(self) -> float: ...
+
+
+FIDELITY = {
+    "psnr_db": MetricFacts(label="PSNR", unit=" dB", digits=1),
+    "ssim": MetricFacts(label="SSIM"),
+    "lpips": MetricFacts(label="LPIPS", higher_is_better=False),
+    "st_lpips": MetricFacts(label="ST-LPIPS", higher_is_better=False),
+}
+VIDEO_FIDELITY = {
+    "temporal_error": MetricFacts(label="temporal error", digits=4, higher_is_better=False),
+    "flicker_ratio": MetricFacts(label="flicker ratio", digits=2, higher_is_better=None),
+}
+SPEEDUP = MetricFacts(label="speed-up", unit="x", digits=2)
+DENOISER_SPEEDUP = MetricFacts(label="denoiser speed-up", unit="x", digits=2)
+
+
+def fidelity_metrics(fidelity: "Fidelity") -> "dict[str, Metric]":
+    """What was measured, by name; of videos also how they change over time."""
+    found = {name: getattr(fidelity, name) for name in FIDELITY if getattr(fidelity, name) is not None}
+    if fidelity.video is not None:
+        found |= {name: getattr(fidelity.video, name) for name in VIDEO_FIDELITY}
+    return found
+
+
+def fidelity_facts(name: str) -> MetricFacts:
+    """Facts of a field of ``Fidelity`` or ``VideoFidelity``; an unknown one is shown by its name, with no verdict."""
+    return FIDELITY.get(name) or VIDEO_FIDELITY.get(name) or MetricFacts(label=name, higher_is_better=None)
+
+
+def interval_words(facts: MetricFacts, middle: float, interval: tuple[float, float] | None) -> str:
+    """``36.1 dB [35.6, 36.7]``."""
+    if interval is None:
+        return facts.number(middle)
+    low, high = (f"{end:.{facts.digits}f}" for end in interval)
+    return f"{facts.number(middle)} [{low}, {high}]"
+
+
+def spread_words(facts: MetricFacts, spread: Spread) -> str:
+    """``PSNR 36.1 dB [35.6, 36.7], worst 5 % 27.9 dB``."""
+    middle = interval_words(facts, spread.mean, spread.ci95)
+    return f"{facts.label} {middle}, worst 5 % {facts.number(spread.worst5)}"
