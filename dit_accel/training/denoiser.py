@@ -158,7 +158,7 @@ def denoiser_loop(
     ) -> torch.Tensor:
         predicted = kind.predict(denoiser, noisy, t, kind.encode(modules, text))
         loss = F.mse_loss(predicted.float(), target)
-        for head in heads.values():
+        for head in heads.values() if shown else ():
             loss = loss + head.loss(*shown)
         return loss
 
@@ -170,7 +170,9 @@ def denoiser_loop(
         noise = torch.randn(batch.clean.shape, generator=generator, device=device)
         t = objective.times(stratified(len(noise), generator))
         noisy, target = objective.example(batch.clean, noise, t)
-        shown = () if batch.frames is None or batch.path is None else (batch.frames, batch.path)
+        shown: tuple[torch.Tensor, ...] = ()
+        if batch.frames is not None and batch.path is not None and len(batch.frames) > 1:  # one does not tell its time
+            shown = (batch.frames, batch.path)
         with kind.showing(denoiser, batch.frames), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return compute_loss(noisy, t, batch.text, target, shown)
 
