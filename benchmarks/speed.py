@@ -31,7 +31,6 @@ from dit_accel.evaluation.fidelity import fidelity
 from dit_accel.evaluation.report import (
     DenoiserCost,
     Fidelity,
-    Metric,
     Report,
     Sample,
     Settings,
@@ -123,7 +122,7 @@ def measure(benches: Mapping[str, Bench], steps: int, repeats: int, warmup: int)
                 certified=False if session else None,
                 times=Times.of(times[name]),
                 speedup=None if first else Speedup.of(times["plain"], times[name]),
-                fidelity=scores and Fidelity(psnr_db=Metric.of(scores.psnr_db), ssim=Metric.of(scores.ssim)),
+                fidelity=scores and Fidelity.of(scores),
                 reuse=reuse_of(summary(bench.subject.target)) if session else None,
                 denoiser=DenoiserCost(
                     times=Times.of(own),

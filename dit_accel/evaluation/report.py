@@ -7,22 +7,21 @@ import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from dit_accel.errors import ConfigError, did_you_mean
 from dit_accel.evaluation.environment import Environment
-from dit_accel.evaluation.statistics import bootstrap_interval, quartiles, worst_mean
+from dit_accel.evaluation.records import Fidelity as Fidelity
+from dit_accel.evaluation.records import Metric as Metric
+from dit_accel.evaluation.records import Quality, Record
+from dit_accel.evaluation.statistics import quartiles
 
 FORMAT: Final = "dit-accel/report"
-VERSION = 1
+VERSION = 2  # 2 added perceptual distances, video and quality, and n to metrics; version 1 is read as it was
 REPORT_FILE = "report.json"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Times(_Record):
+class Times(Record):
     """Wall-clock seconds of one run over all prompts.
 
     Attributes:
@@ -41,7 +40,7 @@ class Times(_Record):
         return cls(samples_s=tuple(samples_s), median_s=median, iqr_s=(low, high))
 
 
-class Speedup(_Record):
+class Speedup(Record):
     """How many times faster than the plain pipeline, by the clock.
 
     Attributes:
@@ -59,37 +58,7 @@ class Speedup(_Record):
         return cls(ratio=ratio, iqr=(low, high))
 
 
-class Metric(_Record):
-    """One metric over all images or videos.
-
-    Attributes:
-        per_image: One value an image, or the mean over the frames of a video, in the order of ``Report.samples``.
-        mean: Their mean.
-        ci95: Bootstrap interval of the mean.
-        worst5: Mean of the worst five per cent (at least one).
-    """
-
-    per_image: tuple[float, ...]
-    mean: float
-    ci95: tuple[float, float]
-    worst5: float
-
-    @classmethod
-    def of(cls, values: tuple[float, ...]) -> "Metric":
-        """Summarise values of which higher is better."""
-        low, high = bootstrap_interval(values)
-        mean = sum(values) / len(values)
-        return cls(per_image=values, mean=mean, ci95=(low, high), worst5=worst_mean(values))
-
-
-class Fidelity(_Record):
-    """Closeness to the plain pipeline's image or video of the same prompt, seed and scheduler. Not image quality."""
-
-    psnr_db: Metric
-    ssim: Metric
-
-
-class Reuse(_Record):
+class Reuse(Record):
     """What became of the calls of scheduled modules.
 
     Attributes:
@@ -108,7 +77,7 @@ class Reuse(_Record):
     kept_mib: float = Field(ge=0)
 
 
-class DenoiserCost(_Record):
+class DenoiserCost(Record):
     """What the denoiser alone takes in one run; the rest of a pipeline is not touched by a plan.
 
     Attributes:
@@ -134,7 +103,7 @@ class DenoiserCost(_Record):
         return (self.speedup.ratio if self.speedup else 1.0) / self.allowed_speedup
 
 
-class Settings(_Record):
+class Settings(Record):
     """How all variants were run.
 
     Attributes:
@@ -170,14 +139,14 @@ class Settings(_Record):
     warmup: int
 
 
-class Sample(_Record):
+class Sample(Record):
     """One image or video that every variant made."""
 
     prompt: str
     seed: int
 
 
-class Variant(_Record):
+class Variant(Record):
     """One way to run the pipeline.
 
     Attributes:
@@ -191,6 +160,7 @@ class Variant(_Record):
         times: Wall-clock.
         speedup: Against ``plain``; ``None`` for ``plain`` itself.
         fidelity: Against ``plain``; ``None`` for ``plain`` itself.
+        quality: Without regard to ``plain``; ``None`` where it was not measured.
         reuse: ``None`` without a plan.
         denoiser: ``None`` where only whole runs were timed.
     """
@@ -204,11 +174,12 @@ class Variant(_Record):
     times: Times
     speedup: Speedup | None = None
     fidelity: Fidelity | None = None
+    quality: Quality | None = None
     reuse: Reuse | None = None
     denoiser: DenoiserCost | None = None
 
 
-class Report(_Record):
+class Report(Record):
     """One measurement: what was run where, and what came out.
 
     Attributes:

@@ -24,10 +24,11 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: in
     return float(low), float(high)
 
 
-def worst_mean(values: Sequence[float], *, frac: float = WORST_FRAC) -> float:
-    """Mean of the lowest ``frac`` of the values, of one value at least."""
+def worst_mean(values: Sequence[float], *, frac: float = WORST_FRAC, higher_is_better: bool = True) -> float:
+    """Mean of the worst ``frac`` of the values, of one value at least."""
     count = max(1, math.ceil(len(values) * frac))
-    return float(np.sort(np.asarray(values, dtype=np.float64))[:count].mean())
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    return float((ordered[:count] if higher_is_better else ordered[-count:]).mean())
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -6,24 +6,10 @@ import sys
 
 import pytest
 import torch
-from torch.nn import functional as F
+from sample_pictures import blurred, noisy, pictures
 
 from dit_accel.errors import ConfigError, MissingDependencyError
 from dit_accel.evaluation.fidelity import PSNR_CAP_DB, fidelity, require_metrics
-
-
-def pictures(count: int = 3, px: int = 32) -> torch.Tensor:
-    """Smooth pictures, so that blur changes them a little and noise a lot."""
-    coarse = torch.rand((count, 3, px // 4, px // 4), generator=torch.Generator().manual_seed(0))
-    return F.interpolate(coarse, size=(px, px), mode="bilinear").clamp(0, 1)
-
-
-def noisy(images: torch.Tensor, sigma: float) -> torch.Tensor:
-    return (images + sigma * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
-
-
-def blurred(images: torch.Tensor, width: int) -> torch.Tensor:
-    return F.avg_pool2d(F.pad(images, [width // 2] * 4, mode="replicate"), width, stride=1)
 
 
 def test_equal_images_have_the_highest_scores() -> None:
@@ -97,6 +83,24 @@ def test_a_video_scores_the_mean_of_its_frames(monkeypatch: pytest.MonkeyPatch) 
     for metric in ("psnr_db", "ssim"):
         values = getattr(by_frame, metric)
         assert getattr(by_video, metric) == pytest.approx((sum(values[:3]) / 3, sum(values[3:]) / 3))
+
+
+def test_videos_also_have_scores_over_time_and_images_have_none() -> None:
+    videos = pictures(count=8).unflatten(0, (2, 4))
+    scores = fidelity(noisy(videos, 0.1), videos)
+    assert scores.temporal_error is not None and min(scores.temporal_error) > 0.05
+    assert scores.flicker_ratio is not None and len(scores.flicker_ratio) == 2
+    still = fidelity(pictures(), pictures())
+    assert still.temporal_error is None and still.flicker_ratio is None
+
+
+def test_psnr_agrees_with_torchmetrics_class_api() -> None:
+    from torchmetrics.image import PeakSignalNoiseRatio
+
+    reference = pictures()
+    images = noisy(reference, 0.1)
+    metric = PeakSignalNoiseRatio(data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3))
+    assert sum(fidelity(images, reference).psnr_db) / 3 == pytest.approx(float(metric(images, reference)), abs=1e-4)
 
 
 def test_too_small_images_are_refused() -> None:

@@ -9,7 +9,7 @@ from sample_reports import sample_report
 
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.environment import collect_environment
-from dit_accel.evaluation.report import Report
+from dit_accel.evaluation.report import Metric, Report
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -28,6 +28,28 @@ def test_numbers_follow_from_the_samples() -> None:
     assert fast.fidelity.psnr_db.mean == 25.0
     assert fast.fidelity.psnr_db.worst5 == 20.0
     assert 20.0 <= fast.fidelity.psnr_db.ci95[0] <= 25.0 <= fast.fidelity.psnr_db.ci95[1] <= 30.0
+
+
+def test_a_report_of_version_one_is_read(tmp_path: Path) -> None:
+    data = json.loads(sample_report().model_dump_json())
+    data["version"] = 1
+    for variant in data["variants"]:
+        del variant["quality"]
+        for name in ("lpips", "st_lpips", "video"):
+            (variant["fidelity"] or {}).pop(name, None)
+        for metric in (variant["fidelity"] or {}).values():
+            for name in ("n", "higher_is_better", "resamples", "seed"):
+                del metric[name]
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    report = Report.load(tmp_path)
+    assert report.version == 1
+    assert report.variant("fast").fidelity == sample_report().variant("fast").fidelity
+
+
+def test_distances_have_their_worst_at_the_other_end() -> None:
+    metric = Metric.of([0.1, 0.2, 0.9], higher_is_better=False)
+    assert (metric.worst5, metric.n, metric.mean) == (0.9, 3, pytest.approx(0.4))
+    assert metric.ci95[0] <= metric.mean <= metric.ci95[1]
 
 
 @pytest.mark.parametrize(

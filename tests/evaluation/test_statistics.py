@@ -33,5 +33,16 @@ def test_worst_five_per_cent(count: int, expected: float) -> None:
     assert worst_mean([float(value) for value in reversed(range(count))]) == expected
 
 
+def test_worst_is_the_other_end_where_lower_is_better() -> None:
+    assert worst_mean([float(value) for value in range(100)], higher_is_better=False) == 97.0
+
+
+def test_interval_agrees_with_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    values = np.random.default_rng(3).gamma(2.0, size=120)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=9999, rng=0).confidence_interval
+    assert bootstrap_interval(list(values)) == pytest.approx((theirs.low, theirs.high), rel=0.02)
+
+
 def test_quartiles() -> None:
     assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)

@@ -19,6 +19,7 @@ EXTRA_DATA = (
     "dit_accel/embedded/made-up/transformer/diffusion_pytorch_model.safetensors",
     "dit_accel/embedded/made-up/tokenizer/spiece.model",
     "dit_accel/prompts/image/made-up.json",
+    "dit_accel/evaluation/judges/made-up/model.safetensors",
     "schedules/plans/made-up/fast/dit_accel_plan.json",
     "schedules/plans/made-up/fast/dit_accel_plan.safetensors",
 )
