@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from dit_accel.errors import ConfigError, did_you_mean
+from dit_accel.evaluation.contest import Absent, Contender
 from dit_accel.evaluation.environment import Environment
 from dit_accel.evaluation.records import Fidelity as Fidelity
 from dit_accel.evaluation.records import Metric as Metric
@@ -17,7 +18,9 @@ from dit_accel.evaluation.records import Quality, Record
 from dit_accel.evaluation.statistics import quartiles
 
 FORMAT: Final = "dit-accel/report"
-VERSION = 2  # 2 added perceptual distances, video and quality, and n to metrics; version 1 is read as it was
+# 2 added perceptual distances, video and quality, n to metrics, contenders and who was absent, denoiser times without
+# multiply-accumulates, and in the settings num_timed and prompt_list. Version 1 is read as it was.
+VERSION = 2
 REPORT_FILE = "report.json"
 
 
@@ -83,7 +86,7 @@ class DenoiserCost(Record):
     Attributes:
         times: Seconds in the denoiser a run, medians as for whole runs.
         speedup: Against the denoiser of ``plain``.
-        macs: Multiply-accumulates of a run, attention counted, guidance and batch included.
+        macs: Multiply-accumulates of a run, attention counted, guidance and batch included; ``None``: not counted.
         macs_linear: The same without the products of attention, as the ECAD paper counts.
         allowed_speedup: Multiply-accumulates of ``plain`` over these: what saved arithmetic alone would give.
         overhead_frac: Share of the denoiser's time that is spent outside its own ``forward``, median over the runs;
@@ -92,14 +95,16 @@ class DenoiserCost(Record):
 
     times: Times
     speedup: Speedup | None = None
-    macs: int
-    macs_linear: int
-    allowed_speedup: float
+    macs: int | None = None
+    macs_linear: int | None = None
+    allowed_speedup: float | None = None
     overhead_frac: float | None = None
 
     @property
-    def attained_frac(self) -> float:
-        """Share of the allowed speed-up that the clock shows."""
+    def attained_frac(self) -> float | None:
+        """Share of the allowed speed-up that the clock shows; ``None`` where that is not counted."""
+        if self.allowed_speedup is None:
+            return None
         return (self.speedup.ratio if self.speedup else 1.0) / self.allowed_speedup
 
 
@@ -121,6 +126,8 @@ class Settings(Record):
         dtype: Of the denoiser.
         repeats: Timed runs of each variant.
         warmup: Untimed runs of each before them.
+        num_timed: Images or videos that a timed run made, the first of all samples; ``None``: all.
+        prompt_list: Which shipped list the prompts are, e.g. ``certify``; ``None``: the caller's own.
     """
 
     model: str
@@ -137,6 +144,8 @@ class Settings(Record):
     dtype: str
     repeats: int
     warmup: int
+    num_timed: int | None = None
+    prompt_list: str | None = None
 
 
 class Sample(Record):
@@ -152,7 +161,7 @@ class Variant(Record):
     Attributes:
         name: Unique in the report, e.g. ``fast``.
         kind: ``plain``: the reference; ``plan``: accelerated; ``fewer_steps``: the plain pipeline with fewer steps,
-            the rival that every acceleration has to beat.
+            the rival that every acceleration has to beat; ``rival``: a technique of others.
         rival_of: For ``fewer_steps``: the plan whose time its step count was chosen to meet.
         num_inference_steps: Steps of this variant.
         plan: The plan as JSON data.
@@ -163,10 +172,11 @@ class Variant(Record):
         quality: Without regard to ``plain``; ``None`` where it was not measured.
         reuse: ``None`` without a plan.
         denoiser: ``None`` where only whole runs were timed.
+        contender: In a comparison of techniques: which one, with which parameters, and what it did.
     """
 
     name: str
-    kind: Literal["plain", "plan", "fewer_steps"]
+    kind: Literal["plain", "plan", "fewer_steps", "rival"]
     rival_of: str | None = None
     num_inference_steps: int
     plan: dict[str, Any] | None = None
@@ -177,6 +187,7 @@ class Variant(Record):
     quality: Quality | None = None
     reuse: Reuse | None = None
     denoiser: DenoiserCost | None = None
+    contender: Contender | None = None
 
 
 class Report(Record):
@@ -192,6 +203,7 @@ class Report(Record):
         samples: Prompt and seed of each image or video.
         variants: The plain pipeline first.
         notes: What a reader must know, one sentence each.
+        absent: In a comparison of techniques: which were not measured, and why.
     """
 
     format: Literal["dit-accel/report"] = FORMAT
@@ -203,6 +215,7 @@ class Report(Record):
     samples: tuple[Sample, ...]
     variants: tuple[Variant, ...]
     notes: tuple[str, ...] = ()
+    absent: tuple[Absent, ...] = ()
 
     @property
     def num_images(self) -> int:
