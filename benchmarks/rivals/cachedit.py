@@ -7,9 +7,8 @@ import logging
 from importlib.util import find_spec
 from typing import Any
 
-from rivals.base import Rival, Setting, Task
-
 from dit_accel.families.pipeline import find_denoisers
+from rivals.base import Rival, Setting, Task
 
 POLICIES = ("slow", "medium", "fast", "ultra")
 
@@ -28,8 +27,7 @@ class CacheDit(Rival):
         quiet()
         from cache_dit import BlockAdapterRegister
 
-        adapter = getattr(pipe, "cache_dit_adapter", None)  # a pipeline of ours that describes itself
-        if adapter is None and not BlockAdapterRegister.is_supported(pipe):
+        if not BlockAdapterRegister.is_supported(pipe):
             return (
                 f"cache-dit has no adapter for {type(pipe).__name__}: its blocks are no plain stack (it caches DiTs)"
             )
@@ -74,9 +72,8 @@ class CacheDit(Rival):
             params["steps_computation_mask"] = cache_dit.steps_mask(
                 total_steps=task.num_inference_steps, mask_policy=policy
             )
-        adapter = getattr(pipe, "cache_dit_adapter", None)
         cache_dit.enable_cache(
-            pipe if adapter is None else adapter(),
+            pipe,
             cache_config=cache_dit.DBCacheConfig(**params) if params else None,
             calibrator_config=None if order is None else cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=order),
         )
@@ -84,9 +81,7 @@ class CacheDit(Rival):
     def detach(self, pipe: Any) -> None:
         import cache_dit
 
-        # A pipeline of ours is no DiffusionPipeline, which is what it can release; Snapshot does it then.
-        if not hasattr(pipe, "cache_dit_adapter"):
-            cache_dit.disable_cache(pipe)
+        cache_dit.disable_cache(pipe)
 
 
 def installed() -> bool:

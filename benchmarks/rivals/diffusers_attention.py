@@ -1,4 +1,4 @@
-"""diffusers' own caches of attention: Pyramid Attention Broadcast and FasterCache. What a model lacks is in ``lent``."""
+"""diffusers' caches of attention: Pyramid Attention Broadcast and FasterCache. What a model lacks is in ``lent``."""
 
 import functools
 import inspect
@@ -8,12 +8,12 @@ import torch
 from diffusers.hooks import FasterCacheConfig, PyramidAttentionBroadcastConfig
 from diffusers.hooks.faster_cache import _FASTER_CACHE_BLOCK_HOOK
 from diffusers.hooks.pyramid_attention_broadcast import _PYRAMID_ATTENTION_BROADCAST_HOOK
+
+from dit_accel.families import resolve_family
 from rivals import lent
 from rivals.base import Setting, Task
 from rivals.diffusers_blocks import DiffusersCache
 from rivals.trajectory import only_denoiser
-
-from dit_accel.families import resolve_family
 
 RANGE = (100, 800)  # timesteps in which attention may be skipped, in PAB's documentation
 TENSOR_FORMATS = {"BCHW": "BCHW", "BCFHW": "BCFHW", "BFCHW": "BFCHW"}

@@ -14,15 +14,15 @@ import torch
 from diffusers.hooks import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig
 from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS
 from diffusers.hooks._helpers import TransformerBlockRegistry
+from torch import nn
+
+from dit_accel.families.pipeline import find_denoisers
+from dit_accel.session import find_targets
 from rivals import lent
 from rivals.base import Rival, Setting, Task
 from rivals.snapshot import Snapshot
 from rivals.trajectory import only_denoiser
 from rivals.work import LEAF_KINDS
-from torch import nn
-
-from dit_accel.families.pipeline import find_denoisers
-from dit_accel.session import find_targets
 
 
 class DiffusersCache(Rival):

@@ -1,4 +1,4 @@
-"""What we lend to diffusers' caches where a model lacks it, outside their code: fair adapters, removed by ``Snapshot``.
+"""What we lend to diffusers' caches where a model lacks it, outside their code; ``Snapshot`` takes it back.
 
 - A denoiser without ``CacheMixin`` (PixArt, UNets) gets it, and every call gets a cache context.
 - A pipeline that does not tell its current timestep gets told by its denoiser.
@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from diffusers import CacheMixin
-from rivals.trajectory import Trajectory, only_denoiser
 from torch import nn
 
 from dit_accel.families import resolve_family
+from rivals.trajectory import Trajectory, only_denoiser
 
 
 def make_cacheable(pipe: Any) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from dit_accel.errors import ConfigError, did_you_mean
 from rivals.base import Rival
 from rivals.cachedit import CacheDit
 from rivals.diffusers_attention import FasterCache, PyramidAttentionBroadcast
@@ -10,8 +11,6 @@ from rivals.scheduled import DeepCache, Fora, Ours, TGateKeepingGuidance
 from rivals.smoothcache import SmoothCache
 from rivals.teacache import TeaCache
 from rivals.tgate import TGate
-
-from dit_accel.errors import ConfigError, did_you_mean
 
 KINDS: tuple[type[Rival], ...] = (
     Fora,

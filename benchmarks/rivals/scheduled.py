@@ -1,4 +1,4 @@
-"""Rivals that are fixed schedules, run by our own engine: FORA, T-GATE as ECAD measured it, DeepCache; and our presets.
+"""Rivals that are fixed schedules, run by our own engine: FORA, T-GATE as ECAD has it, DeepCache; and our presets.
 
 The engine reuses raw module outputs, as these methods do; its lossless extra (text projections) is off for them.
 """
@@ -6,12 +6,11 @@ The engine reuses raw module outputs, as these methods do; its lossless extra (t
 from abc import abstractmethod
 from typing import Any, ClassVar
 
-from rivals.base import Rival, Setting, Task
-
 from dit_accel import GeneratorSpec, StaticCacheConfig, accelerate_pipeline, remove_acceleration
 from dit_accel.presets import PRESETS
 from dit_accel.schedules import Schedule
 from dit_accel.session import find_targets, session_of
+from rivals.base import Rival, Setting, Task
 
 
 class Scheduled(Rival):

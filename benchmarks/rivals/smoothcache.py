@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from rivals.base import Setting, Task
-from rivals.scheduled import Scheduled
-from rivals.snapshot import Snapshot
-from rivals.trajectory import Trajectory
-from rivals.work import LEAF_KINDS
 from torch import nn
 
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.schedules import Schedule
 from dit_accel.session import find_targets
+from rivals.base import Setting, Task
+from rivals.scheduled import Scheduled
+from rivals.snapshot import Snapshot
+from rivals.trajectory import Trajectory
+from rivals.work import LEAF_KINDS
 
 MAX_SKIP = 3  # K, as in the authors' code
 ALPHAS = (0.05, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5)

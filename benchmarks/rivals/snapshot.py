@@ -50,7 +50,7 @@ def _methods(thing: Any) -> dict[str, Any]:
 
 
 def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Attributes, with the dictionaries among them (hooks, submodules, parameters) paired with copies of themselves."""
+    """Attributes; the dictionaries among them (hooks, submodules, parameters) with copies of themselves."""
     return {key: (value, dict(value)) if type(value) in _DICTS else (value,) for key, value in attributes.items()}
 
 

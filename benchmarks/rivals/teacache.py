@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from rivals.base import Rival, Setting, Task
-from rivals.snapshot import Snapshot
-from rivals.trajectory import Trajectory
 from torch import nn
 
 from dit_accel.families import resolve_family
 from dit_accel.families.base import stream_positions
 from dit_accel.families.pipeline import find_denoisers
+from rivals.base import Rival, Setting, Task
+from rivals.snapshot import Snapshot
+from rivals.trajectory import Trajectory
 
 DEGREE = 4
 THRESHOLDS = (0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 0.8)

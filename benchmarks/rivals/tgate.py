@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from rivals.base import Rival, Setting, Task
-from rivals.scheduled import needs_cross_attention, tgate_advice
-from rivals.trajectory import Trajectory
 from torch import nn
 
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.session import find_targets
+from rivals.base import Rival, Setting, Task
+from rivals.scheduled import needs_cross_attention, tgate_advice
+from rivals.trajectory import Trajectory
 
 PAPER_STEPS = 25
 SWEEP = ((20, 1), (15, 1), (15, 3), (10, 1), (10, 5))  # gate of PAPER_STEPS, interval of self-attention

@@ -1,4 +1,4 @@
-"""Which step and which guidance call a denoiser is in, for the rivals that we implement ourselves or lend a hand to."""
+"""Which step and which guidance call a denoiser is in, for rivals that we implement ourselves or lend a hand to."""
 
 import functools
 from collections.abc import Callable

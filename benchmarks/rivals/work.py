@@ -7,9 +7,9 @@ the layer that owns ``weight``, by whatever way it was reached, and an answer fr
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -23,21 +23,29 @@ WEIGHTED = (functional.linear, functional.conv1d, functional.conv2d, functional.
 LEAF_KINDS = ("self_attn", "cross_attn", "joint_attn", "single_attn", "ff", "ff_context", "proj_mlp", "proj_out")
 
 
-class WorkCounter(TorchFunctionMode):
-    """A ``with`` block in which computations of the denoisers' layers are counted.
-
-    Args:
-        denoisers: What to count; other modules (text encoders, autoencoders) are not.
+class Tally(NamedTuple):
+    """Counted work.
 
     Attributes:
         calls: Computations by layer name.
         macs: Multiply-accumulates of these and of attention products.
     """
 
+    calls: Mapping[str, int]
+    macs: int
+
+
+class WorkCounter(TorchFunctionMode):
+    """A ``with`` block in which computations of the denoisers' layers are counted.
+
+    Args:
+        denoisers: What to count; other modules (text encoders, autoencoders) are not.
+    """
+
     def __init__(self, denoisers: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.calls: Counter[str] = Counter()
-        self.macs = 0
+        self._calls: Counter[str] = Counter()
+        self._macs = 0
         self._owners = {
             id(module.weight): f"{index}:{name}"
             for index, denoiser in enumerate(denoisers)
@@ -47,6 +55,11 @@ class WorkCounter(TorchFunctionMode):
         self._inside = 0
         self._denoisers = tuple(denoisers)
         self._handles: list[Any] = []
+
+    @property
+    def tally(self) -> Tally:
+        """What was counted so far."""
+        return Tally(dict(self._calls), self._macs)
 
     def __enter__(self) -> "WorkCounter":
         for denoiser in self._denoisers:
@@ -73,15 +86,16 @@ class WorkCounter(TorchFunctionMode):
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             owner = self._owners.get(id(weight))
             if owner is not None:
-                self.calls[owner] += 1
-                self.macs += output.numel() * weight[0].numel()
+                self._calls[owner] += 1
+                self._macs += output.numel() * weight[0].numel()
         elif func is functional.scaled_dot_product_attention and self._inside:
-            query, key = args[0], args[1]
-            self.macs += query.shape[:-2].numel() * query.shape[-2] * key.shape[-2] * 2 * query.shape[-1]
+            named = dict(zip(("query", "key"), args, strict=False)) | kwargs
+            query, key = named["query"], named["key"]
+            self._macs += query.shape[:-2].numel() * query.shape[-2] * key.shape[-2] * 2 * query.shape[-1]
         return output
 
 
-def action(plain: WorkCounter, own: WorkCounter, denoisers: Sequence[nn.Module]) -> Action:
+def action(plain: Tally, own: Tally, denoisers: Sequence[nn.Module]) -> Action:
     """What a run left out of the plain run's work; both over the same prompts."""
     kinds = _kinds(denoisers)
     total: Counter[str] = Counter()
@@ -89,10 +103,10 @@ def action(plain: WorkCounter, own: WorkCounter, denoisers: Sequence[nn.Module])
     for owner, count in plain.calls.items():
         kind = kinds(owner)
         total[kind] += count
-        missing[kind] += max(0, count - own.calls[owner])
+        missing[kind] += max(0, count - own.calls.get(owner, 0))
     return Action(
-        calls=own.calls.total(),
-        plain_calls=plain.calls.total(),
+        calls=sum(own.calls.values()),
+        plain_calls=sum(plain.calls.values()),
         macs=own.macs,
         plain_macs=plain.macs,
         saved_by_kind={kind: round(missing[kind] / total[kind], 4) for kind in sorted(total)},

@@ -1,4 +1,4 @@
-"""What a report says of a contender in a comparison of techniques: whose it is, how it was set, and what it really did."""
+"""What a report says of a contender in a comparison of techniques: whose it is, how it was set, what it really did."""
 
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ class Action(Record):
     plain_calls: int = Field(ge=0)
     macs: int = Field(ge=0)
     plain_macs: int = Field(ge=0)
-    saved_by_kind: dict[str, float] = {}
+    saved_by_kind: dict[str, float] = Field(default_factory=dict)
 
     @property
     def hits(self) -> int:
