@@ -13,6 +13,7 @@ from dit_accel.families import resolve_family
 from rivals import lent
 from rivals.base import Setting, Task
 from rivals.diffusers_blocks import DiffusersCache
+from rivals.scheduled import kinds_of
 from rivals.trajectory import only_denoiser
 
 RANGE = (100, 800)  # timesteps in which attention may be skipped, in PAB's documentation
@@ -29,12 +30,15 @@ class PyramidAttentionBroadcast(DiffusersCache):
 
     def settings(self, pipe: Any, task: Task) -> tuple[Setting, ...]:
         chosen = []
-        for spatial, cross in ((2, None), (2, 4), (3, 6), (4, 8)):
+        has_cross = "cross_attn" in kinds_of(pipe)
+        for spatial, cross in (2, None), (2, 4), (3, None), (3, 6), (4, None), (4, 8):
+            if (has_cross == (cross is None) and spatial > 2) or (cross is not None and not has_cross):
+                continue
             params: dict[str, Any] = {"spatial_attention_block_skip_range": spatial}
             if cross is not None:
                 params["cross_attention_block_skip_range"] = cross
             name = f"PAB {spatial}" if cross is None else f"PAB {spatial}/{cross}"
-            chosen.append(Setting(name=name, rival=self.name, params=params, advised=cross is None))
+            chosen.append(Setting(name=name, rival=self.name, params=params, advised=spatial == 2 and cross is None))
         wide = {"spatial_attention_block_skip_range": 3, "spatial_attention_timestep_skip_range": [-1, 1000]}
         chosen.append(Setting(name="PAB 3 at all timesteps", rival=self.name, params=wide))
         return tuple(chosen) + _per_branch(pipe, chosen)
@@ -65,14 +69,15 @@ class FasterCache(DiffusersCache):
 
     def settings(self, pipe: Any, task: Task) -> tuple[Setting, ...]:
         chosen = []
-        for attention, unconditional in ((2, 5), (2, 2), (3, 5), (4, 8)):
+        batched = resolve_family(only_denoiser(pipe)).guidance == "batched"
+        for attention, unconditional in ((2, 5), (2, 2), (3, 5), (4, 8)) if batched else ((2, 5), (3, 5), (4, 5)):
             params = {
                 "spatial_attention_block_skip_range": attention,
                 "unconditional_batch_skip_range": unconditional,
             }
             chosen.append(
                 Setting(
-                    name=f"FasterCache {attention}/{unconditional}",
+                    name=f"FasterCache {attention}/{unconditional if batched else '-'}",
                     rival=self.name,
                     params=params,
                     advised=(attention, unconditional) == (2, 5),

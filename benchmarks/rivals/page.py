@@ -25,7 +25,8 @@ HEADER = """# The rivals
 
 Every published training-free technique that we could run, on the same pipelines, prompts, seeds, sampler and clock,
 in one process. The credit for each belongs to its authors; where the code is ours, a weakness may be ours too: please
-tell us. This page is written by `python benchmarks/rivals page` from the reports in `benchmarks/results/`; nobody edits it.
+tell us. This page is written by `python benchmarks/rivals page` from the reports in `benchmarks/results/`; nobody
+edits it.
 
 - **Speed-up** is wall-clock of the whole call, text encoder and decoder included, against the plain pipeline in the
   same round; the median of the rounds.

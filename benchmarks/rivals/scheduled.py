@@ -39,7 +39,7 @@ class Fora(Scheduled):
     advice = "N = 3, the default of the authors' code; steps are counted up here, as in ECAD's version"
 
     def supports(self, pipe: Any) -> str | None:
-        return None if _kinds(pipe) & {"self_attn", "joint_attn"} else "it has no attention whose output can be kept"
+        return None if kinds_of(pipe) & {"self_attn", "joint_attn"} else "it has no attention whose output can be kept"
 
     def settings(self, pipe: Any, task: Task) -> tuple[Setting, ...]:
         note = "made for transformers; on a UNet it keeps attention and feed-forward, not convolutions"
@@ -49,7 +49,7 @@ class Fora(Scheduled):
                 rival=self.name,
                 params={"n": n},
                 advised=n == 3,
-                note=note if "up_block" in _kinds(pipe) else "",
+                note=note if "up_block" in kinds_of(pipe) else "",
             )
             for n in (2, 3, 4, 5)
         )
@@ -90,7 +90,7 @@ class DeepCache(Scheduled):
     advice = "interval 3, branch 0, evenly spaced: the example of the authors' README"
 
     def supports(self, pipe: Any) -> str | None:
-        return None if "up_block" in _kinds(pipe) else "DeepCache is made for UNets; this is a transformer"
+        return None if "up_block" in kinds_of(pipe) else "DeepCache is made for UNets; this is a transformer"
 
     def settings(self, pipe: Any, task: Task) -> tuple[Setting, ...]:
         sweep: list[dict[str, Any]] = [{"n": n, "branch": branch} for n in (2, 3, 5, 8) for branch in (0, 1)]
@@ -139,15 +139,16 @@ class Ours(Rival):
 
 def needs_cross_attention(pipe: Any) -> str | None:
     """Why T-GATE cannot act, if so."""
-    return None if "cross_attn" in _kinds(pipe) else "T-GATE keeps cross-attention, and this model has none"
+    return None if "cross_attn" in kinds_of(pipe) else "T-GATE keeps cross-attention, and this model has none"
 
 
 def tgate_advice(pipe: Any) -> tuple[int, int]:
     """Gate of 25 steps and self-attention interval that the authors use: for their UNets, and for PixArt."""
-    return (10, 5) if "up_block" in _kinds(pipe) else (15, 3)
+    return (10, 5) if "up_block" in kinds_of(pipe) else (15, 3)
 
 
-def _kinds(pipe: Any) -> set[str]:
+def kinds_of(pipe: Any) -> set[str]:
+    """Kinds of the modules whose outputs can be kept."""
     return {kind for target in find_targets(pipe) for kind in target.layout.graph.kinds}
 
 
