@@ -31,9 +31,8 @@ class PyramidAttentionBroadcast(DiffusersCache):
     def settings(self, pipe: Any, task: Task) -> tuple[Setting, ...]:
         chosen = []
         has_cross = "cross_attn" in kinds_of(pipe)
-        for spatial, cross in (2, None), (2, 4), (3, None), (3, 6), (4, None), (4, 8):
-            if (has_cross == (cross is None) and spatial > 2) or (cross is not None and not has_cross):
-                continue
+        sweep = ((2, None), (2, 4), (3, 6), (4, 8)) if has_cross else ((2, None), (3, None), (4, None))
+        for spatial, cross in sweep:
             params: dict[str, Any] = {"spatial_attention_block_skip_range": spatial}
             if cross is not None:
                 params["cross_attention_block_skip_range"] = cross

@@ -177,7 +177,8 @@ def _title(report: Report) -> str:
 def _value(variant: Variant, name: str, *, interval: bool = False) -> str:
     found = metric(variant, name)
     text = _number(found.mean, name)
-    return f"{text} [{_number(found.ci95[0], name)}, {_number(found.ci95[1], name)}]" if interval else text
+    ends = ", ".join(_number(end, name).removesuffix(" dB") for end in found.ci95)
+    return f"{text} [{ends}]" if interval else text
 
 
 def _number(value: float, name: str) -> str:
