@@ -34,6 +34,7 @@ edits it.
   how good a picture is. The prompts are those kept for certificates; calibration used others.
 - **Saved** is the share of the denoiser's multiply-accumulates that did not take place, counted where weights meet
   inputs, whatever the technique says of itself. One that saved nothing *did nothing*, and is said to.
+- Techniques that decide by a threshold decide for a whole batch at once, as their authors' code does.
 - **Fewer steps** is the plain pipeline with fewer steps: the rival that costs nobody anything.
 """
 

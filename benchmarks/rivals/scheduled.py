@@ -75,7 +75,7 @@ class TGateKeepingGuidance(Scheduled):
             params = {"gate": gate, "sp_interval": interval, "fi_interval": 1, "warmup": 2}
             advised = (gate_of_25, interval) == tgate_advice(pipe)
             name = f"T-GATE, guidance kept, m={gate} k={interval}"
-            chosen.append(Setting(name=name, rival=self.name, params=params, advised=advised))
+            chosen.append(Setting(name=name, rival=self.name, params=params, advised=advised, note=tgate_note(pipe)))
         return tuple(chosen)
 
     def schedule(self, pipe: Any, setting: Setting, task: Task) -> GeneratorSpec:
@@ -145,6 +145,12 @@ def needs_cross_attention(pipe: Any) -> str | None:
 def tgate_advice(pipe: Any) -> tuple[int, int]:
     """Gate of 25 steps and self-attention interval that the authors use: for their UNets, and for PixArt."""
     return (10, 5) if "up_block" in kinds_of(pipe) else (15, 3)
+
+
+def tgate_note(pipe: Any) -> str:
+    """What a reader must know of that advice on this model."""
+    known = {"pixart", "unet"} & {target.family.name for target in find_targets(pipe)}
+    return "" if known else "the authors give no advice for this kind of model; PixArt's was taken"
 
 
 def kinds_of(pipe: Any) -> set[str]:

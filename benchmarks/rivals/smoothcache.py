@@ -123,10 +123,10 @@ class _Recorder:
             assert self.trajectory is not None
             step, key = self.trajectory.step, (site, self.trajectory.branch)
             self.num_steps = max(self.num_steps, step + 1)
-            own = torch.cat([part.flatten().float() for part in (output if isinstance(output, tuple) else (output,))])
+            own = torch.cat([part.flatten() for part in (output if isinstance(output, tuple) else (output,))])
             kept = self._kept[key]
             for back, earlier in enumerate(reversed(kept), start=1):
-                error = float((earlier - own).abs().sum() / own.abs().sum().clamp_min(1e-12))
+                error = _norm(earlier - own) / max(_norm(own), 1e-12)
                 entry = self._sums[kind][(step - back, back)]
                 entry[0], entry[1] = entry[0] + error, entry[1] + 1
             kept.append(own)
@@ -146,6 +146,10 @@ class _Recorder:
             ]
             for kind, sums in self._sums.items()
         }
+
+
+def _norm(values: torch.Tensor) -> float:
+    return float(values.abs().sum(dtype=torch.float32))
 
 
 def _sites(pipe: Any) -> dict[str, str]:

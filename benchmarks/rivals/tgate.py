@@ -16,7 +16,7 @@ from torch import nn
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.session import find_targets
 from rivals.base import Rival, Setting, Task
-from rivals.scheduled import needs_cross_attention, tgate_advice
+from rivals.scheduled import needs_cross_attention, tgate_advice, tgate_note
 from rivals.trajectory import Trajectory
 
 PAPER_STEPS = 25
@@ -46,6 +46,7 @@ class TGate(Rival):
                     rival=self.name,
                     params={"gate": gate, "sp_interval": interval, "warmup": 2},
                     advised=(gate_of_25, interval) == tgate_advice(pipe),
+                    note=tgate_note(pipe),
                 )
             )
         return tuple(chosen)
