@@ -59,7 +59,8 @@ def _put_back(attributes: dict[str, Any], saved: dict[str, Any]) -> None:
         del attributes[key]
     for key, (value, *contents) in saved.items():
         attributes[key] = value
-        if contents and (value.keys() != contents[0].keys() or any(value[k] is not v for k, v in contents[0].items())):
+        # Order counts: a submodule that was taken out and put back comes last, also in the state dict.
+        if contents and [(k, id(v)) for k, v in value.items()] != [(k, id(v)) for k, v in contents[0].items()]:
             value.clear()
             value.update(contents[0])
 
