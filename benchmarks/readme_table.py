@@ -48,7 +48,7 @@ def speed_block(report: Report) -> str:
     ]
     for variant in report.variants:
         cost = variant.denoiser
-        if cost is None or cost.speedup is None:
+        if cost is None or cost.speedup is None or cost.allowed_speedup is None:
             continue
         low, high = cost.speedup.iqr
         overhead = "" if cost.overhead_frac is None else f"{cost.overhead_frac:.1%}"

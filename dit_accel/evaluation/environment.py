@@ -22,7 +22,9 @@ PACKAGES = (
     "triton",
     "torchao",
     "torchmetrics",
+    "torchvision",
     "peft",
+    "cache-dit",
 )
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from dit_accel.conditions import Conditions
 from dit_accel.errors import ConfigError, did_you_mean
+from dit_accel.evaluation.contest import Absent, Contender
 from dit_accel.evaluation.environment import Environment
 from dit_accel.evaluation.records import Fidelity as Fidelity
 from dit_accel.evaluation.records import Metric as Metric
@@ -22,8 +23,9 @@ from dit_accel.evaluation.times import Speedup as Speedup
 from dit_accel.evaluation.times import Times as Times
 
 FORMAT: Final = "dit-accel/report"
-# 2 added perceptual distances, video and quality, n to metrics, intervals of speed-ups, denoiser times without
-# multiply-accumulates, and in the settings num_timed, prompt_list and conditions. Version 1 is read as it was.
+# 2 added perceptual distances, video and quality, n to metrics, intervals of speed-ups, contenders and who was absent,
+# denoiser times without multiply-accumulates, and in the settings num_timed, prompt_list and conditions. Version 1 is
+# read as it was.
 VERSION = 2
 REPORT_FILE = "report.json"
 
@@ -103,7 +105,7 @@ class Variant(Record):
     Attributes:
         name: Unique in the report, e.g. ``fast``.
         kind: ``plain``: the reference; ``plan``: accelerated; ``fewer_steps``: the plain pipeline with fewer steps,
-            the rival that every acceleration has to beat.
+            the rival that every acceleration has to beat; ``rival``: a technique of others.
         rival_of: For ``fewer_steps``: the plan whose time its step count was chosen to meet.
         num_inference_steps: Steps of this variant.
         plan: The plan as JSON data.
@@ -114,10 +116,11 @@ class Variant(Record):
         quality: Without regard to ``plain``; ``None`` where it was not measured.
         reuse: ``None`` without a plan.
         denoiser: ``None`` where only whole runs were timed.
+        contender: In a comparison of techniques: which one, with which parameters, and what it did.
     """
 
     name: str
-    kind: Literal["plain", "plan", "fewer_steps"]
+    kind: Literal["plain", "plan", "fewer_steps", "rival"]
     rival_of: str | None = None
     num_inference_steps: int
     plan: dict[str, Any] | None = None
@@ -128,6 +131,7 @@ class Variant(Record):
     quality: Quality | None = None
     reuse: Reuse | None = None
     denoiser: DenoiserCost | None = None
+    contender: Contender | None = None
 
 
 class Report(Record):
@@ -143,6 +147,7 @@ class Report(Record):
         samples: Prompt and seed of each image or video.
         variants: The plain pipeline first.
         notes: What a reader must know, one sentence each.
+        absent: In a comparison of techniques: which were not measured, and why.
     """
 
     format: Literal["dit-accel/report"] = FORMAT
@@ -154,6 +159,7 @@ class Report(Record):
     samples: tuple[Sample, ...]
     variants: tuple[Variant, ...]
     notes: tuple[str, ...] = ()
+    absent: tuple[Absent, ...] = ()
 
     @property
     def num_images(self) -> int:
