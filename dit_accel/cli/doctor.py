@@ -26,7 +26,7 @@ def doctor_command(
         str,
         typer.Argument(
             metavar="NAME|FOLDER|HUB-ID",
-            help="An embedded pipeline (emoji-pixart), a folder in diffusers format, or a hub id.",
+            help="An embedded pipeline (emoji-pixart, -sd, -flux, -wan), a diffusers folder, or a hub id.",
         ),
     ],
     height: options.Height = None,

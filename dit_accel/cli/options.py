@@ -10,7 +10,7 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="NAME|FOLDER|HUB-ID",
-        help="An embedded pipeline (emoji-pixart), a folder in diffusers format, or a hub id such as "
+        help="An embedded pipeline (emoji-pixart, -sd, -flux, -wan), a diffusers folder, or a hub id such as "
         "PixArt-alpha/PixArt-XL-2-512x512.",
     ),
 ]
