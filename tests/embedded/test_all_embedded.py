@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from dit_accel.embedded import embedded_path, list_embedded, load_embedded
 from dit_accel.generation import GenerationSettings, generate, makes_video, steps_of
 
-MAX_BYTES = 40e6
+MAX_BYTES = 40 * 2**20
 PROMPTS = ("a red apple moves left", "a penguin moves right")
 FEW = GenerationSettings(num_inference_steps=2)
 
