@@ -208,7 +208,7 @@ EMOJI_WAN_CPU = EmbeddedRecipe(
         ),
         heads=MOTION_HEADS,
     ),
-    guidance_scale=4.0,
+    guidance_scale=3.0,
     num_inference_steps=20,
 )
 """48 subjects, 1,024 tokens: two hours and a quarter on one CPU core."""
@@ -231,7 +231,7 @@ EMOJI_WAN_GPU = EmbeddedRecipe(
         ),
         heads=MOTION_HEADS,
     ),
-    guidance_scale=4.0,
+    guidance_scale=3.0,
     num_inference_steps=20,
 )
 """All animals and foods, mostly whole videos. Meant for one GPU; nobody has run it yet."""
