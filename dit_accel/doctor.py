@@ -10,7 +10,7 @@ from torch import nn
 
 from dit_accel.errors import UnsupportedModelError
 from dit_accel.families import Family, Layout, resolve_family
-from dit_accel.families.pipeline import default_px_of, find_denoisers, vae_scale_of
+from dit_accel.families.pipeline import default_px_of, find_denoisers, own_defaults_of, vae_scale_of
 from dit_accel.macs import count_macs, meta_twin
 from dit_accel.model_state import model_state
 from dit_accel.scheduler_facts import SchedulerFacts, scheduler_facts
@@ -144,8 +144,9 @@ def doctor_report(
             continue
         target = Target(name=name, denoiser=module, family=family, layout=layout)
         scale = vae_scale_of(pipe, family)
-        height = height_px or width_px or default_px_of(module, family, scale)
-        size = (height, width_px or height, num_frames or family.default_frames)
+        own = own_defaults_of(pipe)
+        height = height_px or width_px or own.get("height") or default_px_of(module, family, scale)
+        size = (height, width_px or height, num_frames or own.get("num_frames") or family.default_frames)
         reports.append(_examine(pipe, target, scale, size, checks))
     return DoctorReport(
         pipeline_class=type(pipe).__name__,
@@ -161,7 +162,8 @@ def _examine(
     height, width, frames = size
     grid = family.grid(model, height_px=height, width_px=width, num_frames=frames, vae_scale=scale)
     kinds = {kind: sum(1 for site in graph.schedulable if site.kind == kind) for kind in graph.kinds}
-    cost, cost_problem = _cost(model, family, target.layout, size, scale)
+    text_tokens = own_defaults_of(pipe).get("max_sequence_length", family.text_tokens)
+    cost, cost_problem = _cost(model, family, target.layout, size, scale, text_tokens)
     parameter = next(model.parameters())
     return DenoiserReport(
         name=target.name,
@@ -179,7 +181,7 @@ def _examine(
         num_frames=frames,
         grid=grid,
         num_tokens=grid[0] * grid[1] * grid[2],
-        text_tokens=family.text_tokens,
+        text_tokens=text_tokens,
         text=family.text,
         guidance=family.guidance,
         conditioning=family.conditioning,
@@ -192,7 +194,12 @@ def _examine(
 
 
 def _cost(
-    model: nn.Module, family: Family, layout: Layout, size: tuple[int, int, int], scale: tuple[int, int]
+    model: nn.Module,
+    family: Family,
+    layout: Layout,
+    size: tuple[int, int, int],
+    scale: tuple[int, int],
+    text_tokens: int,
 ) -> tuple[CallCost | None, str | None]:
     """Count on a twin without weights, so that offloading, adapters and compiled code are left alone."""
     height, width, frames = size
@@ -201,8 +208,9 @@ def _cost(
         if twin is None:
             return None, "the model cannot be rebuilt from its config"
         inputs = family.sample_inputs(
-            twin, height_px=height, width_px=width, num_frames=frames, vae_scale=scale, dtype=torch.float32
-        )
+            twin, height_px=height, width_px=width, num_frames=frames, vae_scale=scale, text_tokens=text_tokens,
+            dtype=torch.float32,
+        )  # fmt: skip
         report = count_macs(twin, layout, inputs)
     except UnsupportedModelError as error:
         return None, str(error)

@@ -15,7 +15,7 @@ def with_defaults(stock_call: Callable[..., Any], defaults: Mapping[str, Any]) -
 
     Returns:
         A function whose ``__signature__`` has the new defaults, so that whoever asks it for the number of steps gets
-        the one that a plain call takes.
+        the one that a plain call takes; ``own_defaults`` are those given here.
     """
     signature = inspect.signature(stock_call)
 
@@ -27,4 +27,5 @@ def with_defaults(stock_call: Callable[..., Any], defaults: Mapping[str, Any]) -
 
     own = [p.replace(default=defaults.get(name, p.default)) for name, p in signature.parameters.items()]
     call.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+    call.own_defaults = dict(defaults)  # type: ignore[attr-defined]
     return call

@@ -57,6 +57,11 @@ def vae_scale_of(pipe: Any, family: Family) -> tuple[int, int]:
     return temporal, spatial
 
 
+def own_defaults_of(pipe: Any) -> dict[str, Any]:
+    """What a plain call of one of our own pipelines takes where the stock class takes something else."""
+    return dict(getattr(type(pipe).__call__, "own_defaults", {}))
+
+
 def default_px_of(model: nn.Module, family: Family, vae_scale: tuple[int, int]) -> int:
     """Height and width in pixels that a denoiser is run at by default."""
     size = config_of(model).get("sample_size")
