@@ -10,7 +10,7 @@ from torch import nn
 
 from dit_accel.errors import UnsupportedModelError
 from dit_accel.families import Family, Layout, resolve_family
-from dit_accel.families.pipeline import default_px_of, find_denoisers, vae_scale_of
+from dit_accel.families.pipeline import call_default, default_px_of, find_denoisers, vae_scale_of
 from dit_accel.macs import count_macs, meta_twin
 from dit_accel.model_state import model_state
 from dit_accel.scheduler_facts import SchedulerFacts, scheduler_facts
@@ -124,7 +124,8 @@ def doctor_report(
     Args:
         pipe: The pipeline or denoiser.
         checks: Names of passes, each with a function from a target to the reasons why the pass cannot act on it.
-        height_px: Output height that tokens and cost are for; by default the model's own.
+        height_px: Output height that tokens and cost are for; by default that of the pipeline's call, else the
+            model's own.
         width_px: Output width.
         num_frames: Output frames.
         num_steps: Steps for which the scheduler's evaluations are counted.
@@ -144,8 +145,10 @@ def doctor_report(
             continue
         target = Target(name=name, denoiser=module, family=family, layout=layout)
         scale = vae_scale_of(pipe, family)
-        height = height_px or width_px or default_px_of(module, family, scale)
-        size = (height, width_px or height, num_frames or family.default_frames)
+        usual = default_px_of(module, family, scale)
+        height = height_px or width_px or call_default(pipe, "height") or usual
+        width = width_px or height_px or call_default(pipe, "width") or usual
+        size = (height, width, num_frames or call_default(pipe, "num_frames") or family.default_frames)
         reports.append(_examine(pipe, target, scale, size, checks))
     return DoctorReport(
         pipeline_class=type(pipe).__name__,
