@@ -10,7 +10,7 @@ from torch import nn
 
 from dit_accel.errors import UnsupportedModelError
 from dit_accel.families import Family, Layout, resolve_family
-from dit_accel.families.pipeline import default_px_of, find_denoisers, own_defaults_of, vae_scale_of
+from dit_accel.families.pipeline import call_default, default_px_of, find_denoisers, vae_scale_of
 from dit_accel.macs import count_macs, meta_twin
 from dit_accel.model_state import model_state
 from dit_accel.scheduler_facts import SchedulerFacts, scheduler_facts
@@ -59,7 +59,7 @@ class DenoiserReport:
         num_frames: Frames that they are for.
         grid: Token grid: frames, rows, columns.
         num_tokens: Tokens of the grid.
-        text_tokens: Prompt tokens of the stock pipeline.
+        text_tokens: Prompt tokens of the pipeline's call.
         text: Where they sit.
         guidance: How classifier-free guidance is run.
         conditioning: Arguments that carry the prompt.
@@ -124,7 +124,8 @@ def doctor_report(
     Args:
         pipe: The pipeline or denoiser.
         checks: Names of passes, each with a function from a target to the reasons why the pass cannot act on it.
-        height_px: Output height that tokens and cost are for; by default the model's own.
+        height_px: Output height that tokens and cost are for; by default that of the pipeline's call, else the
+            model's own.
         width_px: Output width.
         num_frames: Output frames.
         num_steps: Steps for which the scheduler's evaluations are counted.
@@ -144,9 +145,10 @@ def doctor_report(
             continue
         target = Target(name=name, denoiser=module, family=family, layout=layout)
         scale = vae_scale_of(pipe, family)
-        own = own_defaults_of(pipe)
-        height = height_px or width_px or own.get("height") or default_px_of(module, family, scale)
-        size = (height, width_px or height, num_frames or own.get("num_frames") or family.default_frames)
+        usual = default_px_of(module, family, scale)
+        height = height_px or width_px or call_default(pipe, "height") or usual
+        width = width_px or height_px or call_default(pipe, "width") or usual
+        size = (height, width, num_frames or call_default(pipe, "num_frames") or family.default_frames)
         reports.append(_examine(pipe, target, scale, size, checks))
     return DoctorReport(
         pipeline_class=type(pipe).__name__,
@@ -162,7 +164,7 @@ def _examine(
     height, width, frames = size
     grid = family.grid(model, height_px=height, width_px=width, num_frames=frames, vae_scale=scale)
     kinds = {kind: sum(1 for site in graph.schedulable if site.kind == kind) for kind in graph.kinds}
-    text_tokens = own_defaults_of(pipe).get("max_sequence_length", family.text_tokens)
+    text_tokens = call_default(pipe, "max_sequence_length") or family.text_tokens
     cost, cost_problem = _cost(model, family, target.layout, size, scale, text_tokens)
     parameter = next(model.parameters())
     return DenoiserReport(

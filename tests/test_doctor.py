@@ -10,6 +10,7 @@ from tiny import TINY_PIPELINE_NAMES, tiny_call, tiny_model, tiny_pipeline
 from torch import nn
 
 from dit_accel.doctor import DenoiserReport, doctor_report
+from dit_accel.embedded import load_embedded
 from dit_accel.errors import UnsupportedModelError
 from dit_accel.scheduler_facts import scheduler_facts
 
@@ -171,3 +172,8 @@ def test_the_command_prints_tables_and_json(monkeypatch: pytest.MonkeyPatch) -> 
     assert [denoiser["name"] for denoiser in data["denoisers"]] == ["transformer", "transformer_2"]
     result = CliRunner().invoke(app, ["doctor", "mochi", "--height", "64"])
     assert result.exit_code == 0 and "discovered" in result.output and "not counted" in result.output
+
+
+def test_size_is_what_a_plain_call_makes() -> None:
+    denoiser = _one(load_embedded("emoji-flux"))
+    assert (denoiser.size_px, denoiser.num_tokens) == ((64, 64), 64)

@@ -15,7 +15,7 @@ def with_defaults(stock_call: Callable[..., Any], defaults: Mapping[str, Any]) -
 
     Returns:
         A function whose ``__signature__`` has the new defaults, so that whoever asks it for the number of steps gets
-        the one that a plain call takes; ``own_defaults`` are those given here.
+        the one that a plain call takes.
     """
     signature = inspect.signature(stock_call)
 
@@ -27,5 +27,4 @@ def with_defaults(stock_call: Callable[..., Any], defaults: Mapping[str, Any]) -
 
     own = [p.replace(default=defaults.get(name, p.default)) for name, p in signature.parameters.items()]
     call.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
-    call.own_defaults = dict(defaults)  # type: ignore[attr-defined]
     return call

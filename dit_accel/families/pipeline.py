@@ -1,5 +1,6 @@
 """Which components of a pipeline denoise, and at what scale its autoencoder works."""
 
+import inspect
 from typing import Any
 
 from torch import nn
@@ -57,9 +58,11 @@ def vae_scale_of(pipe: Any, family: Family) -> tuple[int, int]:
     return temporal, spatial
 
 
-def own_defaults_of(pipe: Any) -> dict[str, Any]:
-    """What a plain call of one of our own pipelines takes where the stock class takes something else."""
-    return dict(getattr(type(pipe).__call__, "own_defaults", {}))
+def call_default(pipe: Any, name: str) -> int | None:
+    """Default of a whole-number argument of the pipeline's call, for example ``"height"``; ``None``: it has none."""
+    parameter = inspect.signature(type(pipe).__call__).parameters.get(name)
+    value = None if parameter is None else parameter.default
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def default_px_of(model: nn.Module, family: Family, vae_scale: tuple[int, int]) -> int:
