@@ -51,7 +51,7 @@ def demo_command(
     from dit_accel.evaluation.compare import compare_plans
     from dit_accel.evaluation.fidelity import require_metrics
     from dit_accel.evaluation.pictures import save_side_by_side
-    from dit_accel.generation import GenerationSettings, fps_of
+    from dit_accel.generation import GenerationSettings, fps_of, makes_video
     from dit_accel.presets import PRESETS
 
     plans = {name: name for name in preset or PRESET_NAMES}
@@ -61,7 +61,7 @@ def demo_command(
     torch.set_num_threads(threads)
     tell(f"loading {model} ...")
     pipe = load_for_cli(model, device, dtype)
-    samples = [(text, seed + number) for number, text in enumerate(prompt or demo_prompts())]
+    samples = [(text, seed + number) for number, text in enumerate(prompt or demo_prompts(video=makes_video(pipe)))]
     tell(f"drawing {len(samples)} prompts plain, as {', '.join(plans)}, and plain with fewer steps ...")
     comparison = compare_plans(
         pipe,
@@ -84,8 +84,8 @@ def demo_command(
     tell(f"picture: {' and '.join(pictures)}\nreport:  {report_path}")
 
 
-def demo_prompts() -> tuple[str, ...]:
+def demo_prompts(*, video: bool) -> tuple[str, ...]:
     """The first prompts of the list that ships for demonstrations: what the embedded pipelines draw well."""
     from dit_accel.prompts import load_prompts
 
-    return load_prompts("demo").prompts[:NUM_PROMPTS]
+    return load_prompts("demo", "video" if video else "image").prompts[:NUM_PROMPTS]
