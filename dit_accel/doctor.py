@@ -59,7 +59,7 @@ class DenoiserReport:
         num_frames: Frames that they are for.
         grid: Token grid: frames, rows, columns.
         num_tokens: Tokens of the grid.
-        text_tokens: Prompt tokens of the stock pipeline.
+        text_tokens: Prompt tokens of the pipeline's call.
         text: Where they sit.
         guidance: How classifier-free guidance is run.
         conditioning: Arguments that carry the prompt.
@@ -164,7 +164,8 @@ def _examine(
     height, width, frames = size
     grid = family.grid(model, height_px=height, width_px=width, num_frames=frames, vae_scale=scale)
     kinds = {kind: sum(1 for site in graph.schedulable if site.kind == kind) for kind in graph.kinds}
-    cost, cost_problem = _cost(model, family, target.layout, size, scale)
+    text_tokens = call_default(pipe, "max_sequence_length") or family.text_tokens
+    cost, cost_problem = _cost(model, family, target.layout, size, scale, text_tokens)
     parameter = next(model.parameters())
     return DenoiserReport(
         name=target.name,
@@ -182,7 +183,7 @@ def _examine(
         num_frames=frames,
         grid=grid,
         num_tokens=grid[0] * grid[1] * grid[2],
-        text_tokens=family.text_tokens,
+        text_tokens=text_tokens,
         text=family.text,
         guidance=family.guidance,
         conditioning=family.conditioning,
@@ -195,7 +196,12 @@ def _examine(
 
 
 def _cost(
-    model: nn.Module, family: Family, layout: Layout, size: tuple[int, int, int], scale: tuple[int, int]
+    model: nn.Module,
+    family: Family,
+    layout: Layout,
+    size: tuple[int, int, int],
+    scale: tuple[int, int],
+    text_tokens: int,
 ) -> tuple[CallCost | None, str | None]:
     """Count on a twin without weights, so that offloading, adapters and compiled code are left alone."""
     height, width, frames = size
@@ -204,8 +210,9 @@ def _cost(
         if twin is None:
             return None, "the model cannot be rebuilt from its config"
         inputs = family.sample_inputs(
-            twin, height_px=height, width_px=width, num_frames=frames, vae_scale=scale, dtype=torch.float32
-        )
+            twin, height_px=height, width_px=width, num_frames=frames, vae_scale=scale, text_tokens=text_tokens,
+            dtype=torch.float32,
+        )  # fmt: skip
         report = count_macs(twin, layout, inputs)
     except UnsupportedModelError as error:
         return None, str(error)

@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
 
+from dit_accel.doctor import doctor_report
 from dit_accel.embedded import embedded_path, list_embedded, load_embedded
 from dit_accel.generation import GenerationSettings, generate, makes_video, steps_of
 
@@ -104,3 +105,10 @@ def test_size_card_report_and_licences(name: str, pipe: Any) -> None:
     assert told["frechet-effnet-lite0"] == frechet["generated"], "the card says what the report says"
     if makes_video(pipe):
         assert report["motion"]["real"]["direction_frac"] >= 0.99, "the judge is right about real videos"
+
+
+def test_the_doctor_knows_its_size(name: str, pipe: Any) -> None:
+    (denoiser,) = doctor_report(pipe).denoisers
+    assert denoiser.size_px == (64, 64) and denoiser.num_frames == (16 if makes_video(pipe) else 1)
+    assert denoiser.num_tokens >= (1024 if makes_video(pipe) else 64)
+    assert denoiser.cost is not None and denoiser.cost.total > 1e6
