@@ -13,7 +13,7 @@ from rivals.registry import KINDS, all_rivals, select_rivals
 from rivals.work import Tally, WorkCounter, action
 from tiny_pipelines import tiny_call, tiny_pipeline
 
-from dit_accel.errors import ConfigError
+from dit_accel.errors import ConfigError, DitAccelError
 from dit_accel.families.pipeline import find_denoisers
 
 PIPELINES = ("pixart", "sd", "flux", "wan")
@@ -120,7 +120,7 @@ def test_a_rival_that_cannot_be_applied_leaves_the_pipeline_as_it_was() -> None:
     ground = _ground("pixart")
     before = ground.state()
     fora = select_rivals(["FORA"])[0]
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(DitAccelError, match="at least 1"):
         fora.apply(ground.pipe, Setting(name="", rival="", params={"n": 0}), ground.task)
     assert ground.state() == before
     good = fora.settings(ground.pipe, ground.task)[0]
