@@ -21,7 +21,7 @@ COLUMNS = 8
 SEED = 0
 FRAME_MS = 120
 HEADER = (
-    "| name | pipeline | size | steps | FD-EffNetLite0 (VAE alone, untrained) | concept top-1 / top-5 | motion right |",
+    "| name | pipeline | size | steps | FD-EffNetLite0 (VAE, untrained) | concept top-1 / top-5 | motion right |",
     "|---|---|---:|---:|---:|---:|---:|",
 )
 
