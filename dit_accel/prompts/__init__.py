@@ -1,6 +1,6 @@
 """The prompt lists: ``search`` for tuning, ``certify`` for certificates only, ``demo`` for show; disjoint.
 
-They were written by ``dit_accel.training.prompts`` (images) and ``dit_accel.training.sprites`` (video).
+They were written by ``dit_accel.training.prompts`` (images) and ``dit_accel.training.video_prompts`` (video).
 """
 
 import json
@@ -26,7 +26,7 @@ class PromptList:
         note: What the list is for.
         prompts: The prompts, each once.
         labels: What each prompt shows, by key, each list as long as ``prompts``: ``"concepts"`` and ``"heldout"`` for
-            images, ``"subjects"`` and ``"motions"`` for video.
+            images, ``"subjects"``, ``"directions"`` and ``"scales"`` for video.
     """
 
     name: str

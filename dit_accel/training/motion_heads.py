@@ -6,6 +6,7 @@ were for three thousand steps, whatever the caption said. A head asks an inner b
 the sprite is, and the blocks below learn to find it.
 """
 
+import abc
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ def path_numbers(path: Trajectory) -> torch.Tensor:
     return torch.cat([(path.centre - CANVAS_PX / 2) / CENTRE_SCALE_PX, size[:, None]], dim=1)
 
 
-class MotionHead(torch.nn.Linear):
+class MotionHead(torch.nn.Linear, abc.ABC):
     """A linear layer that reads the tokens of one block.
 
     Args:
@@ -43,6 +44,7 @@ class MotionHead(torch.nn.Linear):
     def _watch(self, module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
         self.seen = output
 
+    @abc.abstractmethod
     def loss(self, frames: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
         """Weighted loss of the last forward pass.
 
@@ -50,7 +52,6 @@ class MotionHead(torch.nn.Linear):
             frames: Numbers of the frames that were shown, int64 [k].
             path: From ``path_numbers``, of these frames, float32 [B, k, 3].
         """
-        raise NotImplementedError
 
     def _tokens(self, k: int) -> torch.Tensor:
         """What was seen, by frame: [B, k, N / k, D]."""

@@ -146,7 +146,7 @@ EMOJI_SD_CPU = EmbeddedRecipe(
     guidance_scale=4.5,
     num_inference_steps=50,
 )
-"""One style, 256 concepts: three quarters of an hour on one CPU core."""
+"""One style, 256 concepts: an hour on one CPU core; its card has the minutes."""
 
 EMOJI_SD_GPU = EmbeddedRecipe(
     name="emoji-sd",
@@ -173,7 +173,7 @@ EMOJI_FLUX_CPU = EmbeddedRecipe(
     guidance_scale=3.5,
     num_inference_steps=28,
 )
-"""One style, 256 concepts, 64 tokens: an hour on one CPU core."""
+"""One style, 256 concepts, 64 tokens: three quarters of an hour on one CPU core; its card has the minutes."""
 
 EMOJI_FLUX_GPU = EmbeddedRecipe(
     name="emoji-flux",
@@ -211,7 +211,7 @@ EMOJI_WAN_CPU = EmbeddedRecipe(
     guidance_scale=3.0,
     num_inference_steps=20,
 )
-"""48 subjects, 1,024 tokens: two hours and a quarter on one CPU core."""
+"""48 subjects, 1,024 tokens: two hours on one CPU core; its card has the minutes."""
 
 EMOJI_WAN_GPU = EmbeddedRecipe(
     name="emoji-wan",
