@@ -159,7 +159,7 @@ def table(report: Report) -> Table:
         view.add_column(column, justify="left" if column == "variant" else "right", no_wrap=column == "variant")
     for v in report.variants:
         cost = v.denoiser
-        assert cost is not None
+        assert cost is not None and v.times is not None
         view.add_row(
             v.name,
             f"{v.times.median_s * 1e3:.0f} ms",

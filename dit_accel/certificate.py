@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dit_accel.conditions import Conditions, Fingerprint, digest
 from dit_accel.errors import ConfigError, did_you_mean
-from dit_accel.evaluation.metrics import SPEEDUP, fidelity_facts, interval_words, spread_words
+from dit_accel.evaluation.metrics import SPEEDUP, interval_words, metric_facts, spread_words
 from dit_accel.weights import WeightSample
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _fidelity_words(fidelity: Mapping[str, Measured]) -> str:
-    return "; ".join(spread_words(fidelity_facts(name), measured) for name, measured in fidelity.items())
+    return "; ".join(spread_words(metric_facts(name), measured) for name, measured in fidelity.items())
 
 
 def _in_words(fault: Any) -> str:

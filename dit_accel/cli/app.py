@@ -10,6 +10,7 @@ from dit_accel.cli.console import Commands
 from dit_accel.cli.demo import demo_command
 from dit_accel.cli.doctor import doctor_command
 from dit_accel.cli.env import env_command
+from dit_accel.cli.evaluate import evaluate_command
 from dit_accel.cli.generate import generate_command
 from dit_accel.cli.presets import presets_app
 from dit_accel.cli.report import report_command
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command("generate")(generate_command)
 app.command("demo")(demo_command)
 app.command("certify")(certify_command)
+app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)
 app.add_typer(presets_app, name="presets")
 app.command("env")(env_command)

@@ -32,7 +32,7 @@ def report_command(
         if as_json:
             print_json(reports[0].model_dump_json(indent=1))
         else:
-            _print_one(reports[0], paths[0])
+            print_report(reports[0], paths[0])
         return
     from dit_accel.evaluation.differences import compare_reports
 
@@ -59,19 +59,21 @@ def _names(count: int) -> list[str]:
     return [chr(ord("A") + number) if number < 26 else str(number + 1) for number in range(count)]
 
 
-def _print_one(report: "Report", path: Path) -> None:
+def print_report(report: "Report", path: Path) -> None:
+    """Print one report; ``path`` is where it lies, perhaps beside a plan with its certificate."""
+    from dit_accel.cli.quality import evaluation_words, method_words, quality_table
     from dit_accel.cli.table import report_table, settings_words
     from dit_accel.evaluation.metrics import (
         DENOISER_SPEEDUP,
         SPEEDUP,
-        fidelity_facts,
         fidelity_metrics,
         interval_words,
+        metric_facts,
         spread_words,
     )
 
     console = out()
-    for line in settings_words(report):
+    for line in (*settings_words(report), *evaluation_words(report)):
         console.print(line, markup=False)
     for line in _certificate_words(path):
         console.print(line, markup=False)
@@ -85,9 +87,14 @@ def _print_one(report: "Report", path: Path) -> None:
                 parts.append(f"{facts.label} {interval_words(facts, speedup.ratio, speedup.ci95)}")
         if variant.fidelity is not None:
             metrics = fidelity_metrics(variant.fidelity)
-            parts += [spread_words(fidelity_facts(name), metric) for name, metric in metrics.items()]
+            parts += [spread_words(metric_facts(name), metric) for name, metric in metrics.items()]
         if parts:
             console.print(f"{variant.name}: {'; '.join(parts)}", markup=False)
+    table = quality_table(report)
+    if table is not None:
+        console.print(table)
+    for line in method_words(report):
+        console.print(line, markup=False)
     for note in report.notes:
         console.print(f"note: {note}", markup=False)
 

@@ -35,6 +35,10 @@ class Judge(Protocol):
         """One score an image, higher is better; images [B, 3, H, W] in [0, 1]."""
         ...
 
+    def unknown(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """Captions that it cannot judge."""
+        ...
+
 
 def alignment(judge: Judge, images: "torch.Tensor", texts: Sequence[str]) -> Alignment:
     """Score images against their captions, as a report keeps it.
@@ -85,6 +89,10 @@ class OpenClipScore:
         self._device = device
         self.model = f"open_clip {architecture}, {checkpoint.name}, sha256 {digest}"
 
+    def unknown(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """See :class:`Judge`: it takes any caption."""
+        return ()
+
     def scores(self, images: "torch.Tensor", texts: Sequence[str]) -> tuple[float, ...]:
         """See :class:`Judge`."""
         import torch
@@ -131,6 +139,10 @@ class ImageRewardScore:
             ) from error
         self._network: Any = ImageReward.load(str(checkpoint), device=device, med_config=str(med_config))
         self.model = f"ImageReward, {checkpoint.name}, sha256 {digest}"
+
+    def unknown(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """See :class:`Judge`: it takes any caption."""
+        return ()
 
     def scores(self, images: "torch.Tensor", texts: Sequence[str]) -> tuple[float, ...]:
         """See :class:`Judge`."""

@@ -4,7 +4,6 @@ A certificate says what the plan changes and how much faster it is, and nothing 
 themselves. What it holds for is written into it; see :mod:`dit_accel.certificate`.
 """
 
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -157,7 +156,7 @@ def _timed(subject: Subject, *, repeats: int, rival: bool, command: Sequence[str
         batch_size=subject.batch_size,
         strict=True,
         denoiser=True,
-        command=[Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])] if command is None else command,
+        command=command,
     ).report
     reuse = timing.variant(subject.plan.name).reuse
     if reuse is None or not (reuse.planned_frac if reuse.actual_frac is None else reuse.actual_frac):
@@ -165,18 +164,13 @@ def _timed(subject: Subject, *, repeats: int, rival: bool, command: Sequence[str
     return timing
 
 
-def _without_folders(argument: str) -> str:
-    """A report names no folders of the machine it was made on."""
-    return Path(argument).name if Path(argument).is_absolute() else argument
-
-
 def _scored(
     subject: Subject, job: Job, timing: Report, variants: Sequence[Variant], on_progress: OnProgress | None
 ) -> dict[str, list[BatchScores]]:
     """Scores of every batch, of each variant by its kind; what is on disk is not made again."""
     count = len(subject.batches)
-    plain_s = timing.variants[0].times.median_s
-    total_s = count * (plain_s + sum(variant.times.median_s for variant in variants))
+    plain_s = _seconds(timing.variants[0])
+    total_s = count * (plain_s + sum(_seconds(variant) for variant in variants))
     done_s = 0.0
 
     def did(seconds: float) -> None:
@@ -194,7 +188,7 @@ def _scored(
         settings = replace(subject.settings, num_inference_steps=variant.num_inference_steps)
         todo = [number for number in range(count) if job.scores(variant.kind, number) is None]
         if len(todo) < count:
-            did(variant.times.median_s * (count - len(todo)))
+            did(_seconds(variant) * (count - len(todo)))
         is_plan = variant.kind == "plan"
         with accelerated(subject.pipe, subject.plan, strict=True) if is_plan and todo else nullcontext():
             for number in todo:
@@ -211,11 +205,16 @@ def _scored(
                     conditions=None if seen is None else conditions_of(seen),
                 )
                 job.keep_scores(variant.kind, number, batch)
-                did(variant.times.median_s)
+                did(_seconds(variant))
         read = [job.scores(variant.kind, number) for number in range(count)]
         scores[variant.kind] = [batch for batch in read if batch is not None]
         assert len(scores[variant.kind]) == count
     return scores
+
+
+def _seconds(variant: Variant) -> float:
+    assert variant.times is not None
+    return variant.times.median_s
 
 
 def _made(subject: Subject, number: int, settings: GenerationSettings) -> "torch.Tensor":

@@ -4,8 +4,6 @@
 batch, and the scores of every batch. All files appear whole or not at all.
 """
 
-import json
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from pydantic import ValidationError
 
 from dit_accel.conditions import Conditions
 from dit_accel.errors import ConfigError
+from dit_accel.evaluation.progress_files import claim, read_json, write_whole
 from dit_accel.evaluation.records import Record
 from dit_accel.evaluation.report import REPORT_FILE, Report, Reuse
 from dit_accel.plan import PLAN_FILE
@@ -54,19 +53,13 @@ class Job:
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.folder = folder
         self.progress = folder / PROGRESS
-        known = _read(self.progress / JOB_FILE)
-        if known is None and any((folder / name).exists() for name in (PLAN_FILE, REPORT_FILE)):
-            raise ConfigError(f"'{folder}' holds a plan or a report already; give another folder, or empty this one")
-        wanted = json.loads(json.dumps(identity))
-        if known is None:
+        if read_json(self.progress / JOB_FILE) is None:
+            if any((folder / name).exists() for name in (PLAN_FILE, REPORT_FILE)):
+                raise ConfigError(
+                    f"'{folder}' holds a plan or a report already; give another folder, or empty this one"
+                )
             self.finish()  # batches of nobody knows what
-            _write(self.progress / JOB_FILE, json.dumps(wanted, indent=1).encode())
-        elif known != wanted:
-            names = sorted(name for name in {*known, *wanted} if known.get(name) != wanted.get(name))
-            raise ConfigError(
-                f"'{self.progress}' holds an unfinished certification of something else, which differs in: "
-                f"{', '.join(names)}. Delete it, or give another folder."
-            )
+        claim(self.progress / JOB_FILE, identity, "an unfinished certification")
 
     def timing(self) -> Report | None:
         """The comparison that was timed, if it was."""
@@ -75,7 +68,7 @@ class Job:
 
     def keep_timing(self, report: Report) -> None:
         """Keep it."""
-        _write(self.progress / "timing" / REPORT_FILE, report.model_dump_json(indent=1).encode())
+        write_whole(self.progress / "timing" / REPORT_FILE, report.model_dump_json(indent=1).encode())
 
     def plain(self, batch: int) -> "torch.Tensor | None":
         """The plain images of a batch, if they were made."""
@@ -92,11 +85,11 @@ class Job:
         """Keep them: float32 as they are, for fidelity must not be that of a rounded picture."""
         from safetensors.torch import save
 
-        _write(self._plain(batch), save({"images": images.contiguous()}))
+        write_whole(self._plain(batch), save({"images": images.contiguous()}))
 
     def scores(self, variant: str, batch: int) -> BatchScores | None:
         """The scores of a variant's batch, if it was made."""
-        data = _read(self._scores(variant, batch))
+        data = read_json(self._scores(variant, batch))
         try:
             return None if data is None else BatchScores.model_validate(data)
         except ValidationError:  # damaged: to be made again
@@ -104,7 +97,7 @@ class Job:
 
     def keep_scores(self, variant: str, batch: int, scores: BatchScores) -> None:
         """Keep them."""
-        _write(self._scores(variant, batch), scores.model_dump_json(indent=1).encode())
+        write_whole(self._scores(variant, batch), scores.model_dump_json(indent=1).encode())
 
     def finish(self) -> None:
         """The result is written; what led to it goes."""
@@ -115,21 +108,3 @@ class Job:
 
     def _scores(self, variant: str, batch: int) -> Path:
         return self.progress / variant / f"{batch:05}.json"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        raise ConfigError(f"cannot write '{path}': {error.strerror or error}") from error

@@ -104,12 +104,12 @@ def _with_scores(variant: Variant, batches: Sequence[BatchScores] | None) -> Var
     return variant.model_copy(
         update={
             "fidelity": Fidelity.of(FidelityScores(**values)),
-            "reuse": _mean_reuse(reuses) if reuses else variant.reuse,
+            "reuse": mean_reuse(reuses) if reuses else variant.reuse,
         }
     )
 
 
-def _mean_reuse(reuses: Sequence[Reuse]) -> Reuse:
+def mean_reuse(reuses: Sequence[Reuse]) -> Reuse:
     """Over all batches; every batch has the same number of steps, so each counts the same."""
 
     def mean(name: str) -> float | None:

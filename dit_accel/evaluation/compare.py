@@ -1,16 +1,14 @@
 """Runs a pipeline plain, accelerated, and plain with fewer steps, in turn, and reports what each took and changed."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.api import PlanLike, is_accelerated
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.bench import Bench, Entry
-from dit_accel.evaluation.environment import collect_environment
+from dit_accel.evaluation.environment import collect_environment, command_line
 from dit_accel.evaluation.fidelity import fidelity, require_metrics
 from dit_accel.evaluation.perceptual import available_perceptual
 from dit_accel.evaluation.records import Fidelity
@@ -120,7 +118,7 @@ def compare_plans(
     variants = tuple(_variant(entry, plain, times) for entry in entries)
     report = Report(
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=(Path(sys.argv[0]).name, *sys.argv[1:]) if command is None else tuple(command),
+        command=command_line() if command is None else tuple(command),
         environment=collect_environment(),
         settings=_settings(pipe, settings, entries, model, count, batch_size),
         samples=tuple(Sample(prompt=prompt, seed=seed) for prompt, seed in samples),

@@ -8,8 +8,18 @@ the same prompts would be: it finds no difference where a small one is, rather t
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dit_accel.evaluation.metrics import DENOISER_SPEEDUP, SPEEDUP, MetricFacts, fidelity_facts, fidelity_metrics
-from dit_accel.evaluation.records import Record
+from dit_accel.evaluation.metrics import (
+    DENOISER_SPEEDUP,
+    FIDELITY,
+    QUALITY,
+    SPEEDUP,
+    VIDEO_FIDELITY,
+    MetricFacts,
+    fidelity_metrics,
+    metric_facts,
+    quality_metrics,
+)
+from dit_accel.evaluation.records import Quality, Record
 from dit_accel.evaluation.report import Report, Variant
 from dit_accel.evaluation.times import Speedup
 
@@ -38,12 +48,14 @@ class Difference(Record):
         values: One a report, as text.
         forbids_fidelity: Whether fidelity cannot be compared across it.
         forbids_speed: Whether speed cannot.
+        forbids_quality: Whether quality without regard to the plain run cannot.
     """
 
     what: str
     values: tuple[str, ...]
     forbids_fidelity: bool = False
     forbids_speed: bool = False
+    forbids_quality: bool = False
 
 
 class Cell(Record):
@@ -86,7 +98,11 @@ class Differences(Record):
 
 def facts_of(metric: str) -> MetricFacts:
     """How a row's numbers are written."""
-    return {"speedup": SPEEDUP, "denoiser_speedup": DENOISER_SPEEDUP}.get(metric) or fidelity_facts(metric)
+    known = {"speedup": SPEEDUP, "denoiser_speedup": DENOISER_SPEEDUP, **FIDELITY, **VIDEO_FIDELITY, **QUALITY}
+    if metric in known:
+        return known[metric]
+    kind, _, name = metric.partition(": ")
+    return MetricFacts(label=name or metric, digits=3, higher_is_better=metric_facts(kind).higher_is_better)
 
 
 def compare_reports(reports: Sequence[Report], names: Sequence[str]) -> Differences:
@@ -113,20 +129,33 @@ def compare_reports(reports: Sequence[Report], names: Sequence[str]) -> Differen
 
 
 def _differences(reports: Sequence[Report]) -> Iterator[Difference]:
-    def differing(what: str, values: Sequence[Any], *, fidelity: bool = False, speed: bool = False) -> Any:
+    def differing(
+        what: str, values: Sequence[Any], *, fidelity: bool = False, speed: bool = False, quality: bool = False
+    ) -> Any:
         if any(value != values[0] for value in values):
             words = tuple("none" if value is None else str(value) for value in values)
-            yield Difference(what=what, values=words, forbids_fidelity=fidelity, forbids_speed=speed)
+            yield Difference(
+                what=what,
+                values=words,
+                forbids_fidelity=fidelity,
+                forbids_speed=speed,
+                forbids_quality=quality,
+            )
 
     prompts = [[sample.prompt for sample in report.samples] for report in reports]
     if any(one != prompts[0] for one in prompts):
         words = tuple(f"{report.made}, {report.settings.prompt_list or 'own'} list" for report in reports)
-        yield Difference(what="prompts", values=words, forbids_fidelity=True)
+        yield Difference(what="prompts", values=words, forbids_fidelity=True, forbids_quality=True)
     else:
         seeds = [[sample.seed for sample in report.samples] for report in reports]
         if any(one != seeds[0] for one in seeds):
             firsts = tuple(f"from {one[0]}" if one else "none" for one in seeds)
             yield Difference(what="seeds", values=firsts, forbids_fidelity=True)
+    for name in ("suite", "reference", "num_reference"):
+        values = [getattr(report.evaluation, name, None) for report in reports]
+        yield from differing(f"evaluation: {name}", values, quality=True)
+    for what, values in _judges(reports):
+        yield from differing(what, values, quality=True)
     for name in (*PICTURES, *SPEED, "repeats", "warmup"):
         values = [getattr(report.settings, name) for report in reports]
         yield from differing(
@@ -147,8 +176,25 @@ def _differences(reports: Sequence[Report]) -> Iterator[Difference]:
         yield from differing(f"software: {name}", [report.environment.packages.get(name) for report in reports])
 
 
+def _judges(reports: Sequence[Report]) -> Iterator[tuple[str, list[Any]]]:
+    """With what quality was judged: values of other networks, sizes or judges do not compare."""
+    found: list[dict[str, str]] = []
+    for report in reports:
+        own: dict[str, str] = {}
+        for quality in (variant.quality for variant in report.variants if variant.quality is not None):
+            for each in quality.distances:
+                own[each.name] = f"{each.network} {each.weights_sha256[:12]}, crop {each.crop}, resize {each.resize}"
+            own |= {each.name: each.model for each in quality.alignment}
+        found.append(own)
+    for name in sorted({name for own in found for name in own}):
+        yield f"judge: {name}", [own.get(name) for own in found]
+
+
 def _matched(reports: Sequence[Report]) -> Iterator[tuple[str, tuple[Variant | None, ...]]]:
-    """Variants but the plain one, by name; the only plans of all reports belong together whatever they are called."""
+    """Variants by name; the only plans of all reports belong together whatever they are called.
+
+    A plain one takes part where its quality was measured: it is what everything else is measured against.
+    """
     plans = [[variant for variant in report.variants if variant.kind == "plan"] for report in reports]
     single = all(len(some) == 1 for some in plans) and len({some[0].name for some in plans}) > 1
     labelled: list[dict[str, Variant]] = []
@@ -159,6 +205,8 @@ def _matched(reports: Sequence[Report]) -> Iterator[tuple[str, tuple[Variant | N
                 own["plan" if single else variant.name] = variant
             elif variant.kind == "fewer_steps":
                 own["fewer steps" if single else f"fewer steps, rival of {variant.rival_of}"] = variant
+            elif variant.kind == "images" or variant.quality is not None:
+                own[variant.name] = variant
         labelled.append(own)
     for label in dict.fromkeys(label for own in labelled for label in own):
         yield label, tuple(own.get(label) for own in labelled)
@@ -173,6 +221,20 @@ def _cells(variant: Variant) -> dict[str, Cell]:
     if variant.fidelity is not None:
         for name, metric in fidelity_metrics(variant.fidelity).items():
             found[name] = Cell(value=metric.mean, interval=metric.ci95, worst5=metric.worst5)
+    if variant.quality is not None:
+        found |= _quality_cells(variant.quality)
+    return found
+
+
+def _quality_cells(quality: Quality, prefix: str = "") -> dict[str, Cell]:
+    found = {
+        f"distance: {prefix}{each.name}": Cell(value=each.value) for each in quality.distances if each.spread is None
+    }
+    for name, metric in quality_metrics(quality).items():
+        kind = "" if name in QUALITY and not prefix else f"{name if name in QUALITY else 'alignment'}: {prefix}"
+        found[f"{kind}{name}"] = Cell(value=metric.mean, interval=metric.ci95, worst5=metric.worst5)
+    for category, own in quality.categories.items():
+        found |= _quality_cells(own, f"{category}, ")
     return found
 
 
@@ -183,8 +245,12 @@ def _ratio(speedup: Speedup) -> Cell:
 def _verdict(
     metric: str, cells: Sequence[Cell | None], names: Sequence[str], differences: Sequence[Difference]
 ) -> str:
-    is_speed = metric in ("speedup", "denoiser_speedup")
-    blocked = [each.what for each in differences if (each.forbids_speed if is_speed else each.forbids_fidelity)]
+    if metric in ("speedup", "denoiser_speedup"):
+        blocked = [each.what for each in differences if each.forbids_speed]
+    elif metric in FIDELITY or metric in VIDEO_FIDELITY:
+        blocked = [each.what for each in differences if each.forbids_fidelity]
+    else:
+        blocked = [each.what for each in differences if each.forbids_quality]
     if any(cell is None for cell in cells):
         return "not measured in every report"
     if blocked:

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -81,6 +82,13 @@ def collect_environment() -> Environment:
         cuda=torch.version.cuda if gpu else None,
         packages={name: version for name in PACKAGES if (version := _version(name))},
     )
+
+
+def command_line() -> tuple[str, ...]:
+    """This process's, without the names of the machine's folders."""
+    program = Path(sys.argv[0]).name
+    arguments = (Path(each).name if Path(each).is_absolute() else each for each in sys.argv[1:])
+    return ("dit-accel" if program == "__main__.py" else program, *arguments)
 
 
 def git_revision() -> str | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from dit_accel.evaluation.records import Fidelity, Metric
+    from dit_accel.evaluation.records import Fidelity, Metric, Quality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,13 @@ VIDEO_FIDELITY = {
     "temporal_error": MetricFacts(label="temporal error", digits=4, higher_is_better=False),
     "flicker_ratio": MetricFacts(label="flicker ratio", digits=2, higher_is_better=None),
 }
+QUALITY = {
+    "alignment": MetricFacts(label="alignment"),
+    "distance": MetricFacts(label="distance", higher_is_better=False),
+    "temporal_flickering": MetricFacts(label="temporal flickering", digits=4),
+    "frame_consistency": MetricFacts(label="frame consistency", digits=4),
+    "motion_right": MetricFacts(label="motion right"),
+}
 SPEEDUP = MetricFacts(label="speed-up", unit="x", digits=2)
 DENOISER_SPEEDUP = MetricFacts(label="denoiser speed-up", unit="x", digits=2)
 
@@ -61,9 +68,19 @@ def fidelity_metrics(fidelity: "Fidelity") -> "dict[str, Metric]":
     return found
 
 
-def fidelity_facts(name: str) -> MetricFacts:
-    """Facts of a field of ``Fidelity`` or ``VideoFidelity``; an unknown one is shown by its name, with no verdict."""
-    return FIDELITY.get(name) or VIDEO_FIDELITY.get(name) or MetricFacts(label=name, higher_is_better=None)
+def quality_metrics(quality: "Quality") -> "dict[str, Metric]":
+    """What was measured of images or videos by themselves that has an interval, by name; a judge's is its own."""
+    found = {alignment.name: alignment.scores for alignment in quality.alignment}
+    for name in ("temporal_flickering", "frame_consistency", "motion_right"):
+        if quality.video is not None and (metric := getattr(quality.video, name)) is not None:
+            found[name] = metric
+    return found
+
+
+def metric_facts(name: str) -> MetricFacts:
+    """Facts of a field of a record; an unknown one is shown by its name, with no verdict."""
+    known = {**FIDELITY, **VIDEO_FIDELITY, **QUALITY}
+    return known.get(name) or MetricFacts(label=name, higher_is_better=None)
 
 
 def interval_words(facts: MetricFacts, middle: float, interval: tuple[float, float] | None) -> str:

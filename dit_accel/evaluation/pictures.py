@@ -74,15 +74,15 @@ def save_side_by_side(report: Report, images: "Mapping[str, torch.Tensor]", path
 
 
 def _title(variant: Variant) -> str:
-    return {"plain": f"plain, {variant.num_inference_steps} steps", "plan": f'"{variant.name}"'}.get(
-        variant.kind, f"plain, {variant.num_inference_steps} steps"
-    )
+    if variant.kind in ("plan", "images"):
+        return f'"{variant.name}"'
+    return f"plain, {variant.num_inference_steps} steps"
 
 
 def _facts(variant: Variant) -> list[str]:
-    facts = [f"{variant.times.median_s:.2f} s"]
+    facts = [] if variant.times is None else [f"{variant.times.median_s:.2f} s"]
     if variant.speedup is not None:
-        facts[0] += f", {variant.speedup.ratio:.2f} times as fast"
+        facts.append(f"{facts.pop()}, {variant.speedup.ratio:.2f} times as fast")
     if variant.fidelity is not None:
         facts.append(f"PSNR {variant.fidelity.psnr_db.mean:.1f} dB")
         facts.append(f"SSIM {variant.fidelity.ssim.mean:.3f}")

@@ -169,15 +169,66 @@ class VideoQuality(Record):
     Attributes:
         temporal_flickering: VBench's: 1 less the mean absolute difference of neighbouring frames. A still scores 1.
         motion_right: 1 where a video moves as its caption says, else 0; ``None`` where captions name no motion.
+        frame_consistency: VBench's subject consistency, on the network that is named beside it: how alike each frame's
+            features are to the first frame's and to the one before.
+        consistency_network: Its feature network.
     """
 
     temporal_flickering: Metric
     motion_right: Metric | None = None
+    frame_consistency: Metric | None = None
+    consistency_network: str | None = None
 
 
 class Quality(Record):
-    """How good the images or videos of one variant are by themselves."""
+    """How good the images or videos of one variant are by themselves.
+
+    Attributes:
+        distances: To a real set.
+        alignment: With the captions, a judge each.
+        video: ``None`` for images.
+        categories: The same of the prompts of one category each.
+    """
 
     distances: tuple[Distance, ...] = ()
     alignment: tuple[Alignment, ...] = ()
     video: VideoQuality | None = None
+    categories: dict[str, "Quality"] = Field(default_factory=dict)
+
+
+class Skipped(Record):
+    """Something that could not be used.
+
+    Attributes:
+        where: For example ``prompts.tsv, line 7``, or a file's name.
+        why: In words.
+    """
+
+    where: str
+    why: str
+
+
+class Evaluation(Record):
+    """What an evaluation was of.
+
+    Attributes:
+        suite: Its name, for example ``coco``.
+        prompts: Name of the prompt file, or of the shipped list.
+        prompts_sha256: Of the prompts and seeds that were used.
+        per_prompt: Images or videos of each prompt.
+        reference: Name of the folder of real images; ``None`` without one.
+        num_reference: Images in it that could be read.
+        num_skipped: Prompts and images that could not be used; none of them is in any number.
+        skipped: The first of them.
+        redrawn: Images of ours that were found damaged and made anew.
+    """
+
+    suite: str
+    prompts: str
+    prompts_sha256: str
+    per_prompt: int = 1
+    reference: str | None = None
+    num_reference: int = 0
+    num_skipped: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    redrawn: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from dit_accel.conditions import Conditions
 from dit_accel.errors import ConfigError, did_you_mean
 from dit_accel.evaluation.contest import Absent, Contender
 from dit_accel.evaluation.environment import Environment
+from dit_accel.evaluation.records import Evaluation as Evaluation
 from dit_accel.evaluation.records import Fidelity as Fidelity
 from dit_accel.evaluation.records import Metric as Metric
 from dit_accel.evaluation.records import Quality, Record
@@ -23,10 +24,10 @@ from dit_accel.evaluation.times import Speedup as Speedup
 from dit_accel.evaluation.times import Times as Times
 
 FORMAT: Final = "dit-accel/report"
-# 2 added perceptual distances, video and quality, n to metrics, intervals of speed-ups, contenders and who was absent,
-# denoiser times without multiply-accumulates, and in the settings num_timed, prompt_list and conditions. Version 1 is
-# read as it was.
-VERSION = 2
+# 3 added evaluations, which are not timed, and quality by category. 2 added perceptual distances, video and quality, n
+# to metrics, intervals of speed-ups, contenders and who was absent, denoiser times without multiply-accumulates, and,
+# in the settings, num_timed, prompt_list and conditions. Older ones are read as they were.
+VERSION = 3
 REPORT_FILE = "report.json"
 
 
@@ -54,7 +55,8 @@ class Settings(Record):
 
     Attributes:
         model: Name, folder or hub id.
-        pipeline_class: E.g. ``PixArtAlphaPipeline``.
+        pipeline_class: E.g. ``PixArtAlphaPipeline``; this and the next two are empty, and the steps 0, where images
+            were not made by us.
         denoiser_class: E.g. ``PixArtTransformer2DModel``.
         scheduler: Class of the scheduler.
         num_inference_steps: Steps of the plain pipeline; ``Variant`` has its own.
@@ -65,7 +67,7 @@ class Settings(Record):
         batch_size: Images or videos a pipeline call.
         device: E.g. ``cpu`` or ``cuda:0``.
         dtype: Of the denoiser.
-        repeats: Timed runs of each variant.
+        repeats: Timed runs of each variant; 0: nothing was timed.
         warmup: Untimed runs of each before them.
         num_timed: Images or videos that a timed run made, the first of all samples; ``None``: all.
         prompt_list: Which shipped list the prompts are, e.g. ``certify``; ``None``: the caller's own.
@@ -105,12 +107,13 @@ class Variant(Record):
     Attributes:
         name: Unique in the report, e.g. ``fast``.
         kind: ``plain``: the reference; ``plan``: accelerated; ``fewer_steps``: the plain pipeline with fewer steps,
-            the rival that every acceleration has to beat; ``rival``: a technique of others.
+            the rival that every acceleration has to beat; ``rival``: a technique of others; ``images``: a folder of
+            images that were made elsewhere.
         rival_of: For ``fewer_steps``: the plan whose time its step count was chosen to meet.
         num_inference_steps: Steps of this variant.
         plan: The plan as JSON data.
         certified: Whether the plan carries a certificate.
-        times: Wall-clock.
+        times: Wall-clock; ``None`` in an evaluation, which may be stopped and shared out and so has no clock.
         speedup: Against ``plain``; ``None`` for ``plain`` itself.
         fidelity: Against ``plain``; ``None`` for ``plain`` itself.
         quality: Without regard to ``plain``; ``None`` where it was not measured.
@@ -120,12 +123,12 @@ class Variant(Record):
     """
 
     name: str
-    kind: Literal["plain", "plan", "fewer_steps", "rival"]
+    kind: Literal["plain", "plan", "fewer_steps", "rival", "images"]
     rival_of: str | None = None
     num_inference_steps: int
     plan: dict[str, Any] | None = None
     certified: bool | None = None
-    times: Times
+    times: Times | None = None
     speedup: Speedup | None = None
     fidelity: Fidelity | None = None
     quality: Quality | None = None
@@ -148,6 +151,7 @@ class Report(Record):
         variants: The plain pipeline first.
         notes: What a reader must know, one sentence each.
         absent: In a comparison of techniques: which were not measured, and why.
+        evaluation: Of ``dit-accel evaluate``: which one, on which prompts and real images.
     """
 
     format: Literal["dit-accel/report"] = FORMAT
@@ -160,6 +164,7 @@ class Report(Record):
     variants: tuple[Variant, ...]
     notes: tuple[str, ...] = ()
     absent: tuple[Absent, ...] = ()
+    evaluation: Evaluation | None = None
 
     @property
     def num_images(self) -> int:

@@ -121,6 +121,10 @@ class EmojiTwoTower:
         self.model = f"EfficientNet-Lite0 and a bag of words, trained here on captioned emoji, sha256 {digest}"
         self.features = EffNetLite0Features() if features is None else features
 
+    def unknown(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """Captions without any word that the model was trained on."""
+        return tuple(text for text in texts if not self.towers.indicators([text]).any())
+
     @torch.no_grad()
     def scores(self, images: torch.Tensor, texts: Sequence[str]) -> tuple[float, ...]:
         """Cosine similarity of each image with its text, in [-1, 1].
@@ -134,13 +138,13 @@ class EmojiTwoTower:
         """
         if len(images) != len(texts):
             raise ConfigError(f"wanted a caption for each image, got {len(texts)} for {len(images)}")
-        indicators = self.towers.indicators(texts)
-        strange = [text for text, row in zip(texts, indicators, strict=True) if not row.any()]
+        strange = self.unknown(texts)
         if strange:
             raise ConfigError(
                 f"{NAME} knows no word of {len(strange)} of {len(texts)} captions, for example '{strange[0]}': leave "
                 "them out; it was trained on captions of emoji"
             )
+        indicators = self.towers.indicators(texts)
         pictures = self.towers.embed_features(extract_features(self.features, images.float() * 2 - 1))
         return tuple((pictures * self.towers.embed_words(indicators)).sum(dim=1).tolist())
 
