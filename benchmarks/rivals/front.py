@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from dit_accel.evaluation.perceptual import PERCEPTUAL
 from dit_accel.evaluation.records import Metric
 from dit_accel.evaluation.report import Report, Variant
 
@@ -9,11 +10,12 @@ OURS = "dit-accel"
 
 
 def metric_names(report: Report) -> tuple[str, ...]:
-    """LPIPS where it was measured, and PSNR; empty for random weights."""
+    """A perceptual distance, LPIPS before ST-LPIPS, where it was measured, and PSNR; empty for random weights."""
     scored = [variant.fidelity for variant in report.variants if variant.fidelity is not None]
     if not scored:
         return ()
-    return ("lpips", "psnr_db") if all(each.lpips is not None for each in scored) else ("psnr_db",)
+    measured = [name for name in PERCEPTUAL if all(getattr(each, name) is not None for each in scored)]
+    return (*measured[:1], "psnr_db")
 
 
 def metric(variant: Variant, name: str) -> Metric:
@@ -53,8 +55,13 @@ def closer(one: Variant, other: Variant, name: str) -> bool:
 
 def front(report: Report, name: str) -> list[Variant]:
     """Variants of which no other one is both faster and closer, slowest first."""
+    return front_of(contenders(report), name)
+
+
+def front_of(variants: Sequence[Variant], name: str) -> list[Variant]:
+    """Of some variants, those of which no other one is both faster and closer, slowest first."""
     found: list[Variant] = []
-    for variant in reversed(contenders(report)):
+    for variant in sorted(variants, key=speed, reverse=True):
         if acted(variant) and (not found or closer(variant, found[-1], name)):
             found.append(variant)
     return found[::-1]

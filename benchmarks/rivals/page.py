@@ -20,7 +20,7 @@ from rivals.measure import FEWER
 from rivals.plot import draw
 
 SPEEDS = (1.25, 1.5, 2.0, 3.0, 4.0)
-NAMES = {"lpips": "LPIPS", "psnr_db": "PSNR"}
+NAMES = {"lpips": "LPIPS", "st_lpips": "ST-LPIPS", "psnr_db": "PSNR"}
 HEADER = """# The rivals
 
 Every published training-free technique that we could run, on the same pipelines, prompts, seeds, sampler and clock,
