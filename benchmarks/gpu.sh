@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
 # Everything that waits for a GPU, in under ten minutes: the GPU tests, then speed at the shapes of large models
 # with random weights. Reports go to benchmarks/results/. Rehearse on a CPU: benchmarks/gpu.sh cpu
+# benchmarks/gpu.sh rivals: plain, cache-dit and all other rivals at those shapes, wall-clock only, in a call of its own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 device=${1:-cuda}
 export PYTHONPATH=. HF_HUB_OFFLINE=1
 if [ "$device" = cpu ]; then
   exec python benchmarks/speed.py --model pixart-rehearsal --size 128 --repeats 3 --warmup 2 --output /tmp/rehearsal.json
+fi
+if [ "$device" = rivals ]; then
+  exec python benchmarks/rivals --shapes pixart-xl-256,pixart-xl-512,pixart-xl-1024,flux-1024 --steps 20 --quick \
+    --images 1 --batch-size 1 --rounds 3 --device cuda --dtype bfloat16 --budget-minutes 9
 fi
 python -m pytest -q -m gpu tests || echo "GPU tests failed; measuring all the same" >&2
 for size in 512 1024; do

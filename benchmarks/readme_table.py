@@ -1,11 +1,14 @@
 """Fill the tables of the README from reports: the README's tables state no number that is not in one.
 
-python benchmarks/readme_table.py outputs/demo/report.json benchmarks/results/speed-emoji-pixart-x4-cpu.json
+python benchmarks/readme_table.py schedules/plans/emoji-pixart/*/report.json
+python benchmarks/readme_table.py benchmarks/results/speed-emoji-pixart-x4-cpu.json
 
-A report that counts multiply-accumulates (benchmarks/speed.py) fills the speed block, any other the results block.
+Reports of certificates, on a list of prompts, fill the results block together; one of benchmarks/speed.py the speed
+block.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dit_accel.errors import ConfigError
@@ -15,24 +18,34 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SPEED = ("<!-- speed:begin -->", "<!-- speed:end -->")
 README = Path(__file__).resolve().parent.parent / "README.md"
 HEADER = (
-    "| | steps | time, median [IQR] | speed-up | PSNR [95 %] | worst 5 % | SSIM | reuse planned / actual |",
+    "| | steps | speed-up [95 %] | PSNR [95 %] | worst 5 % | SSIM | ST-LPIPS | reuse planned / actual |",
     "|---|---:|---:|---:|---:|---:|---:|---:|",
 )
 
 
-def results_block(report: Report) -> str:
-    """The report as Markdown: a sentence on how it was measured, a table, and the report's own notes."""
-    settings, environment = report.settings, report.environment
+def results_block(reports: Sequence[Report]) -> str:
+    """Reports of one model as Markdown: a sentence on how it was measured, a table, and the reports' own notes.
+
+    Raises:
+        ConfigError: They were not made alike.
+    """
+    first = reports[0]
+    settings, environment = first.settings, first.environment
+    for other in reports[1:]:
+        if other.samples != first.samples or other.settings.model != settings.model:
+            raise ConfigError("reports of other models, prompts or seeds do not fit into one table")
     where = environment.gpu if settings.device.startswith("cuda") else f"{environment.cpu}, CPU"
+    prompts = f" of the held-out list `{settings.prompt_list}`" if settings.prompt_list else ""
     how = (
-        f"`{settings.model}`, {settings.width} x {settings.height}, {report.made} in batches of "
-        f"{settings.batch_size}, {settings.scheduler}, {settings.dtype}, {where}, {environment.torch_threads} torch "
-        f"thread(s); {settings.repeats} interleaved runs of the whole pipeline after {settings.warmup} for warm-up. "
-        f"torch {environment.packages.get('torch', '?')}, diffusers {environment.packages.get('diffusers', '?')}, "
-        f"{report.created_utc[:10]}."
+        f"`{settings.model}`, {settings.width} x {settings.height}, n = {first.num_images}{prompts} in batches of "
+        f"{settings.batch_size}, {settings.scheduler}, {settings.num_inference_steps} steps, {settings.dtype}, "
+        f"{where}, {environment.torch_threads} torch thread(s); {settings.repeats} interleaved runs of the whole "
+        f"pipeline after {settings.warmup} for warm-up. torch {environment.packages.get('torch', '?')}, diffusers "
+        f"{environment.packages.get('diffusers', '?')}, {first.created_utc[:10]}."
     )
-    notes = [f"- {note}" for note in report.notes]
-    return "\n".join([how, "", *HEADER, *(_row(variant) for variant in report.variants), "", *notes]).rstrip()
+    rows = [_row(variant) for report in reports for variant in report.variants if variant.kind != "plain"]
+    notes = [f"- {note}" for note in dict.fromkeys(note for report in reports for note in report.notes)]
+    return "\n".join([how, "", *HEADER, *rows, "", *notes]).rstrip()
 
 
 def speed_block(report: Report) -> str:
@@ -71,18 +84,17 @@ def fill(readme: str, block: str, markers: tuple[str, str] = (BEGIN, END)) -> st
 
 
 def _row(variant: Variant) -> str:
-    name = {"plain": "plain", "plan": f'`"{variant.name}"`'}.get(
-        variant.kind, f'plain, fewer steps, in the time of `"{variant.rival_of}"`'
-    )
-    low, high = variant.times.iqr_s
-    cells = [name, str(variant.num_inference_steps), f"{variant.times.median_s:.2f} s [{low:.2f}, {high:.2f}]"]
-    cells.append("" if variant.speedup is None else f"{variant.speedup.ratio:.2f}x")
-    if variant.fidelity is None:
-        cells += ["", "", ""]
-    else:
-        psnr = variant.fidelity.psnr_db
-        cells.append(f"{psnr.mean:.1f} dB [{psnr.ci95[0]:.1f}, {psnr.ci95[1]:.1f}]")
-        cells += [f"{psnr.worst5:.1f} dB", f"{variant.fidelity.ssim.mean:.3f}"]
+    name = f'`"{variant.name}"`' if variant.kind == "plan" else "plain, fewer steps in its time"
+    cells = [name, str(variant.num_inference_steps)]
+    speedup, fidelity = variant.speedup, variant.fidelity
+    if speedup is None or fidelity is None:
+        raise ConfigError(f"the report has no speed-up or no fidelity of '{variant.name}'")
+    low, high = speedup.ci95 or speedup.iqr
+    cells.append(f"{speedup.ratio:.2f}x [{low:.2f}, {high:.2f}]")
+    psnr = fidelity.psnr_db
+    cells += [f"{psnr.mean:.1f} dB [{psnr.ci95[0]:.1f}, {psnr.ci95[1]:.1f}]", f"{psnr.worst5:.1f} dB"]
+    cells.append(f"{fidelity.ssim.mean:.3f}")
+    cells.append("" if fidelity.st_lpips is None else f"{fidelity.st_lpips.mean:.3f}")
     if variant.reuse is None:
         cells.append("")
     else:
@@ -97,12 +109,13 @@ def main() -> None:
         raise SystemExit(__doc__)
     try:
         text = README.read_text(encoding="utf-8")
-        for path in sys.argv[1:]:
-            report = Report.load(path)
-            if report.variants[0].denoiser is None:
-                text = fill(text, results_block(report))
-            else:
-                text = fill(text, speed_block(report), SPEED)
+        reports = [Report.load(path) for path in sys.argv[1:]]
+        speed = [report for report in reports if report.settings.prompt_list is None]
+        certified = [report for report in reports if report not in speed]
+        if certified:
+            text = fill(text, results_block(certified))
+        for report in speed:
+            text = fill(text, speed_block(report), SPEED)
         README.write_text(text, encoding="utf-8")
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from error

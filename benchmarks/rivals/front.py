@@ -7,6 +7,7 @@ from dit_accel.evaluation.records import Metric
 from dit_accel.evaluation.report import Report, Variant
 
 OURS = "dit-accel"
+CLOCK_FRAC = 0.05  # two runs of one thing on shared cores differ by as much; else 1.98x would lose to 2.01x by law
 
 
 def metric_names(report: Report) -> tuple[str, ...]:
@@ -40,6 +41,11 @@ def rival_of(variant: Variant) -> str:
     return "" if variant.contender is None else variant.contender.rival
 
 
+def is_fast(variant: Variant, least_speed: float) -> bool:
+    """Whether it is so fast, within what the clock can tell."""
+    return speed(variant) >= least_speed * (1 - CLOCK_FRAC)
+
+
 def acted(variant: Variant) -> bool:
     """Whether a technique did anything; fewer steps always do."""
     if variant.kind == "fewer_steps" or variant.contender is None or variant.contender.action is None:
@@ -68,10 +74,10 @@ def front_of(variants: Sequence[Variant], name: str) -> list[Variant]:
 
 
 def closest(variants: Sequence[Variant], least_speed: float, name: str) -> Variant | None:
-    """The closest to the plain run among those of at least that speed."""
+    """The closest to the plain run among those that are about so fast or faster."""
     best: Variant | None = None
     for variant in variants:
-        if speed(variant) >= least_speed and acted(variant) and (best is None or closer(variant, best, name)):
+        if is_fast(variant, least_speed) and acted(variant) and (best is None or closer(variant, best, name)):
             best = variant
     return best
 

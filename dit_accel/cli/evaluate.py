@@ -93,6 +93,8 @@ def evaluate_command(
 
     Example, offline: dit-accel evaluate fidelity emoji-pixart --preset fast --num 20
     """
+    from dataclasses import replace
+
     from dit_accel.evaluation.fidelity import require_metrics
     from dit_accel.evaluation.suites.protocols import find_suite
 
@@ -104,10 +106,11 @@ def evaluate_command(
     require_metrics()
     from dit_accel.evaluation.environment import command_line
     from dit_accel.evaluation.suites.image_files import Preparation
+    from dit_accel.evaluation.suites.prompt_files import shipped_prompts
     from dit_accel.evaluation.suites.request import Request
     from dit_accel.evaluation.suites.run import evaluate
     from dit_accel.evaluation.suites.weight_files import DEFAULT_FOLDER
-    from dit_accel.generation import GenerationSettings
+    from dit_accel.generation import GenerationSettings, makes_video
 
     own = chosen.preparation
     preparation = Preparation(
@@ -156,6 +159,9 @@ def evaluate_command(
 
         say(f"loading {model} ...")
         pipe = load_for_cli(model, place, dtype)
+        if chosen.fidelity and makes_video(pipe) and kind == "image":  # not known before it is loaded
+            own_prompts = request.prompts if prompts is not None else shipped_prompts("video")
+            request = replace(request, prompts=own_prompts, batch_size=batch_size or 1)
     say(f"into {folder}; stop it when you like, the same command goes on ...")
     with _bars(state) as on_progress:
         report = evaluate(request, folder, pipe=pipe, state=state, on_progress=on_progress)

@@ -51,7 +51,7 @@ def _is_embedded(model: str | None) -> bool:
 
 
 def kind_of(model: str | None, suite: "Suite") -> str:
-    """What is made: only embedded pipelines are known before they are loaded, and only ``fidelity`` takes both."""
+    """What is made, as far as it is known before the pipeline is loaded: only ``fidelity`` takes both."""
     return "video" if suite.kind == "video" or (suite.fidelity and model == "emoji-wan") else "image"
 
 

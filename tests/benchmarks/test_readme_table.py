@@ -16,14 +16,20 @@ spec.loader.exec_module(readme_table)
 
 
 def test_numbers_are_the_report_s() -> None:
-    block = readme_table.results_block(sample_report())
+    report = sample_report()
+    block = readme_table.results_block([report, report])
     rows = [line for line in block.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == 3
-    assert (
-        '| `"fast"` | 20 | 0.50 s [0.50, 0.55] | 2.00x | 25.0 dB [20.0, 30.0] | 20.0 dB | 0.850 | 50% / 50% |' in rows
-    )
+    assert len(rows) == 4 and rows[:2] == rows[2:]
+    (row,) = {row for row in rows if '`"fast"`' in row}
+    fast = report.variant("fast")
+    assert fast.speedup is not None and fast.fidelity is not None
+    assert f"{fast.speedup.ratio:.2f}x" in row and "| 25.0 dB [20.0, 30.0] | 20.0 dB | 0.850 |" in row
+    assert row.endswith("| 50% / 50% |")
     assert all(row.count("|") == readme_table.HEADER[0].count("|") for row in rows)
-    assert "- made up" in block
+    assert block.count("- made up") == 1
+    other = report.model_copy(update={"samples": report.samples[:1]})
+    with pytest.raises(ConfigError, match="do not fit into one table"):
+        readme_table.results_block([report, other])
 
 
 def test_filling_replaces_the_block_only_and_again() -> None:

@@ -63,6 +63,7 @@ def test_front_and_closest() -> None:
     assert closest(report.variants[1:], 1.5, "psnr_db") is TEA
     assert closest(report.variants[1:], 3.0, "psnr_db") is FAST
     assert closest(report.variants[1:], 9.0, "psnr_db") is None
+    assert closest([TEA], 2.3, "psnr_db") is TEA and closest([TEA], 2.32, "psnr_db") is None
 
 
 def test_page_says_plainly_who_is_best(tmp_path: Path) -> None:
@@ -70,10 +71,14 @@ def test_page_says_plainly_who_is_best(tmp_path: Path) -> None:
     report = _report(FEW, TEA, OWN, FAST, IDLE)
     page = write_page([report.save(tmp_path / "rivals-tiny.json")], tmp_path / "docs" / "rivals.md")
     text = page.read_text(encoding="utf-8")
-    assert "At 2x or more, by LPIPS: **Tea 1** (0.0105, 2.20x)." in text
+    assert "At about 2x or more, by LPIPS: **Tea 1** (0.0105, 2.20x)." in text
     assert "dit-accel at its best: dit-accel fast (0.0305)." in text
-    assert "At 3x or more, by PSNR: **11 steps**" in text and "No technique beats plain fewer steps here." in text
-    assert "At 4x or more: nobody." in text
+    assert (
+        "At about 3x or more, by PSNR: **11 steps**" in text and "No technique beats plain fewer steps here." in text
+    )
+    assert "At about 4x or more: nobody." in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| tiny") and "| 2x |" in line)
+    assert row.split(" | ")[2:] == ["30.5 dB", "", "", "", "28.5 dB", "Tea 1, 33.5 dB |"]
     assert "**Did nothing** (nothing was saved at these settings): Lazy 1." in text
     assert "| Far | no adapter | it needs a UNet \\| or so |" in text
     assert "| Tea | the authors of Tea | them | as they say |" in text

@@ -14,6 +14,7 @@ from sample_pictures import pictures
 
 from dit_accel.evaluation.report import Report
 from dit_accel.media import to_pil
+from dit_accel.prompts import load_prompts
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = [sys.executable, "-m", "dit_accel"]
@@ -177,3 +178,15 @@ def test_bad_input(run, tmp_path: Path, arguments: tuple[str, ...], words: str) 
     result = run("evaluate", *arguments)
     assert result.exit_code == 2 and words in " ".join(result.stderr.split()) and result.stdout == ""
     assert "loading" not in result.stderr and not (tmp_path / "outputs").exists()
+
+
+def test_fidelity_of_a_video_model_takes_the_prompts_for_videos(run, tiny_video_folder: str) -> None:
+    size = ("--frames", "5", "--height", "32", "--width", "32")
+    result = run("evaluate", "fidelity", tiny_video_folder, "--preset", "fast", "--num", "1", "--steps", "6", *size)
+    assert result.exit_code == 0, result.stderr
+    (folder,) = Path("outputs/evaluate").iterdir()
+    report = Report.load(folder)
+    assert report.samples[0].prompt == load_prompts("certify", "video").prompts[0]
+    assert report.settings.num_frames == 5 and report.settings.batch_size == 1
+    fidelity = report.variant("fast").fidelity
+    assert fidelity is not None and fidelity.video is not None
