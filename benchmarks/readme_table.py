@@ -3,8 +3,8 @@
 python benchmarks/readme_table.py schedules/plans/emoji-pixart/*/report.json
 python benchmarks/readme_table.py benchmarks/results/speed-emoji-pixart-x4-cpu.json
 
-Reports of certificates, on a list of prompts, fill the results block together; one of benchmarks/speed.py the speed
-block.
+Reports of certificates, on a list of prompts, fill the results block together; one of `dit-accel evaluate` the quality
+block, and one of benchmarks/speed.py the speed block.
 """
 
 import sys
@@ -15,6 +15,7 @@ from dit_accel.errors import ConfigError
 from dit_accel.evaluation.report import Report, Variant
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+QUALITY = ("<!-- quality:begin -->", "<!-- quality:end -->")
 SPEED = ("<!-- speed:begin -->", "<!-- speed:end -->")
 README = Path(__file__).resolve().parent.parent / "README.md"
 HEADER = (
@@ -70,6 +71,27 @@ def speed_block(report: Report) -> str:
     return "\n".join([*lines, "", *(f"- {note}" for note in report.notes)]).rstrip()
 
 
+def quality_block(report: Report) -> str:
+    """What an evaluation found of each variant's quality by itself, as Markdown."""
+    qualities = [(variant.name, variant.quality) for variant in report.variants if variant.quality is not None]
+    first, evaluation = qualities[0][1], report.evaluation
+    assert evaluation is not None
+    lines = [f"`{report.settings.model}`, n = {report.num_images}, {evaluation.num_reference} real images.", ""]
+    titles = [each.name if each.spread is None else f"{each.name} x 1000 (spread)" for each in first.distances]
+    titles += [f"{each.name}, {each.unit} [95 %]" for each in first.alignment]
+    lines += [f"| | {' | '.join(titles)} |", f"|---|{'---:|' * len(titles)}"]
+    for name, quality in qualities:
+        cells = [
+            f"{each.value:.1f}" if each.spread is None else f"{each.value * 1e3:.0f} ({each.spread * 1e3:.0f})"
+            for each in quality.distances
+        ]
+        for each in quality.alignment:
+            low, high = each.scores.ci95
+            cells.append(f"{each.scores.mean:.3f} [{low:.3f}, {high:.3f}]")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"- {note}" for note in report.notes)])
+
+
 def fill(readme: str, block: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
     """Put the block between the markers of a README's text.
 
@@ -110,10 +132,13 @@ def main() -> None:
     try:
         text = README.read_text(encoding="utf-8")
         reports = [Report.load(path) for path in sys.argv[1:]]
-        speed = [report for report in reports if report.settings.prompt_list is None]
-        certified = [report for report in reports if report not in speed]
+        evaluated = [report for report in reports if report.evaluation is not None]
+        speed = [report for report in reports if report.settings.prompt_list is None and report not in evaluated]
+        certified = [report for report in reports if report not in speed and report not in evaluated]
         if certified:
             text = fill(text, results_block(certified))
+        for report in evaluated:
+            text = fill(text, quality_block(report), QUALITY)
         for report in speed:
             text = fill(text, speed_block(report), SPEED)
         README.write_text(text, encoding="utf-8")

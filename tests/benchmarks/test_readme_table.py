@@ -7,6 +7,7 @@ import pytest
 from sample_reports import sample_report
 
 from dit_accel.errors import ConfigError
+from dit_accel.evaluation.report import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("readme_table", ROOT / "benchmarks" / "readme_table.py")
@@ -48,4 +49,15 @@ def test_missing_markers_are_refused(readme: str) -> None:
 def test_our_readme_has_the_markers() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme_table.END in readme_table.fill(text, "new")
-    assert readme_table.SPEED[1] in readme_table.fill(text, "new", readme_table.SPEED)
+    for markers in (readme_table.SPEED, readme_table.QUALITY):
+        assert markers[1] in readme_table.fill(text, "new", markers)
+
+
+def test_quality_is_the_evaluation_s() -> None:
+    report = Report.load(ROOT / "benchmarks" / "results" / "evaluate-emoji-pixart-cpu.json")
+    block = readme_table.quality_block(report)
+    plain = report.variant("plain").quality
+    assert plain is not None and "n = 200" in block and "FID" not in block
+    assert f"| plain | {plain.distances[0].value:.1f} | " in block
+    assert f"| {plain.alignment[0].scores.mean:.3f} [" in block
+    assert len([line for line in block.splitlines() if line.startswith("| ")]) == 1 + len(report.variants)

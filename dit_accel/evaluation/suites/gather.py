@@ -9,7 +9,7 @@ from dit_accel.conditions import Conditions, digest
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.certify_result import mean_reuse
 from dit_accel.evaluation.distances import distance_notes
-from dit_accel.evaluation.environment import collect_environment
+from dit_accel.evaluation.environment import Environment
 from dit_accel.evaluation.fidelity import FidelityScores
 from dit_accel.evaluation.records import Alignment, Evaluation, Fidelity, Metric, Quality, Skipped, VideoQuality
 from dit_accel.evaluation.report import Report, Sample, Settings, Variant
@@ -42,6 +42,7 @@ class Gathering:
         prompts: Where the items came from.
         per_prompt: Images or videos of each prompt.
         real: ``None`` without distances.
+        environment: With which it was begun.
     """
 
     suite: Suite
@@ -50,6 +51,7 @@ class Gathering:
     prompts: PromptSet
     per_prompt: int
     real: RealFolder | None
+    environment: Environment
 
     def report(self, settings: MakeSettings, command: Sequence[str]) -> Report:
         """The whole report.
@@ -72,7 +74,7 @@ class Gathering:
         return Report(
             created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             command=tuple(command),
-            environment=collect_environment(),
+            environment=self.environment,
             settings=settings(joined[0].shape, self._conditions()),
             samples=samples,
             variants=tuple(variants),

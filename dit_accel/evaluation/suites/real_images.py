@@ -32,7 +32,7 @@ class RealFolder:
     @property
     def name(self) -> str:
         """For reports."""
-        return self.folder.resolve().name
+        return self.folder.absolute().name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

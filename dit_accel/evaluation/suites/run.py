@@ -64,6 +64,7 @@ def evaluate(
         MissingDependencyError: torchmetrics is not installed.
     """
     require_metrics()
+    environment = collect_environment()  # now: the checkout may be another one when it is done
     real = request.check()
     items = request.items()
     chunks = [items[start : start + request.batch_size] for start in range(0, len(items), request.batch_size)]
@@ -97,6 +98,7 @@ def evaluate(
         prompts=request.prompts,
         per_prompt=request.per_prompt,
         real=real,
+        environment=environment,
     )
 
     def settings(shape: tuple[int, ...], conditions: Conditions | None) -> Settings:
