@@ -10,7 +10,6 @@ On Linux CPUs, glibc hands memory back to the kernel whenever a kept value is fr
 """
 
 import os
-import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,7 +25,7 @@ from subjects import SHAPES, EmbeddedSource, ShapeSource, Subject
 from dit_accel import CompileConfig, GeneratorSpec, Schedule, StaticCacheConfig, accelerate_pipeline, summary
 from dit_accel.evaluation.compare import reuse_of
 from dit_accel.evaluation.cost import DenoiserMeter, OverheadMeter, call_macs, run_macs
-from dit_accel.evaluation.environment import collect_environment
+from dit_accel.evaluation.environment import collect_environment, command_line
 from dit_accel.evaluation.fidelity import fidelity
 from dit_accel.evaluation.report import (
     DenoiserCost,
@@ -209,7 +208,7 @@ def main(
     result = benches["plain"].result
     report = Report(
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=("python", *sys.argv),
+        command=("python", "benchmarks/speed.py", *command_line()[1:]),
         environment=collect_environment(),
         settings=Settings(
             model=source.model,

@@ -15,7 +15,7 @@ from diffusers.utils import logging as diffusers_logging  # noqa: E402
 
 from dit_accel.embedded import list_embedded  # noqa: E402
 from dit_accel.errors import DitAccelError  # noqa: E402
-from dit_accel.evaluation.environment import collect_environment  # noqa: E402
+from dit_accel.evaluation.environment import collect_environment, command_line  # noqa: E402
 from rivals.arena import OWN, Arena, ArenaOptions, PipelineArena  # noqa: E402
 from rivals.assemble import assemble  # noqa: E402
 from rivals.measure import Limits, Measurement  # noqa: E402
@@ -81,7 +81,7 @@ def measure(
             limits = Limits(rounds=rounds, deadline=deadline, quick=quick)
             measurement = Measurement(arena, chosen, store, limits, say=_say)
             entries = measurement.run()
-            report = assemble(measurement, entries, ("python", "benchmarks/rivals", *sys.argv[1:]))
+            report = assemble(measurement, entries, ("python", "benchmarks/rivals", *command_line()[1:]))
             _say(f"report: {report.save(output / f'rivals-{arena.label}.json')}")
     except DitAccelError as error:
         raise SystemExit(f"error: {error}") from error

@@ -87,8 +87,13 @@ def collect_environment() -> Environment:
 def command_line() -> tuple[str, ...]:
     """This process's, without the names of the machine's folders."""
     program = Path(sys.argv[0]).name
-    arguments = (Path(each).name if Path(each).is_absolute() else each for each in sys.argv[1:])
-    return ("dit-accel" if program == "__main__.py" else program, *arguments)
+    return ("dit-accel" if program == "__main__.py" else program, *map(_without_folders, sys.argv[1:]))
+
+
+def _without_folders(argument: str) -> str:
+    """``/a/b`` to ``b``, also in ``--option=/a/b`` and ``name=/a/b``."""
+    name, equals, value = argument.rpartition("=")
+    return f"{name}{equals}{Path(value).name if Path(value).is_absolute() else value}"
 
 
 def git_revision() -> str | None:
