@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dit_accel.families.base import Family, SiteSpec, Stack, config_of
+from dit_accel.families.grid import grid_from_ids
 from dit_accel.families.sample import Sample
 
 
@@ -72,6 +73,7 @@ FLUX = Family(
     latent_layout="BNC",
     patch=_patch,
     text_tokens=512,
+    token_grid=lambda model, call: grid_from_ids(call.get("img_ids"), frame=None),
     make_inputs=_inputs,
     notes=(
         "With true_cfg_scale > 1 the pipeline calls the denoiser twice per step.",

@@ -31,6 +31,14 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
     }
 
 
+def _grid(model: nn.Module, call: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    sizes = [call.get(name) for name in ("num_frames", "height", "width")]
+    if any(size is None for size in sizes):
+        return None
+    frames, rows, columns = (int(size) for size in sizes if size is not None)
+    return frames, rows, columns
+
+
 LTX = Family(
     name="ltx",
     model_classes=("LTXVideoTransformer3DModel",),
@@ -61,5 +69,6 @@ LTX = Family(
     text_tokens=128,
     default_px=512,
     default_frames=161,
+    token_grid=_grid,
     make_inputs=_inputs,
 )

@@ -31,6 +31,14 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
     return inputs
 
 
+def _grid(model: nn.Module, call: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """The first shape is that of the picture that is made; those of pictures to edit follow it."""
+    shapes = call.get("img_shapes")
+    first = shapes[0] if shapes else None
+    frames, rows, columns = (first[0] if isinstance(first, list) else first) or (None, None, None)
+    return None if frames is None else (int(frames), int(rows), int(columns))
+
+
 QWEN_IMAGE = Family(
     name="qwen_image",
     model_classes=("QwenImageTransformer2DModel",),
@@ -61,5 +69,6 @@ QWEN_IMAGE = Family(
     patch=_patch,
     text_tokens=512,
     default_px=1328,
+    token_grid=_grid,
     make_inputs=_inputs,
 )
