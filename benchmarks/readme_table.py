@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.report import Report, Variant
+from dit_accel.evaluation.reports.report import Report, Variant
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 QUALITY = ("<!-- quality:begin -->", "<!-- quality:end -->")

@@ -23,11 +23,12 @@ from rich.table import Table
 from subjects import SHAPES, EmbeddedSource, ShapeSource, Subject
 
 from dit_accel import CompileConfig, GeneratorSpec, Schedule, StaticCacheConfig, accelerate_pipeline, summary
-from dit_accel.evaluation.compare import reuse_of
-from dit_accel.evaluation.cost import DenoiserMeter, OverheadMeter, call_macs, run_macs
-from dit_accel.evaluation.environment import collect_environment, command_line
-from dit_accel.evaluation.fidelity import fidelity
-from dit_accel.evaluation.report import (
+from dit_accel.evaluation.compare.compare import reuse_of
+from dit_accel.evaluation.compare.cost import DenoiserMeter, OverheadMeter, call_macs, run_macs
+from dit_accel.evaluation.compare.timing import time_interleaved
+from dit_accel.evaluation.metrics.fidelity import fidelity
+from dit_accel.evaluation.reports.environment import collect_environment, command_line
+from dit_accel.evaluation.reports.report import (
     DenoiserCost,
     Fidelity,
     Report,
@@ -37,9 +38,8 @@ from dit_accel.evaluation.report import (
     Times,
     Variant,
 )
-from dit_accel.evaluation.timing import time_interleaved
-from dit_accel.passes.base import PassConfig
-from dit_accel.session import session_of
+from dit_accel.plan.config import PassConfig
+from dit_accel.session.session import session_of
 
 PROMPTS = ("red apple", "panda", "frog", "penguin")
 MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dit_accel.errors import AccelerationWarning, ConfigError, PlanMismatchError, did_you_mean
-from dit_accel.inspection import Summary, summarize
-from dit_accel.passes.base import PassConfig
-from dit_accel.plan import AccelerationPlan
-from dit_accel.presets import PRESETS, resolve_preset
-from dit_accel.session import Session, Target, check_free, check_plan, find_targets, session_of
+from dit_accel.families.targets import Target, find_targets
+from dit_accel.plan.config import PassConfig
+from dit_accel.plan.plan import AccelerationPlan
+from dit_accel.session.presets import PRESETS, resolve_preset
+from dit_accel.session.session import Session, check_free, check_plan, session_of
+from dit_accel.session.summary import Summary, summarize
 
 logger = logging.getLogger("dit_accel")
 

@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any
 
-from dit_accel.certificate import Certificate, Measured, Prompts, Rival, SpeedClaim
-from dit_accel.conditions import Conditions, Fingerprint
-from dit_accel.plan import AccelerationPlan
+from dit_accel.plan.certificate import Certificate, Measured, Prompts, Rival, SpeedClaim
+from dit_accel.plan.conditions import Conditions
+from dit_accel.plan.fingerprint import Fingerprint
+from dit_accel.plan.plan import AccelerationPlan
 
 
 def sample_certificate(**fields: Any) -> Certificate:

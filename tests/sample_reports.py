@@ -1,7 +1,17 @@
 """A report with made-up numbers."""
 
-from dit_accel.evaluation.environment import Environment
-from dit_accel.evaluation.report import Fidelity, Metric, Report, Reuse, Sample, Settings, Speedup, Times, Variant
+from dit_accel.evaluation.reports.environment import Environment
+from dit_accel.evaluation.reports.report import (
+    Fidelity,
+    Metric,
+    Report,
+    Reuse,
+    Sample,
+    Settings,
+    Speedup,
+    Times,
+    Variant,
+)
 
 
 def sample_report() -> Report:

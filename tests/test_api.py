@@ -21,7 +21,7 @@ from dit_accel import (
     remove_acceleration,
     summary,
 )
-from dit_accel.presets import PRESETS
+from dit_accel.session.presets import PRESETS
 
 
 def _run(pipe: Any) -> torch.Tensor:

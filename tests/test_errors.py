@@ -21,8 +21,9 @@ from dit_accel.errors import (
     PlanMismatchError,
     UnsupportedModelError,
 )
-from dit_accel.passes.base import PASSES, Pass, PassConfig
-from dit_accel.plan import PLAN_FILE
+from dit_accel.passes.base import PASSES, Pass
+from dit_accel.plan.config import PassConfig
+from dit_accel.plan.plan import PLAN_FILE
 from dit_accel.registry import Registry
 
 EVERY_2 = StaticCacheConfig(schedule=GeneratorSpec("every_n", n=2))
@@ -123,7 +124,7 @@ def test_kinds_of_errors() -> None:
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import builtins
 
-    from dit_accel.evaluation import frechet
+    from dit_accel.evaluation.metrics import frechet
 
     native = builtins.__import__
 

@@ -10,8 +10,8 @@ from dit_accel.cli.console import out, print_json, tell
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dit_accel.doctor import DenoiserReport, DoctorReport
-    from dit_accel.scheduler_facts import SchedulerFacts
+    from dit_accel.doctor.report import DenoiserReport, DoctorReport
+    from dit_accel.doctor.scheduler_facts import SchedulerFacts
 
 _GUIDANCE = {
     "batched": "prompt and negative prompt in one batch of two",
@@ -45,9 +45,9 @@ def doctor_command(
 
     import dit_accel.passes  # noqa: F401  (registers the passes)
     from dit_accel.cli.model import hush_loading
-    from dit_accel.doctor import doctor_report
-    from dit_accel.loading import load_pipeline
+    from dit_accel.doctor.report import doctor_report
     from dit_accel.passes.base import PASSES
+    from dit_accel.pipelines.loading import load_pipeline
 
     tell(f"loading {model} ...", style="dim")
     hush_loading()

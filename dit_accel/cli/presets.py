@@ -20,7 +20,7 @@ def list_command(as_json: options.Json = False) -> None:
     """
     import json
 
-    from dit_accel.presets import PRESETS
+    from dit_accel.session.presets import PRESETS
 
     if as_json:
         print_json(json.dumps({name: PRESETS.get(name).summary for name in PRESETS}, indent=1))
@@ -48,7 +48,7 @@ def show_command(
     """
     import json
 
-    from dit_accel.presets import PRESETS
+    from dit_accel.session.presets import PRESETS
 
     preset = PRESETS.get(name)
     if model is None:
@@ -67,9 +67,10 @@ def _show_for_model(name: str, model: str, steps: int, as_json: bool) -> None:
     import json
 
     from dit_accel.cli.model import load_for_cli
+    from dit_accel.families.targets import find_targets
     from dit_accel.passes.static_cache import StaticCacheConfig
-    from dit_accel.presets import resolve_preset
-    from dit_accel.session import check_plan, find_targets
+    from dit_accel.session.presets import resolve_preset
+    from dit_accel.session.session import check_plan
 
     target = find_targets(load_for_cli(model, "cpu", "float32"))[0]
     plan = resolve_preset(name, target)

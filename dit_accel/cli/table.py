@@ -3,7 +3,7 @@
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dit_accel.evaluation.report import Report, Variant
+from dit_accel.evaluation.reports.report import Report, Variant
 
 COLUMNS = ("variant", "steps", "time", "speed-up", "PSNR", "SSIM", "reuse\nplanned", "reuse\nactual")
 

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from dit_accel.errors import ConfigError, PlanMismatchError
-from dit_accel.passes.base import PASSES, Pass, PassConfig
+from dit_accel.passes.base import Pass, register_pass
+from dit_accel.plan.config import PassConfig
 from dit_accel.schedules import GeneratorSpec, Schedule, ScheduleError, invariants, resample
 from dit_accel.schedules.graph import SiteGraph
 
 if TYPE_CHECKING:
-    from dit_accel.runtime import DenoiserRuntime
-    from dit_accel.session import Session, Target
+    from dit_accel.families.targets import Target
+    from dit_accel.runtime.denoiser import DenoiserRuntime
+    from dit_accel.session.session import Session
 
 SEVERAL_OUTPUTS = ("joint_attn", "down_block", "model")
 DEFAULT_STEPS = 20  # what a generator is tried with before the first run
@@ -194,7 +196,7 @@ def _obstacles(target: "Target") -> list[str]:
     return []
 
 
-PASSES.register("static_cache")(
+register_pass(
     Pass(
         config=StaticCacheConfig,
         summary="keeps module outputs and reuses them at the steps a schedule names",

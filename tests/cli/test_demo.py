@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from dit_accel.cli.demo import NUM_PROMPTS, demo_prompts
-from dit_accel.evaluation.report import Report
+from dit_accel.evaluation.reports.report import Report
 
 
 def test_demo_on_a_tiny_pipeline(run, tiny_folder: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
-from dit_accel.evaluation.report import Report
+from dit_accel.evaluation.reports.report import Report
 
 TINY = ("--steps", "4", "--device", "cpu")
 

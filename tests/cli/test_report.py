@@ -9,9 +9,9 @@ from sample_certificates import certified
 from sample_reports import sample_report
 
 from dit_accel import AccelerationPlan
-from dit_accel.certificate import sha256_of
-from dit_accel.conditions import Fingerprint
-from dit_accel.evaluation.report import VERSION
+from dit_accel.evaluation.reports.report import VERSION
+from dit_accel.plan.certificate import sha256_of
+from dit_accel.plan.fingerprint import Fingerprint
 
 
 def test_one_report(run) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import dit_accel
-from dit_accel.presets import PRESETS
+from dit_accel.session.presets import PRESETS
 
 
 def test_presets_list(run) -> None:

@@ -16,7 +16,7 @@ from dit_accel import (
     summary,
 )
 from dit_accel.errors import AccelerationWarning, ConfigError, UnsupportedModelError
-from dit_accel.session import session_of
+from dit_accel.session.session import session_of
 
 EVERY_3 = StaticCacheConfig(schedule=GeneratorSpec("every_n", n=3))
 

@@ -10,11 +10,12 @@ from reference import config, every_second, replayed, tensor_of
 from tiny import tiny_call, tiny_inputs, tiny_model, tiny_pipeline
 
 from dit_accel import AccelerationPlan, accelerate_pipeline, summary
-from dit_accel.conditions import Conditions, Fingerprint, fingerprint
 from dit_accel.errors import AccelerationWarning, PlanMismatchError
 from dit_accel.families import resolve_family
+from dit_accel.families.targets import find_targets
+from dit_accel.plan.conditions import Conditions
+from dit_accel.plan.fingerprint import Fingerprint, fingerprint
 from dit_accel.schedules import GeneratorSpec, Schedule, resample
-from dit_accel.session import find_targets
 
 STEPS = 8
 

@@ -15,7 +15,8 @@ from tiny import TINY_PIPELINE_NAMES, tiny_call, tiny_model, tiny_pipeline
 from dit_accel import accelerate_pipeline, accelerated, is_accelerated, remove_acceleration, summary
 from dit_accel.errors import AccelerationWarning, ConfigError, DitAccelError
 from dit_accel.families.pipeline import find_denoisers
-from dit_accel.passes.base import PASSES, Pass, PassConfig
+from dit_accel.passes.base import PASSES, Pass
+from dit_accel.plan.config import PassConfig
 from dit_accel.schedules import GeneratorSpec
 
 UNET_PLANS = [config(GeneratorSpec("deepcache", n=2)), config(GeneratorSpec("encoder_propagation", key_steps=[0, 2]))]

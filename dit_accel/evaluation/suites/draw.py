@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from dit_accel.api import accelerated, summary
-from dit_accel.conditions import Conditions
-from dit_accel.evaluation.compare import conditions_of, reuse_of
-from dit_accel.evaluation.records import Record
-from dit_accel.evaluation.report import Reuse
+from dit_accel.evaluation.compare.compare import conditions_of, reuse_of
+from dit_accel.evaluation.reports.records import Record
+from dit_accel.evaluation.reports.report import Reuse
 from dit_accel.evaluation.suites.job import Job, Source
 from dit_accel.evaluation.suites.prompt_files import Item
-from dit_accel.generation import GenerationSettings, generate
-from dit_accel.plan import AccelerationPlan
+from dit_accel.pipelines.generation import GenerationSettings, generate
+from dit_accel.plan.conditions import Conditions
+from dit_accel.plan.plan import AccelerationPlan
 
 DRAWN = "drawn"
 

@@ -5,14 +5,21 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from dit_accel.conditions import Conditions, digest
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.certify_result import mean_reuse
-from dit_accel.evaluation.distances import distance_notes
-from dit_accel.evaluation.environment import Environment
-from dit_accel.evaluation.fidelity import FidelityScores
-from dit_accel.evaluation.records import Alignment, Evaluation, Fidelity, Metric, Quality, Skipped, VideoQuality
-from dit_accel.evaluation.report import Report, Sample, Settings, Variant
+from dit_accel.evaluation.certify.result import mean_reuse
+from dit_accel.evaluation.metrics.distances import distance_notes
+from dit_accel.evaluation.metrics.fidelity import FidelityScores
+from dit_accel.evaluation.reports.environment import Environment
+from dit_accel.evaluation.reports.records import (
+    Alignment,
+    Evaluation,
+    Fidelity,
+    Metric,
+    Quality,
+    Skipped,
+    VideoQuality,
+)
+from dit_accel.evaluation.reports.report import Report, Sample, Settings, Variant
 from dit_accel.evaluation.suites import score
 from dit_accel.evaluation.suites.job import Source
 from dit_accel.evaluation.suites.joined import Joined
@@ -20,6 +27,8 @@ from dit_accel.evaluation.suites.prompt_files import Item, PromptSet
 from dit_accel.evaluation.suites.protocols import Suite
 from dit_accel.evaluation.suites.real_images import RealFolder, RealImages
 from dit_accel.evaluation.suites.score import Scorer
+from dit_accel.plan.conditions import Conditions
+from dit_accel.plan.fingerprint import digest
 
 if TYPE_CHECKING:
     pass

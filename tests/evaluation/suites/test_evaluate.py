@@ -15,18 +15,18 @@ from tiny_videos import tiny_video_pipeline
 
 from dit_accel import accelerate_pipeline, is_accelerated
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.distances import set_distances
-from dit_accel.evaluation.fidelity import fidelity
-from dit_accel.evaluation.networks import FeatureNetwork, LoadedNetwork
-from dit_accel.evaluation.report import Report
+from dit_accel.evaluation.metrics.distances import set_distances
+from dit_accel.evaluation.metrics.fidelity import fidelity
+from dit_accel.evaluation.metrics.networks import FeatureNetwork, LoadedNetwork
+from dit_accel.evaluation.reports.report import Report
 from dit_accel.evaluation.suites import score
 from dit_accel.evaluation.suites.image_files import Preparation, read_image, to_tensor
 from dit_accel.evaluation.suites.prompt_files import Item, PromptSet
 from dit_accel.evaluation.suites.protocols import find_suite
 from dit_accel.evaluation.suites.request import Request
 from dit_accel.evaluation.suites.run import evaluate
-from dit_accel.generation import GenerationSettings, generate
-from dit_accel.media import to_pil
+from dit_accel.pipelines.generation import GenerationSettings, generate
+from dit_accel.pipelines.media import to_pil
 
 WORDS = ("a red apple", "an owl", "a fish", "a green owl", "a red fish", "an apple", "a green fish")
 STEPS = GenerationSettings(num_inference_steps=4)
