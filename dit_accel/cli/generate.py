@@ -148,14 +148,14 @@ def _drawn(
     _tell_rounding(settings, made)
     result: dict[str, Any] = {"files": files}
     if plan is not None:
-        from dit_accel.evaluation.compare.compare import reuse_of
+        from dit_accel.evaluation.compare.compare import effects_of
 
         seen = summary(pipe)
-        reuse = reuse_of(seen)
+        effects = effects_of(seen)
         result |= {
             "certified": seen.certified,
             "notes": list(seen.notes),
-            "reuse": None if reuse is None else reuse.model_dump(),
+            "effects": None if effects is None else effects.model_dump(),
         }
         if not quiet:
             tell(str(seen))

@@ -1,7 +1,7 @@
 """A check-up: what was found in a pipeline, what it costs, and which passes can act on it or why not."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ from dit_accel.families.targets import Target
 
 NUM_STEPS = 20
 
-# Asked of a target: the reasons why a pass cannot act on it; none when it can.
-Check = tuple[str, Callable[[Target], list[str]]]
+Obstacles = Callable[[Target], list[str]]
+"""The reasons why a pass cannot act on a target; none when it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +112,7 @@ class DoctorReport:
 
 def doctor_report(
     pipe: Any,
-    checks: Iterable[Check] = (),
+    checks: Mapping[str, Obstacles] | None = None,
     *,
     height_px: int | None = None,
     width_px: int | None = None,
@@ -133,7 +133,7 @@ def doctor_report(
     Raises:
         UnsupportedModelError: ``pipe`` has no denoiser at all. One that is not understood is in the report.
     """
-    checks = tuple(checks)
+    checks = checks or {}
     scheduler = getattr(pipe, "scheduler", None)
     reports = []
     for name, module in find_denoisers(pipe):
@@ -158,7 +158,7 @@ def doctor_report(
 
 
 def _examine(
-    pipe: Any, target: Target, scale: tuple[int, int], size: tuple[int, int, int], checks: tuple[Check, ...]
+    pipe: Any, target: Target, scale: tuple[int, int], size: tuple[int, int, int], checks: Mapping[str, Obstacles]
 ) -> DenoiserReport:
     model, family, graph = target.denoiser, target.family, target.layout.graph
     height, width, frames = size
@@ -190,7 +190,7 @@ def _examine(
         cost=cost,
         cost_problem=cost_problem,
         state=model_state(pipe, target.name, model),
-        obstacles={name: list(check(target)) for name, check in checks},
+        obstacles={name: list(check(target)) for name, check in checks.items()},
         notes=family.notes,
     )
 

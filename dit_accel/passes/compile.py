@@ -6,18 +6,15 @@ nobody reads them, so the compiler drops them. Which row runs is decided outside
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from dit_accel.errors import ConfigError
+from dit_accel.families.targets import Target
 from dit_accel.passes.base import Pass, register_pass
 from dit_accel.plan.config import PassConfig
-from dit_accel.runtime.rows import compile_rows
-
-if TYPE_CHECKING:
-    from dit_accel.families.targets import Target
-    from dit_accel.session.session import Session
+from dit_accel.runtime.denoiser import DenoiserRuntime
 
 MODES = ("default", "max-autotune-no-cudagraphs")
 
@@ -64,13 +61,12 @@ class CompileConfig(PassConfig):
         return compiled
 
 
-def apply_compile(session: "Session", config: CompileConfig) -> None:
-    """Compile every denoiser of the session."""
-    for runtime in session.runtimes:
-        compile_rows(runtime, config.compile)
+def apply_compile(runtime: DenoiserRuntime, config: CompileConfig) -> None:
+    """Compile one denoiser, row by row, from its next call on."""
+    runtime.compile(config.compile)
 
 
-def _obstacles(target: "Target") -> list[str]:
+def _obstacles(target: Target, config: CompileConfig) -> list[str]:
     hooked = [name for name, module in target.denoiser.named_modules() if hasattr(module, "_hf_hook")]
     if hooked:
         return [f"accelerate's offload hooks are on {len(hooked)} modules and cannot be traced; compile or offload"]
@@ -80,9 +76,11 @@ def _obstacles(target: "Target") -> list[str]:
 register_pass(
     Pass(
         config=CompileConfig,
-        summary="compiles the denoiser with torch.compile, one whole graph per distinct row of the schedule",
-        order=90,
+        summary="compiles the denoiser with torch.compile, one whole graph per distinct row",
+        phase="compile",
+        claims=frozenset(("compiles the denoiser",)),
         obstacles=_obstacles,
+        example=CompileConfig,
         apply=apply_compile,
     )
 )

@@ -8,7 +8,7 @@ they are no signature: who wants to forge one can.
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,6 +20,8 @@ from dit_accel.plan.weights import WeightSample
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 FORMAT: Final = "dit-accel/certificate"
 VERSION = 1
@@ -93,6 +95,22 @@ class SpeedClaim(_Record):
     run_ci95: tuple[float, float]
 
 
+class EffectClaim(_Record):
+    """What one pass said that it does, and did, over all denoisers.
+
+    Attributes:
+        name: Of the pass.
+        what: What the shares count.
+        planned_frac: Planned share.
+        actual_frac: Share that was measured; ``None``: not counted.
+    """
+
+    name: str
+    what: str
+    planned_frac: float
+    actual_frac: float | None = None
+
+
 class Rival(_Record):
     """The plain pipeline with as many steps as fit into the plan's time, on the same prompts and seeds."""
 
@@ -112,8 +130,8 @@ class Certificate(_Record):
         model: Name, folder or hub id of the pipeline that was measured.
         plan_sha256: Digest of what the plan does.
         report_sha256: Digest of the report's file.
-        fingerprint: Of the model.
-        weights: Of the model; ``None`` where they could not be read.
+        fingerprint: Of the model, or of each denoiser in turn where there are several.
+        weights: Likewise; ``None`` where they could not be read.
         conditions: The run it holds for.
         num_inference_steps: What the scheduler was asked for; ``conditions.num_steps`` counts denoiser evaluations.
         height: Pixels.
@@ -121,8 +139,9 @@ class Certificate(_Record):
         num_frames: Of each video.
         prompts: What it was measured on.
         fidelity: By the names of ``report.Fidelity``.
-        planned_frac: Share of module calls that the plan saves.
-        actual_frac: Share that was saved; ``None``: compiled, not counted call by call.
+        planned_frac: Largest share that a pass of the plan says it saves.
+        actual_frac: Share that it saved; ``None``: compiled, not counted call by call.
+        effects: What every pass said and did; ``None``: of a version that knew module calls only.
         speed: Where it was timed, and how much faster.
         rival: ``None`` when no smaller number of plain steps takes as long.
         seal: Digest of all of the above.
@@ -135,8 +154,8 @@ class Certificate(_Record):
     model: str
     plan_sha256: str
     report_sha256: str
-    fingerprint: Fingerprint
-    weights: WeightSample | None = None
+    fingerprint: Fingerprint | tuple[Fingerprint, ...]
+    weights: WeightSample | tuple[WeightSample | None, ...] | None = None
     conditions: Conditions
     num_inference_steps: int
     height: int
@@ -146,6 +165,7 @@ class Certificate(_Record):
     fidelity: dict[str, Measured]
     planned_frac: float = Field(ge=0, le=1)
     actual_frac: float | None = Field(default=None, ge=0, le=1)
+    effects: tuple[EffectClaim, ...] | None = None
     speed: SpeedClaim
     rival: Rival | None = None
     seal: str = ""
@@ -182,15 +202,25 @@ class Certificate(_Record):
         """The same with its seal."""
         return self.model_copy(update={"seal": self._digest()})
 
-    def fault(self, plan_sha256: str, found: Fingerprint | None) -> str | None:
+    @property
+    def fingerprints(self) -> tuple[Fingerprint, ...]:
+        """One for each denoiser."""
+        return self.fingerprint if isinstance(self.fingerprint, tuple) else (self.fingerprint,)
+
+    @property
+    def weight_samples(self) -> tuple[WeightSample | None, ...]:
+        """One for each denoiser."""
+        return self.weights if isinstance(self.weights, tuple) else (self.weights,)
+
+    def fault(self, plan_sha256: str, found: tuple[Fingerprint, ...]) -> str | None:
         """Why it certifies nothing; ``None``: it is whole, large enough, and of this plan.
 
         Args:
             plan_sha256: Digest of the plan that carries it.
-            found: The fingerprint of that plan.
+            found: The fingerprints of that plan.
         """
         least = minimum(self.prompts.kind)
-        if self.plan_sha256 != plan_sha256 or self.fingerprint != found:
+        if self.plan_sha256 != plan_sha256 or self.fingerprints != found:
             return "the plan was changed after it was certified"
         if self.seal != self._digest():
             return "the certificate was changed after it was issued"
@@ -248,6 +278,11 @@ class Certificate(_Record):
     def _digest(self) -> str:
         # Without what is None: a field that a later version adds leaves older seals whole.
         return digest(self.model_dump(mode="json", exclude={"seal"}, exclude_none=True))
+
+
+def one_or_all(several: tuple[T, ...]) -> T | tuple[T, ...]:
+    """As a certificate keeps what is of each denoiser: by itself where there is one."""
+    return several[0] if len(several) == 1 else several
 
 
 def minimum(kind: str) -> int:

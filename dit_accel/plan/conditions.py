@@ -9,6 +9,7 @@ _WORDS = {
     "num_steps": "denoiser evaluations",
     "scheduler": "the scheduler",
     "latent_size": "the latent size",
+    "token_grid": "the token grid (frames, rows, columns)",
     "guidance_scale": "the guidance scale",
     "adapters": "the LoRA adapters",
 }
@@ -23,6 +24,9 @@ class Conditions:
         scheduler: Class name.
         scheduler_config: Its public settings; only those that both sides know are compared.
         latent_size: Spatial (and temporal) shape of the latents or the number of tokens, without batch and channels.
+        token_grid: Frames, rows and columns of tokens; tells apart what packed latents make look alike.
+        text_span: First and one past the last position of text among the tokens that attention sees. Kept for who
+            reads it, and not compared: prompts may be of any length.
         guidance_scale: Classifier-free guidance scale.
         pipeline: Class name: image-to-image is another one.
         adapters: LoRA adapters in force, active or fused, each as ``"name@scale"``.
@@ -32,6 +36,8 @@ class Conditions:
     scheduler: str | None = None
     scheduler_config: Mapping[str, Any] | None = None
     latent_size: tuple[int, ...] | None = None
+    token_grid: tuple[int, int, int] | None = None
+    text_span: tuple[int, int] | None = None
     guidance_scale: float | None = None
     pipeline: str | None = None
     adapters: tuple[str, ...] | None = None

@@ -23,13 +23,15 @@ class ConditionsFile(_Strict):
     scheduler: str | None = None
     scheduler_config: dict[str, Any] | None = None
     latent_size: list[int] | None = None
+    token_grid: list[int] | None = None
+    text_span: list[int] | None = None
     guidance_scale: float | None = None
     pipeline: str | None = None
     adapters: list[str] | None = None
 
     def model_dump(self, **kwargs: Any) -> dict[str, Any]:
         data = super().model_dump(**kwargs)
-        for name in ("latent_size", "adapters"):
+        for name in ("latent_size", "token_grid", "text_span", "adapters"):
             data[name] = None if data[name] is None else tuple(data[name])
         return data
 
@@ -42,10 +44,16 @@ class PlanFile(_Strict):
     name: str
     passes: list[dict[str, Any]]
     tensors: list[str] = []
-    fingerprint: FingerprintFile | None = None
+    fingerprint: FingerprintFile | list[FingerprintFile] | None = None
     conditions: ConditionsFile = ConditionsFile()
     certificate: dict[str, Any] | None = None
     notes: list[str] = []
+
+    @property
+    def fingerprints(self) -> list[FingerprintFile]:
+        """One for each denoiser."""
+        found = self.fingerprint
+        return [] if found is None else found if isinstance(found, list) else [found]
 
     @classmethod
     def checked(cls, data: Mapping[str, Any], where: str) -> "PlanFile":

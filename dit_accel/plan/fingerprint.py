@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,33 @@ class Fingerprint:
         if self.config != found.config:
             return [f"the plan was made for a {self.model_class} with another config; its measurements may not hold"]
         return []
+
+
+def compare_models(wanted: Sequence[Fingerprint], found: Mapping[str, Fingerprint]) -> list[str]:
+    """Doubts about using a plan for models ``wanted`` on those of a pipeline, denoiser by denoiser.
+
+    Args:
+        wanted: Of the plan, in the order in which a pipeline uses its denoisers; empty: it fits any.
+        found: Of the pipeline, by the names of its denoisers, in the same order.
+
+    Raises:
+        PlanMismatchError: It is for other denoisers.
+    """
+    if not wanted:
+        return []
+    if len(wanted) > len(found):
+        raise PlanMismatchError(f"the plan is for {len(wanted)} denoisers, this pipeline has {len(found)}")
+    doubts = []
+    for (name, model), own in zip(found.items(), wanted, strict=False):
+        words = f"{name}: " if len(found) > 1 else ""
+        try:
+            doubts += [words + doubt for doubt in own.compare(model)]
+        except PlanMismatchError as error:
+            raise PlanMismatchError(words + str(error)) from error
+    more = list(found)[len(wanted) :]
+    if more:
+        doubts.append(f"the plan says nothing of '{more[0]}', a second denoiser of this pipeline")
+    return doubts
 
 
 def fingerprint(target: Target) -> Fingerprint:

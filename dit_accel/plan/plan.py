@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dit_accel.plan.certificate import Certificate
 
 FORMAT = "dit-accel/plan"
-VERSION = 1
+VERSION = 2  # of version 1, which is read, a plan is for the first denoiser of a pipeline alone
 PLAN_FILE = "dit_accel_plan.json"
 TENSOR_FILE = "dit_accel_plan.safetensors"
 
@@ -28,7 +28,8 @@ class AccelerationPlan:
     Args:
         passes: Pass configs; the planner puts them in order.
         name: For people and logs.
-        fingerprint: The model; ``None`` for a plan made by rule, which fits any model that has the sites.
+        fingerprints: The models, one for each denoiser of a pipeline, in the order in which it uses them; empty for a
+            plan that fits any model that has the sites.
         conditions: The run it was made for.
         certificate: What was measured on held-out prompts; ``None``: uncertified.
         notes: One sentence each.
@@ -36,7 +37,7 @@ class AccelerationPlan:
 
     passes: tuple[PassConfig, ...] = ()
     name: str = "custom"
-    fingerprint: Fingerprint | None = None
+    fingerprints: tuple[Fingerprint, ...] = ()
     conditions: Conditions = field(default_factory=Conditions)
     certificate: "Certificate | None" = None
     notes: tuple[str, ...] = ()
@@ -51,7 +52,7 @@ class AccelerationPlan:
         """Why the certificate that the plan carries certifies nothing; ``None``: it does, or there is none."""
         if self.certificate is None:
             return None
-        return self.certificate.fault(self.content_sha256(), self.fingerprint)
+        return self.certificate.fault(self.content_sha256(), self.fingerprints)
 
     def uncovered(self, found: Conditions) -> tuple[str, ...]:
         """In words, where a run differs from what the certificate covers; nothing without a certificate."""
@@ -90,7 +91,7 @@ class AccelerationPlan:
             "name": self.name,
             "passes": [config.to_dict() for config in self.passes],
             "tensors": sorted(self._tensors()),
-            "fingerprint": None if self.fingerprint is None else asdict(self.fingerprint),
+            "fingerprint": _plain_fingerprints(self.fingerprints),
             "conditions": asdict(self.conditions),
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
             "notes": list(self.notes),
@@ -177,11 +178,17 @@ def plan_from_dict(data: Any, tensors: Mapping[str, Any], *, where: str = "plan"
     return AccelerationPlan(
         passes=tuple(passes),
         name=file.name,
-        fingerprint=None if file.fingerprint is None else Fingerprint(**file.fingerprint.model_dump()),
+        fingerprints=tuple(Fingerprint(**one.model_dump()) for one in file.fingerprints),
         conditions=Conditions(**file.conditions.model_dump()),
         certificate=None if file.certificate is None else Certificate.checked(file.certificate, where),
         notes=tuple(file.notes),
     )
+
+
+def _plain_fingerprints(fingerprints: tuple[Fingerprint, ...]) -> Any:
+    """As version 1 wrote it where there is at most one, so that the digest of what a plan does stays the same."""
+    plain = [asdict(one) for one in fingerprints]
+    return None if not plain else plain[0] if len(plain) == 1 else plain
 
 
 def _tensor_sha256(tensor: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from dit_accel.runtime.ledger import Patch
+from dit_accel.runtime.patch import Patch
 from dit_accel.runtime.tracks import Inputs, Track
 
 
@@ -71,6 +71,10 @@ class Branches:
     def keep(self, key: Any, track: Track) -> None:
         """A track begins for this branch."""
         self._tracks[key] = track
+
+    def forget(self, key: Any) -> None:
+        """A track cannot be continued."""
+        self._tracks.pop(key, None)
 
     def _expire(self, step: int) -> None:
         # A step that went by without this branch: what it kept can never be used again.

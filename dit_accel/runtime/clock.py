@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from dit_accel.runtime.ledger import Patch, PatchLedger
+from dit_accel.runtime.ledger import RUNTIME, PatchLedger
+from dit_accel.runtime.patch import Patch
 
 
 class Clock:
@@ -52,7 +53,7 @@ class Clock:
     def listen(self, copy: Any, name: str) -> "Patch[Any]":
         """A listener for a deep copy of a scheduler we listen on."""
         listener = _LISTENERS[name](copy, name, self)
-        self.ledger.adopt(listener)
+        self.ledger.adopt(listener, by=RUNTIME)
         self._known.add(copy)
         return listener
 
@@ -98,7 +99,7 @@ class Clock:
     def _attach(self, scheduler: Any, *, started: bool) -> None:
         for name, kind in _LISTENERS.items():
             if hasattr(scheduler, name):
-                self.ledger.set(scheduler, name, kind(scheduler, name, self))
+                self.ledger.set(scheduler, name, kind(scheduler, name, self), by=RUNTIME)
         self._known.add(scheduler)
         self.on_set_timesteps(scheduler)
         self._pending = started

@@ -1,79 +1,26 @@
 """Every change to a live object goes through here, and can be undone: same attributes, nothing left behind."""
 
+import types
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any
 
-T = TypeVar("T")
+from torch import nn
 
+from dit_accel.errors import IrreversibleError
+from dit_accel.runtime.patch import Patch
 
-class Patch(Generic[T]):
-    """A callable put in place of a method of one instance.
-
-    It looks like what it replaces (``inspect.signature`` follows it), and it survives ``copy.deepcopy`` and pickling
-    of its owner: the copy gets :meth:`rebound` instead of a method that would act on the original.
-
-    It takes the innermost place. Where others have wrapped the method before us (accelerate's offload hooks,
-    diffusers' hooks), ours goes underneath theirs, so that their removal, which pipelines with model offload do after
-    every call, does not take ours away with it.
-
-    Args:
-        owner: The instance whose method this replaces.
-        name: The method's name.
-    """
-
-    def __init__(self, owner: T, name: str) -> None:
-        self.owner = owner
-        self.name = name
-        self.holder, self.slot = _innermost(owner, name)
-        self.original: Callable[..., Any] = getattr(self.holder, self.slot)
-        self.was_own = self.slot in vars(self.holder)
-        self.__wrapped__ = self.original
-        self.__name__ = name
-        self.__doc__ = getattr(self.original, "__doc__", None)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
-
-    def rebound(self, copy: T) -> Callable[..., Any]:
-        """What a deep copy of the owner gets as this method: by default its class's own."""
-        return _class_method(copy, self.name)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
-        return self.rebound(memo.get(id(self.owner), self.owner))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_class_method, (self.owner, self.name))
-
-    def in_place(self) -> bool:
-        """Whether this still stands in the way of calls to the method."""
-        return any(self is patch for _, _, patch in _seats(self.owner, self.name)) or any(
-            self is patch for patch in patches_on(self.owner, self.name)
-        )
-
-    def remove(self) -> None:
-        """Take this out, wherever it now stands: on top, or underneath what others have put over it."""
-        for holder, slot, patch in tuple(_seats(self.owner, self.name)):
-            if patch is not self:
-                continue
-            if holder is self.owner and slot == self.name and not self.was_own:
-                delattr(holder, slot)
-            else:
-                setattr(holder, slot, self.original)
-            wrapper = vars(self.owner).get(self.name)
-            if getattr(wrapper, "__wrapped__", None) is self:
-                wrapper.__wrapped__ = self.original  # type: ignore[union-attr]
-        for above in patches_on(self.owner, self.name):
-            if above.original is self:
-                above.original = above.__wrapped__ = self.original
-                above.was_own = self.was_own
+RUNTIME = "runtime"  # the author of changes that no single pass asked for
+# Where a module keeps what is no plain attribute. The order in them is that of ``state_dict``.
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
 class PatchLedger:
-    """Records attribute changes on instances and undoes them in reverse order.
+    """Records changes on instances, each with the name of who made it, and undoes them in reverse order.
 
-    Patches are held weakly, by the object that they patch: a scheduler that a pipeline copies for every call can be
-    collected.
+    Attributes, modules, parameters and buffers go through :meth:`set`, methods as :class:`Patch`, and anything else
+    (hooks, callbacks, caches) is recorded with :meth:`on_undo`. What cannot be undone is refused at once. Patches are
+    held weakly, by the object that they patch: a scheduler that a pipeline copies for every call can be collected.
     """
 
     def __init__(self) -> None:
@@ -82,59 +29,168 @@ class PatchLedger:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def set(self, owner: Any, name: str, value: Any) -> None:
-        """Set an instance attribute, remembering what was there."""
+    def set(self, owner: Any, name: str, value: Any, *, by: str) -> None:
+        """Set an attribute, submodule, parameter, buffer or method of one instance, remembering what was there.
+
+        Args:
+            owner: The instance.
+            name: Of the attribute.
+            value: A :class:`Patch` takes the place of the method it was made for.
+            by: Who makes the change: the name of a pass.
+
+        Raises:
+            IrreversibleError: It could not be undone: ``owner`` is a class or a module of Python, refuses the value,
+                or does not keep it as it is.
+        """
         if isinstance(value, Patch):
             setattr(value.holder, value.slot, value)
-            self.adopt(value)
+            self.adopt(value, by=by)
             return
-        old = vars(owner).get(name, _ABSENT)
-        setattr(owner, name, value)
-        self._entries.append(_Attribute(owner, name, old, value))
+        if isinstance(owner, type | types.ModuleType):
+            raise IrreversibleError(f"'{by}' would change {owner!r} for everybody; only instances are changed")
+        before = _Place(owner, name)
+        try:
+            setattr(owner, name, value)
+        except (AttributeError, TypeError, KeyError) as error:
+            before.restore()
+            raise IrreversibleError(f"'{by}' cannot set '{name}' of {type(owner).__name__}: {error}") from error
+        if getattr(owner, name, _ABSENT) is not value:
+            before.restore()
+            raise IrreversibleError(
+                f"'{by}' cannot set '{name}' of {type(owner).__name__}: it does not keep what it is given, so the "
+                "change could not be undone"
+            )
+        self._entries.append(_Change(before, value, by))
 
-    def adopt(self, patch: Patch[Any]) -> None:
+    def on_undo(self, action: Callable[[], object], *, by: str) -> None:
+        """Record a change that was made by other means: ``action`` takes it back (``handle.remove`` of a hook)."""
+        self._entries.append(_Action(action, by))
+
+    def adopt(self, patch: Patch[Any], *, by: str) -> None:
         """Take over a patch that is in place already: a deep copy of a patched object was born with it."""
         self._entries = [entry for entry in self._entries if entry.alive()]
-        self._entries.append(_Patched(patch))
+        self._entries.append(_Patched(patch, by))
 
-    def undo(self, since: int = 0) -> None:
-        """Undo every change made after the first ``since`` ones, last first."""
-        while len(self._entries) > since:
-            self._entries.pop().undo()
+    def undo(self, *, by: str | None = None) -> None:
+        """Undo every change, or those of one author, last first.
 
-    def undo_on(self, owner: Any) -> None:
-        """Undo every change on one object, last first, and forget it."""
+        All are tried; the first error leaves when the rest is undone.
+        """
+        self._undo(lambda entry: by is None or entry.by == by)
+
+    def undo_on(self, owner: Any, *, by: str) -> None:
+        """Undo the changes that one author made on one object, last first; those of others stay."""
+        self._undo(lambda entry: entry.by == by and entry.owner is owner)
+
+    def _undo(self, chosen: "Callable[[_Entry], bool]") -> None:
+        errors: list[BaseException] = []
         for position in reversed(range(len(self._entries))):
-            if self._entries[position].owner is owner:
-                self._entries.pop(position).undo()
+            if not chosen(self._entries[position]):
+                continue
+            entry = self._entries.pop(position)
+            try:
+                if not entry.hand_over(self._entries[position:]):
+                    entry.undo()
+            except BaseException as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
 
 class _Entry:
-    owner: Any
+    by: str
+    owner: Any = None
 
     def alive(self) -> bool:
         return True
+
+    def hand_over(self, later: "list[_Entry]") -> bool:
+        """Whether a later change covers this one, which then remembers what this one had found."""
+        return False
 
     def undo(self) -> None:
         raise NotImplementedError
 
 
-class _Attribute(_Entry):
-    def __init__(self, owner: Any, name: str, old: Any, value: Any) -> None:
-        self.owner, self.name, self.old, self.value = owner, name, old, value
+class _Place:
+    """What stood at one name of one object: in which registry of a module, what, and what came after it."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.owner, self.name = owner, name
+        self.registry: str | None = None
+        self.value: Any = _ABSENT
+        self.followers: tuple[str, ...] = ()
+        self.persistent = True
+        if isinstance(owner, nn.Module):
+            for registry in _REGISTRIES:
+                kept = getattr(owner, registry)
+                if name in kept:
+                    self.registry, self.value = registry, kept[name]
+                    keys = list(kept)
+                    self.followers = tuple(keys[keys.index(name) + 1 :])
+                    self.persistent = name not in owner._non_persistent_buffers_set
+        if self.registry is None:
+            self.value = vars(owner).get(name, _ABSENT) if hasattr(owner, "__dict__") else _ABSENT
+            if self.value is _ABSENT and _is_data_descriptor(type(owner), name):
+                self.value = getattr(owner, name, _ABSENT)
+
+    def now(self) -> Any:
+        """What stands there now."""
+        place = _Place(self.owner, self.name)
+        return place.value
+
+    def restore(self) -> None:
+        """Put back what stood there, at its place among the others."""
+        owner, name = self.owner, self.name
+        if isinstance(owner, nn.Module):
+            for registry in _REGISTRIES:
+                if registry != self.registry:
+                    getattr(owner, registry).pop(name, None)
+            owner._non_persistent_buffers_set.discard(name)
+        if self.registry is None:
+            if self.value is not _ABSENT:
+                setattr(owner, name, self.value)
+            elif name in vars(owner):
+                delattr(owner, name)
+            return
+        vars(owner).pop(name, None)
+        kept = getattr(owner, self.registry)
+        after = [key for key in self.followers if key in kept]
+        moved = {key: kept.pop(key) for key in after} if name not in kept else {}
+        kept[name] = self.value
+        kept.update(moved)
+        if self.registry == "_buffers" and not self.persistent:
+            owner._non_persistent_buffers_set.add(name)
+
+
+class _Change(_Entry):
+    def __init__(self, before: _Place, value: Any, by: str) -> None:
+        self.before, self.value, self.by = before, value, by
+        self.owner = before.owner
+
+    def hand_over(self, later: list[_Entry]) -> bool:
+        for entry in later:
+            if isinstance(entry, _Change) and entry.owner is self.owner and entry.before.name == self.before.name:
+                entry.before = self.before
+                return True
+        return False
 
     def undo(self) -> None:
-        if vars(self.owner).get(self.name) is not self.value:
-            return  # someone else has set it since: theirs now
-        if self.old is _ABSENT:
-            delattr(self.owner, self.name)
-        else:
-            setattr(self.owner, self.name, self.old)
+        if self.before.now() is self.value:  # else someone else has set it since: theirs now
+            self.before.restore()
+
+
+class _Action(_Entry):
+    def __init__(self, action: Callable[[], object], by: str) -> None:
+        self.action, self.by = action, by
+
+    def undo(self) -> None:
+        self.action()
 
 
 class _Patched(_Entry):
-    def __init__(self, patch: Patch[Any]) -> None:
-        self.patch = weakref.ref(patch)
+    def __init__(self, patch: Patch[Any], by: str) -> None:
+        self.patch, self.by = weakref.ref(patch), by
 
     @property
     def owner(self) -> Any:  # type: ignore[override]
@@ -153,33 +209,7 @@ class _Patched(_Entry):
 _ABSENT = object()
 
 
-def patches_on(owner: Any, name: str) -> Iterator[Patch[Any]]:
-    """Our patches of a method of ``owner``, outermost first, others' wrappers looked through."""
-    for _, _, value in tuple(_seats(owner, name)):
-        while isinstance(value, Patch):
-            yield value
-            value = value.original
-
-
-def _seats(owner: Any, name: str) -> Iterator[tuple[Any, str, Any]]:
-    """Where a method can sit, outermost first: the instance, accelerate's ``_old_forward``, diffusers' hook chain."""
-    own = vars(owner)
-    yield owner, name, own.get(name)
-    if name == "forward":
-        yield owner, "_old_forward", own.get("_old_forward")
-        for reference in getattr(own.get("_diffusers_hook"), "_fn_refs", ()):
-            for slot in ("forward", "original_forward"):
-                yield reference, slot, getattr(reference, slot, None)
-
-
-def _innermost(owner: Any, name: str) -> tuple[Any, str]:
-    """The seat of the bound method itself, below every hook; the instance when a hook of unknown make is over it."""
-    for holder, slot, value in _seats(owner, name):
-        if value is not None and (isinstance(value, Patch) or getattr(value, "__self__", None) is owner):
-            return holder, slot
-    return owner, name
-
-
-def _class_method(owner: Any, name: str) -> Callable[..., Any]:
-    method: Callable[..., Any] = getattr(type(owner), name).__get__(owner)
-    return method
+def _is_data_descriptor(cls: type, name: str) -> bool:
+    """Whether ``cls`` itself keeps the attribute: a property with a setter, or a slot."""
+    found = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+    return hasattr(type(found), "__set__")

@@ -2,16 +2,27 @@
 
 import math
 import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from types import FrameType
 from typing import Any
 
 from torch import nn
 
+from dit_accel.errors import AccelerationWarning
+from dit_accel.families.grid import TokenGrid
 from dit_accel.plan.conditions import Conditions
 from dit_accel.plan.fingerprint import public_settings
 
 
 def conditions_of_run(
-    owner: Any, scheduler: Any, denoiser: nn.Module, *, num_steps: int, latent_size: tuple[int, ...] | None
+    owner: Any,
+    scheduler: Any,
+    denoiser: nn.Module,
+    *,
+    num_steps: int,
+    latent_size: tuple[int, ...] | None,
+    grid: TokenGrid | None,
 ) -> Conditions:
     """What can be told of a run from inside its first denoiser call. Reads no tensor values.
 
@@ -21,6 +32,7 @@ def conditions_of_run(
         denoiser: The module that is called.
         num_steps: Denoiser evaluations.
         latent_size: See :class:`Conditions`.
+        grid: Of the call; ``None`` where it could not be told.
     """
     config = getattr(scheduler, "config", None)
     return Conditions(
@@ -28,6 +40,8 @@ def conditions_of_run(
         scheduler=type(scheduler).__name__,
         scheduler_config=None if config is None else {k: _plain(v) for k, v in public_settings(config).items()},
         latent_size=latent_size,
+        token_grid=None if grid is None else grid.size,
+        text_span=None if grid is None else grid.text,
         guidance_scale=_guidance_of(owner),
         pipeline=type(owner).__name__ if hasattr(owner, "components") else None,
         adapters=adapters_of(denoiser),
@@ -64,11 +78,37 @@ def _guidance_of(owner: Any) -> float | None:
     kept = getattr(owner, "_guidance_scale", None)
     if isinstance(kept, int | float):
         return float(kept)
-    frame = sys._getframe(1)
-    while frame is not None:
+    for frame in frames():
         if frame.f_code.co_name == "__call__" and frame.f_locals.get("self") is owner:
             given = frame.f_locals.get("guidance_scale")
             if isinstance(given, int | float):
                 return float(given)
-        frame = frame.f_back  # type: ignore[assignment]
     return None
+
+
+def running(subjects: Iterable[Any]) -> Any:
+    """Which of these objects is in the middle of a ``__call__`` or ``forward``; ``None``: none of them."""
+    for frame in frames():
+        subject = frame.f_locals.get("self")
+        if frame.f_code.co_name in ("__call__", "forward") and any(subject is item for item in subjects):
+            return subject
+    return None
+
+
+def frames() -> Iterator[FrameType]:
+    """The calls that led here, innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def warn_user(message: str) -> None:
+    """Warn at the line of the user's own code that led here, not at one of ours, of diffusers' or of torch's."""
+    modules = [frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames()]
+    level = next((depth for depth, module in enumerate(modules, 1) if module not in _LIBRARIES), 1)
+    # frames() starts at its own caller, which is this function, as stack levels do.
+    warnings.warn(message, AccelerationWarning, stacklevel=level)
+
+
+_LIBRARIES = frozenset(("dit_accel", "diffusers", "torch", "accelerate", "contextlib"))

@@ -1,4 +1,4 @@
-"""The state of one trajectory of one guidance branch: its program, what it has kept, and whether it still holds."""
+"""The state of one trajectory of one guidance branch: its rows, what it has kept, and whether it still holds."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from dit_accel.runtime.call import Keeper
 from dit_accel.runtime.trees import Tree, leaves, version, versions
-from dit_accel.schedules.lowering import REUSE, STORE, Program
+from dit_accel.schedules.lowering import REUSE, STORE, RowSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class Inputs:
 
 
 class InputReader:
-    """Finds latents and conditioning among the arguments of a denoiser call.
+    """Finds arguments of a denoiser call by name, the latents and the conditioning among them.
 
     Args:
         denoiser: Its ``forward`` takes the latents first.
@@ -61,15 +62,19 @@ class InputReader:
     """
 
     def __init__(self, denoiser: nn.Module, conditioning: Sequence[str]) -> None:
-        parameters = list(inspect.signature(denoiser.forward).parameters)
-        self._latents = (0, parameters[0])
-        self._conditioning = [(parameters.index(name), name) for name in conditioning if name in parameters]
+        self._names = list(inspect.signature(denoiser.forward).parameters)
+        self._conditioning = [(self._names.index(name), name) for name in conditioning if name in self._names]
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
         def argument(place: int, name: str) -> Any:
             return args[place] if place < len(args) else kwargs.get(name)
 
-        return Inputs.of(argument(*self._latents), [argument(*place) for place in self._conditioning])
+        return Inputs.of(argument(0, self._names[0]), [argument(*place) for place in self._conditioning])
+
+    def by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """All arguments by name, the latents first."""
+        latents = {self._names[0]: args[0] if args else kwargs.get(self._names[0])}
+        return {**latents, **dict(zip(self._names, args, strict=False)), **kwargs}
 
 
 @dataclass(slots=True)
@@ -77,24 +82,28 @@ class Track:
     """One run of one branch, from the step at which it had to start computing.
 
     Attributes:
-        program: What each site does from that step on.
+        rows: What may happen from that step on.
         inputs: What the first call was given.
         next_step: The only step at which the kept values may be used.
-        slots: Kept output of each site of the program.
+        state: What the row source keeps.
+        slots: Kept output of each site; where a keeper answers a tuple of them, newest first.
+        steps: When these were stored, newest first; only where a keeper answers.
         hollows: Zero stand-ins of sites that may be skipped.
         versions: Modification counters of the kept tensors when they were stored.
     """
 
-    program: Program
+    rows: RowSet
     inputs: Inputs
     next_step: int
+    state: Any = None
     slots: list[Tree] = field(default_factory=list)
+    steps: dict[int, tuple[int, ...]] = field(default_factory=dict)
     hollows: list[Tree] = field(default_factory=list)
     versions: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.slots = [None] * len(self.program.sites)
-        self.hollows = [None] * len(self.program.sites)
+        self.slots = [None] * len(self.rows.sites)
+        self.hollows = [None] * len(self.rows.sites)
 
     def fits(self, inputs: Inputs) -> bool:
         """Whether a call with such inputs has the shapes that this track has kept."""
@@ -114,10 +123,18 @@ class Track:
             if action == STORE:
                 self.versions[position] = versions(self.slots[position])
 
+    def push(self, position: int, keeper: Keeper, step: int, older: Tree, older_versions: tuple[int, ...]) -> None:
+        """Put what was stored at ``step`` in front of the values that were kept before."""
+        kept = (self.slots[position], *(older or ()))[: keeper.depth]
+        self.slots[position] = kept
+        self.steps[position] = (step, *self.steps.get(position, ()))[: keeper.depth]
+        self.versions[position] = (*self.versions.get(position, ()), *older_versions)[: len(leaves(kept))]
+
     def free(self, positions: Sequence[int]) -> None:
         """Let go of values that no later step reads."""
         for position in positions:
             self.slots[position] = None
+            self.steps.pop(position, None)
 
     def kept_bytes(self) -> int:
         """Memory of the kept values, bytes; a storage shared by several views counts once."""

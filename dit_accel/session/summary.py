@@ -1,17 +1,26 @@
 """What is applied and what it did, in words."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from dit_accel.runtime.call import Effect
 from dit_accel.runtime.stats import RunStats
-
-if TYPE_CHECKING:
-    from dit_accel.session.session import Session
+from dit_accel.session.session import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenoiserSummary:
-    """One denoiser: what is planned for a run, and what the last run did."""
+    """One denoiser: what is planned for a run, and what the last run did.
+
+    Attributes:
+        name: Attribute of the pipeline that holds it.
+        model_class: Its class.
+        family: Name of its family.
+        num_sites: Modules whose output can be kept.
+        num_wrapped: How many of them are wrapped.
+        last_run: ``None`` before the first.
+        effects: What each pass says that it does, and did in the last run, by the pass's name.
+        never_called: Sites that the plan schedules and the last run did not call.
+    """
 
     name: str
     model_class: str
@@ -19,6 +28,8 @@ class DenoiserSummary:
     num_sites: int
     num_wrapped: int
     last_run: RunStats | None
+    effects: dict[str, Effect]
+    never_called: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +65,12 @@ class Summary:
                 f"  {denoiser.name}: {denoiser.model_class} ({denoiser.family}), "
                 f"{denoiser.num_wrapped} of {denoiser.num_sites} sites wrapped"
             )
-            lines += [f"    {line}" for line in _run_lines(denoiser.last_run)]
+            lines += [f"    {name}: {_effect_words(effect)}" for name, effect in denoiser.effects.items()]
+            lines += [f"    {line}" for line in _run_lines(denoiser)]
         return "\n".join(lines)
 
 
-def summarize(session: "Session") -> Summary:
+def summarize(session: Session) -> Summary:
     """Collect the summary of a session."""
     return Summary(
         plan=session.plan.name,
@@ -70,18 +82,20 @@ def summarize(session: "Session") -> Summary:
         denoisers=tuple(
             DenoiserSummary(
                 name=runtime.name,
-                model_class=type(runtime.denoiser).__name__,
-                family=runtime.family.name,
+                model_class=type(runtime.target.denoiser).__name__,
+                family=runtime.target.family.name,
                 num_sites=len(runtime.graph),
                 num_wrapped=runtime.num_wrapped,
                 last_run=runtime.stats if runtime.stats.calls else None,
+                effects=runtime.effects(),
+                never_called=runtime.never_called if runtime.stats.calls else (),
             )
             for runtime in session.runtimes
         ),
     )
 
 
-def _gaps(session: "Session") -> tuple[str, ...]:
+def _gaps(session: Session) -> tuple[str, ...]:
     gaps = list(session.doubts)
     certificate = session.plan.certificate
     if not session.certified or certificate is None:
@@ -89,23 +103,36 @@ def _gaps(session: "Session") -> tuple[str, ...]:
     for runtime in session.runtimes:
         if runtime.stats.calls and runtime.stats.uncovered:
             gaps.append(f"the certificate does not cover the last run: {'; '.join(runtime.stats.uncovered)}")
-    gap = certificate.speed_gap(next(session.runtimes[0].denoiser.parameters())) if session.runtimes else None
+    gap = certificate.speed_gap(next(session.targets[0].denoiser.parameters())) if session.runtimes else None
     return tuple(dict.fromkeys([*gaps, *([gap] if gap else [])]))
 
 
-def _run_lines(stats: RunStats | None) -> list[str]:
+def _effect_words(effect: Effect) -> str:
+    if effect.actual_frac is None:
+        return f"{effect.what}: {effect.planned_frac:.0%} planned"
+    return f"{effect.what}: {effect.actual_frac:.0%} ({effect.planned_frac:.0%} planned)"
+
+
+def _run_lines(denoiser: DenoiserSummary) -> list[str]:
+    stats = denoiser.last_run
     if stats is None:
         return ["no run yet"]
-    lines = [f"last run: {stats.calls} calls over {stats.num_steps} evaluations"]
+    answered = f", {stats.answered} answered without the denoiser" if stats.answered else ""
+    lines = [f"last run: {stats.calls} calls over {stats.num_steps} evaluations{answered}"]
+    if stats.site_calls:
+        lines += _site_lines(stats)
+    lines += [f"started anew {count} times: {reason}" for reason, count in stats.restarts.items()]
+    if stats.planned_reuse and stats.actual_reuse is not None and denoiser.never_called:
+        lines.append(f"never called: {', '.join(denoiser.never_called)}")
+    return lines
+
+
+def _site_lines(stats: RunStats) -> list[str]:
     counted = "" if stats.actual_computed is not None else " (compiled: counted by row)"
     computed = stats.planned_computed if stats.actual_computed is None else stats.actual_computed
     reused = stats.planned_reuse if stats.actual_reuse is None else stats.actual_reuse
-    lines.append(
+    return [
         f"computed {computed} of {stats.site_calls} module calls (planned {stats.planned_computed}), "
-        f"reused {reused} (planned {stats.planned_reuse}){counted}"
-    )
-    lines.append(f"kept values: at most {stats.peak_bytes / 2**20:.2f} MiB")
-    lines += [f"started anew {count} times: {reason}" for reason, count in stats.restarts.items()]
-    if stats.never_called:
-        lines.append(f"never called: {', '.join(stats.never_called)}")
-    return lines
+        f"reused {reused} (planned {stats.planned_reuse}){counted}",
+        f"kept values: at most {stats.peak_bytes / 2**20:.2f} MiB",
+    ]

@@ -42,7 +42,7 @@ def plan(pipe: Any) -> AccelerationPlan:
     bare = AccelerationPlan(
         name="mine",
         passes=(StaticCacheConfig(schedule=GeneratorSpec("every_n", n=2)),),
-        fingerprint=fingerprint(target),
+        fingerprints=(fingerprint(target),),
     )
     accelerate_pipeline(pipe, bare)
     draw(pipe)
@@ -224,7 +224,7 @@ def test_a_broken_certificate_is_an_error(
 def test_an_older_one_keeps_its_seal_when_fields_are_added(plan: AccelerationPlan) -> None:
     data = plan.certificate.to_dict()
     del data["num_frames"]  # as if a later version had added it
-    assert Certificate.checked(data, "here").fault(plan.content_sha256(), plan.fingerprint) is None
+    assert Certificate.checked(data, "here").fault(plan.content_sha256(), plan.fingerprints) is None
 
 
 def test_doubts_compare_only_what_both_sides_know() -> None:

@@ -39,7 +39,9 @@ _PLANS = st.builds(
     AccelerationPlan,
     passes=st.tuples(st.builds(StaticCacheConfig, schedule=st.one_of(_schedules(), _SPECS), invariants=st.booleans())),
     name=st.text(min_size=1, max_size=20),
-    fingerprint=st.none() | st.builds(Fingerprint, model_class=st.just("X"), sites=st.text(), config=st.text()),
+    fingerprints=st.lists(
+        st.builds(Fingerprint, model_class=st.just("X"), sites=st.text(), config=st.text()), max_size=2
+    ).map(tuple),
     conditions=st.builds(
         Conditions,
         num_steps=st.none() | st.integers(1, 50),
@@ -198,7 +200,7 @@ def test_presets_scale_to_every_family_and_save(name: str, preset: str, tmp_path
     assert shipped_plan(preset, target) is None, "nothing ships for random models"
     assert not plan.is_certified
     assert plan.name == preset
-    assert plan.fingerprint == fingerprint(target)
+    assert plan.fingerprints == (fingerprint(target),)
     assert ("not certified" in plan.notes[0]) == (preset != "lossless")
     plan.save_pretrained(tmp_path)
     assert AccelerationPlan.from_pretrained(tmp_path) == plan
@@ -207,7 +209,7 @@ def test_presets_scale_to_every_family_and_save(name: str, preset: str, tmp_path
 def test_a_shipped_plan_comes_first_for_its_model_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target, other = (find_targets(tiny_pipeline(name))[0] for name in ("pixart", "flux"))
     found = StaticCacheConfig(schedule=Schedule(20, {"blocks.0.ff": "10" * 10}))
-    shipped = certified(AccelerationPlan(name="fast", passes=(found,), fingerprint=fingerprint(target)))
+    shipped = certified(AccelerationPlan(name="fast", passes=(found,), fingerprints=(fingerprint(target),)))
     folder = tmp_path / "plans" / "tiny-pixart" / "fast"
     shipped.save_pretrained(folder)
     (folder / "report.json").write_text("{}")  # the report of the certificate lies beside it

@@ -107,7 +107,7 @@ def test_latent_size_is_without_batch_and_channels(name: str, size: tuple[int, .
 def test_another_model() -> None:
     own = tiny_pipeline("pixart")
     found = fingerprint(find_targets(own)[0])
-    fits = AccelerationPlan(passes=(config(GeneratorSpec("every_n", n=2)),), fingerprint=found)
+    fits = AccelerationPlan(passes=(config(GeneratorSpec("every_n", n=2)),), fingerprints=(found,))
     accelerate_pipeline(own, fits, strict=True)
     deeper = diffusers.PixArtTransformer2DModel(**{**dict(own.transformer.config), "num_layers": 4})
     other = tiny_pipeline("pixart")
@@ -121,7 +121,7 @@ def test_another_model() -> None:
             accelerate_pipeline(pipe, fits)
     finetuned = AccelerationPlan(
         passes=fits.passes,
-        fingerprint=Fingerprint(model_class=found.model_class, sites=found.sites, config="0" * 16),
+        fingerprints=(Fingerprint(model_class=found.model_class, sites=found.sites, config="0" * 16),),
     )
     fourth = tiny_pipeline("pixart")
     with pytest.raises(PlanMismatchError, match="another config; its measurements may not hold"):

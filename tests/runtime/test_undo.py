@@ -100,16 +100,13 @@ def _failing_pass():
     class FailingConfig(PassConfig):
         type_name = "failing"
 
-    def fail(session: Any, config: Any) -> None:
-        session.ledger.set(session.targets[0].denoiser, "left_behind", 1)
+    def fail(runtime: Any, config: Any) -> None:
+        runtime.ledger.set(runtime.target.denoiser, "left_behind", 1, by="failing")
         raise DitAccelError("this pass fails half-way")
 
-    kept = Pass(config=FailingConfig, summary="", order=99, obstacles=lambda target: [], apply=fail)
-    PASSES.register("failing")(kept)
-    try:
+    failing = Pass(config=FailingConfig, summary="", phase="compile", example=FailingConfig, apply=fail)
+    with PASSES.temporarily("failing", failing):
         yield FailingConfig()
-    finally:
-        del PASSES._values["failing"]
 
 
 def test_when_the_second_pass_fails_the_first_is_undone() -> None:

@@ -16,7 +16,7 @@ from dit_accel.errors import AccelerationWarning, ConfigError, PlanMismatchError
 from dit_accel.evaluation.certify.job import BatchScores, Job
 from dit_accel.evaluation.certify.result import certificate_of, full_report
 from dit_accel.evaluation.certify.subject import Subject, choose_subject
-from dit_accel.evaluation.compare.compare import compare_plans, conditions_of, reuse_of
+from dit_accel.evaluation.compare.compare import compare_plans, conditions_of, effects_of
 from dit_accel.evaluation.metrics.fidelity import fidelity, require_metrics
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
 from dit_accel.evaluation.reports.environment import collect_environment
@@ -78,7 +78,7 @@ def certify(
         The plan with its certificate; without one after ``allow_small`` with too few prompts.
 
     Raises:
-        ConfigError: Too few prompts, prompts that plans are tuned on, a plan that reuses nothing, or a folder that
+        ConfigError: Too few prompts, prompts that plans are tuned on, a plan that does nothing, or a folder that
             holds something else.
         PlanMismatchError: The plan is not for this model or this run: whatever warns in use is refused here.
         MissingDependencyError: torchmetrics is not installed.
@@ -116,12 +116,12 @@ def certify(
 
 def _identity(subject: Subject, *, repeats: int, rival: bool) -> dict[str, Any]:
     """Everything that the numbers depend on."""
-    weights = sample_weights(subject.target.denoiser)
+    weights = [sample_weights(target.denoiser) for target in subject.targets]
     return {
         "plan": subject.plan.content_sha256(),
         "plan's name": subject.plan.name,
         "model": subject.model,
-        "weights": None if weights is None else digest(asdict(weights)),
+        "weights": [None if sample is None else digest(asdict(sample)) for sample in weights],
         "scheduler": digest({type(subject.pipe.scheduler).__name__: str(subject.pipe.scheduler.config)}),
         "settings": asdict(subject.settings),
         "prompts and seeds": digest(subject.samples),
@@ -129,7 +129,7 @@ def _identity(subject: Subject, *, repeats: int, rival: bool) -> dict[str, Any]:
         "repeats": repeats,
         "rival": rival,
         "perceptual distances": available_perceptual(),
-        "device": str(next(subject.target.denoiser.parameters()).device),
+        "device": str(next(subject.targets[0].denoiser.parameters()).device),
         "machine and software": collect_environment().model_dump(mode="json"),
     }
 
@@ -158,9 +158,11 @@ def _timed(subject: Subject, *, repeats: int, rival: bool, command: Sequence[str
         denoiser=True,
         command=command,
     ).report
-    reuse = timing.variant(subject.plan.name).reuse
-    if reuse is None or not (reuse.planned_frac if reuse.actual_frac is None else reuse.actual_frac):
-        raise ConfigError(f"plan '{subject.plan.name}' reused nothing, so there is nothing to certify")
+    effects = timing.variant(subject.plan.name).effects
+    if effects is None or not effects.did_something:
+        raise ConfigError(
+            f"none of the passes of plan '{subject.plan.name}' did anything: there is nothing to certify"
+        )
     return timing
 
 
@@ -201,7 +203,7 @@ def _scored(
                 values = {name: value for name, value in asdict(measured).items() if value is not None}
                 batch = BatchScores(
                     fidelity=values,
-                    reuse=None if seen is None else reuse_of(seen),
+                    effects=None if seen is None else effects_of(seen),
                     conditions=None if seen is None else conditions_of(seen),
                 )
                 job.keep_scores(variant.kind, number, batch)

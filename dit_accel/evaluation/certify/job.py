@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.progress_files import claim, read_json, write_whole
 from dit_accel.evaluation.reports.records import Record
-from dit_accel.evaluation.reports.report import REPORT_FILE, Report, Reuse
+from dit_accel.evaluation.reports.report import REPORT_FILE, Effects, Report
 from dit_accel.plan.conditions import Conditions
 from dit_accel.plan.plan import PLAN_FILE
 
@@ -29,12 +29,12 @@ class BatchScores(Record):
 
     Attributes:
         fidelity: Fields of ``FidelityScores`` that were measured, one value an image or video.
-        reuse: ``None`` without a plan.
+        effects: What the passes did; ``None`` without a plan.
         conditions: What could be told of the run.
     """
 
     fidelity: dict[str, tuple[float, ...]]
-    reuse: Reuse | None = None
+    effects: Effects | None = None
     conditions: Conditions | None = None
 
 

@@ -10,8 +10,17 @@ from dit_accel.evaluation.compare.compare import TOO_FEW
 from dit_accel.evaluation.metrics.fidelity import FidelityScores
 from dit_accel.evaluation.reports.metrics import fidelity_metrics
 from dit_accel.evaluation.reports.records import Fidelity
-from dit_accel.evaluation.reports.report import Report, Reuse, Sample, Variant
-from dit_accel.plan.certificate import Certificate, Measured, Prompts, Rival, SpeedClaim, minimum, sha256_of
+from dit_accel.evaluation.reports.report import Effects, Report, Sample, Variant
+from dit_accel.plan.certificate import (
+    Certificate,
+    Measured,
+    Prompts,
+    Rival,
+    SpeedClaim,
+    minimum,
+    one_or_all,
+    sha256_of,
+)
 from dit_accel.plan.conditions import Conditions
 from dit_accel.plan.fingerprint import digest, fingerprint
 from dit_accel.plan.weights import sample_weights
@@ -22,7 +31,7 @@ from dit_accel.session.presets import BY_RULE_NOTE
 def full_report(
     subject: Subject, timing: Report, scores: Mapping[str, Sequence[BatchScores]], *, is_certificate: bool
 ) -> Report:
-    """The timed comparison of the first batch, with fidelity and reuse over all samples.
+    """The timed comparison of the first batch, with fidelity and effects over all samples.
 
     Args:
         subject: What was measured.
@@ -55,10 +64,12 @@ def certificate_of(subject: Subject, report: Report, path: Path) -> Certificate:
     settings, environment = report.settings, report.environment
     own = report.variant(subject.plan.name)
     rival = next((variant for variant in report.variants if variant.kind == "fewer_steps"), None)
-    cost, speedup, reuse = own.denoiser, own.speedup, own.reuse
-    assert cost is not None and cost.speedup is not None and speedup is not None and reuse is not None
+    cost, speedup, effects = own.denoiser, own.speedup, own.effects
+    assert cost is not None and cost.speedup is not None and speedup is not None
+    main = None if effects is None else effects.main
+    assert effects is not None and main is not None
     assert cost.speedup.ci95 is not None and speedup.ci95 is not None and settings.conditions is not None
-    parameter = next(subject.target.denoiser.parameters())
+    parameter = next(subject.targets[0].denoiser.parameters())
     device = parameter.device.type
     revision = environment.git_revision
     return Certificate(
@@ -67,8 +78,8 @@ def certificate_of(subject: Subject, report: Report, path: Path) -> Certificate:
         model=settings.model,
         plan_sha256=subject.plan.content_sha256(),
         report_sha256=sha256_of(path),
-        fingerprint=fingerprint(subject.target),
-        weights=sample_weights(subject.target.denoiser),
+        fingerprint=one_or_all(tuple(fingerprint(target) for target in subject.targets)),
+        weights=one_or_all(tuple(sample_weights(target.denoiser) for target in subject.targets)),
         conditions=settings.conditions,
         num_inference_steps=settings.num_inference_steps,
         height=settings.height,
@@ -76,8 +87,9 @@ def certificate_of(subject: Subject, report: Report, path: Path) -> Certificate:
         num_frames=settings.num_frames,
         prompts=_prompts(subject),
         fidelity=_measured(own),
-        planned_frac=reuse.planned_frac,
-        actual_frac=reuse.actual_frac,
+        planned_frac=main.planned_frac,
+        actual_frac=main.actual_frac,
+        effects=effects.passes,
         speed=SpeedClaim(
             device=device,
             device_name=environment.cpu if device == "cpu" else environment.gpu or device,
@@ -101,24 +113,13 @@ def _with_scores(variant: Variant, batches: Sequence[BatchScores] | None) -> Var
     for batch in batches:
         for name, some in batch.fidelity.items():
             values[name] = (*values.get(name, ()), *some)
-    reuses = [batch.reuse for batch in batches if batch.reuse is not None]
+    effects = [batch.effects for batch in batches if batch.effects is not None]
     return variant.model_copy(
         update={
             "fidelity": Fidelity.of(FidelityScores(**values)),
-            "reuse": mean_reuse(reuses) if reuses else variant.reuse,
+            "effects": Effects.mean(effects) if effects else variant.effects,
         }
     )
-
-
-def mean_reuse(reuses: Sequence[Reuse]) -> Reuse:
-    """Over all batches; every batch has the same number of steps, so each counts the same."""
-
-    def mean(name: str) -> float | None:
-        values = [getattr(reuse, name) for reuse in reuses]
-        return None if None in values else sum(values) / len(values)
-
-    shares = {name: mean(name) for name in Reuse.model_fields if name != "kept_mib"}
-    return Reuse.model_validate({**shares, "kept_mib": max(reuse.kept_mib for reuse in reuses)})
 
 
 def _conditions(batches: Sequence[BatchScores]) -> Conditions:

@@ -8,7 +8,7 @@ from dit_accel.api import PlanLike, resolve_plan
 from dit_accel.errors import ConfigError, PlanMismatchError
 from dit_accel.families.targets import Target, find_targets
 from dit_accel.pipelines.generation import GenerationSettings, makes_video, steps_of
-from dit_accel.plan.fingerprint import fingerprint
+from dit_accel.plan.fingerprint import compare_models, fingerprint
 from dit_accel.plan.plan import AccelerationPlan
 from dit_accel.prompts import PROMPT_KINDS, load_prompts
 
@@ -21,7 +21,7 @@ class Subject:
 
     Attributes:
         pipe: The plain pipeline.
-        target: Its first denoiser.
+        targets: Its denoisers.
         plan: Without certificate, with the model's fingerprint.
         model: What the pipeline was loaded from.
         settings: Of the plain run.
@@ -32,7 +32,7 @@ class Subject:
     """
 
     pipe: Any
-    target: Target
+    targets: tuple[Target, ...]
     plan: AccelerationPlan
     model: str
     settings: GenerationSettings
@@ -71,14 +71,14 @@ def choose_subject(
     chosen = tuple(load_prompts("certify", kind).prompts if prompts is None else prompts)[:num_prompts]
     _check_held_out(chosen)
     batch = batch_size or (BATCH_VIDEOS if kind == "video" else BATCH_IMAGES)
-    if resolved.fingerprint is not None:
-        doubts = resolved.fingerprint.compare(fingerprint(targets[0]))
-        if doubts:
-            raise PlanMismatchError(f"the plan cannot be certified here: {doubts[0]}")
+    found = {target.name: fingerprint(target) for target in targets}
+    doubts = compare_models(resolved.fingerprints, found)
+    if doubts:
+        raise PlanMismatchError(f"the plan cannot be certified here: {doubts[0]}")
     return Subject(
         pipe=pipe,
-        target=targets[0],
-        plan=replace(resolved, certificate=None, fingerprint=fingerprint(targets[0])),
+        targets=targets,
+        plan=replace(resolved, certificate=None, fingerprints=tuple(found.values())),
         model=model,
         settings=replace(settings, num_inference_steps=steps_of(pipe, settings)),
         samples=tuple((prompt, seed + number) for number, prompt in enumerate(chosen)),

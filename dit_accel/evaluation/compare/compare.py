@@ -12,15 +12,17 @@ from dit_accel.evaluation.metrics.fidelity import fidelity, require_metrics
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
 from dit_accel.evaluation.reports.environment import collect_environment, command_line
 from dit_accel.evaluation.reports.records import Fidelity
-from dit_accel.evaluation.reports.report import Report, Reuse, Sample, Settings, Variant
+from dit_accel.evaluation.reports.report import Effects, Report, Sample, Settings, Variant
 from dit_accel.evaluation.reports.times import DenoiserCost, Speedup, Times
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.pipelines.generation import GenerationSettings, steps_of
+from dit_accel.plan.certificate import EffectClaim
 
 if TYPE_CHECKING:
     import torch
 
     from dit_accel.plan.conditions import Conditions
+    from dit_accel.runtime.call import Effect
     from dit_accel.session.summary import Summary
 
 PLAIN = "plain"
@@ -174,7 +176,7 @@ def _variant(entry: Entry, plain: Entry, times: dict[str, list[float]]) -> Varia
         times=Times.of(own),
         speedup=None if is_plain else Speedup.of(times[plain.name], own),
         fidelity=None if scores is None else Fidelity.of(scores),
-        reuse=None if entry.seen is None else reuse_of(entry.seen),
+        effects=None if entry.seen is None else effects_of(entry.seen),
         denoiser=_denoiser_cost(entry, plain),
     )
 
@@ -186,19 +188,26 @@ def _denoiser_cost(entry: Entry, plain: Entry) -> DenoiserCost | None:
     return DenoiserCost(times=Times.of(entry.denoiser_s), speedup=speedup)
 
 
-def reuse_of(seen: "Summary") -> Reuse | None:
-    """Planned and actual reuse of the last run, over all denoisers; ``None`` when none has run."""
-    runs = [denoiser.last_run for denoiser in seen.denoisers if denoiser.last_run is not None]
-    total = sum(run.site_calls for run in runs)
-    if not runs:
+def effects_of(seen: "Summary") -> Effects | None:
+    """What each pass planned and did in the last run, over all denoisers; ``None`` when none has run."""
+    ran = [denoiser for denoiser in seen.denoisers if denoiser.last_run is not None]
+    if not ran:
         return None
-    counted = all(run.actual_reuse is not None for run in runs)
-    return Reuse(
-        planned_frac=sum(run.planned_saved for run in runs) / max(1, total),
-        actual_frac=sum(run.actual_saved or 0 for run in runs) / max(1, total) if counted else None,
-        planned_computed_frac=sum(run.planned_computed for run in runs) / max(1, total),
-        actual_computed_frac=sum(run.actual_computed or 0 for run in runs) / max(1, total) if counted else None,
-        kept_mib=sum(run.peak_bytes for run in runs) / 2**20,
+    names = dict.fromkeys(name for denoiser in ran for name in denoiser.effects)
+    by_pass = {name: [each.effects[name] for each in ran if name in each.effects] for name in names}
+    kept = sum(denoiser.last_run.peak_bytes for denoiser in ran if denoiser.last_run is not None)
+    return Effects(passes=tuple(_claim(name, effects) for name, effects in by_pass.items()), kept_mib=kept / 2**20)
+
+
+def _claim(name: str, effects: "Sequence[Effect]") -> EffectClaim:
+    """One pass on several denoisers, each weighed by how much its shares are of."""
+    total = sum(effect.total for effect in effects) or 1.0
+    counted = all(effect.actual_frac is not None for effect in effects)
+    return EffectClaim(
+        name=name,
+        what=effects[0].what,
+        planned_frac=sum(effect.planned_frac * effect.total for effect in effects) / total,
+        actual_frac=sum((effect.actual_frac or 0) * effect.total for effect in effects) / total if counted else None,
     )
 
 

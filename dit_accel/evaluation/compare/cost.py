@@ -2,7 +2,8 @@
 
 import inspect
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import nn
 
 from dit_accel.families import resolve_family
 from dit_accel.families.macs import MacsReport, count_macs
-from dit_accel.schedules.lowering import REUSE, SKIP, Program
+from dit_accel.runtime.denoiser import DenoiserRuntime
+from dit_accel.schedules.lowering import REUSE, SKIP
 from dit_accel.session.session import Session
 
 
@@ -61,26 +63,37 @@ class DenoiserMeter:
 
 
 class OverheadMeter:
-    """Times what surrounds the denoiser's own ``forward`` in an accelerated eager denoiser: clock, tracks, books.
+    """Times what surrounds the denoisers' own ``forward`` in accelerated eager denoisers: clock, tracks, books.
 
     Measured as the difference of two clocks in the same call, it is free of the drift between separate runs.
 
     Args:
-        session: Of the accelerated pipeline; its first denoiser is measured from now on.
+        session: Of the accelerated pipeline; its denoisers are measured in a ``with`` block.
 
     Attributes:
-        inner_s: Seconds inside the denoiser's own ``forward`` so far.
+        inner_s: Seconds inside the denoisers' own ``forward`` so far.
     """
 
     def __init__(self, session: Session) -> None:
         self.inner_s = 0.0
-        gate = session.runtimes[0].gate
-        self._original = gate.original
-        gate.original = self._timed
+        self._gates = [runtime.gate for runtime in session.runtimes]
+        self._originals: list[Callable[..., Any]] = []
 
-    def _timed(self, *args: Any, **kwargs: Any) -> Any:
+    def __enter__(self) -> "OverheadMeter":
+        self._originals = [gate.original for gate in self._gates]
+        for gate in self._gates:
+            gate.original = partial(self._timed, gate.original)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for gate, original in zip(self._gates, self._originals, strict=True):
+            gate.original = original
+
+    def _timed(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
-        output = self._original(*args, **kwargs)
+        output = original(*args, **kwargs)
         _synchronize()
         self.inner_s += time.perf_counter() - start
         return output
@@ -91,26 +104,18 @@ def call_macs(denoiser: nn.Module, inputs: Mapping[str, Any]) -> MacsReport:
     return count_macs(denoiser, resolve_family(denoiser).bind(denoiser), inputs)
 
 
-def run_macs(session: Session, macs: MacsReport, *, linear: bool = False) -> int:
-    """Multiply-accumulates of the last run of a session's first denoiser, by its program; guidance calls included.
+def run_macs(runtime: DenoiserRuntime, macs: MacsReport, *, linear: bool = False) -> int:
+    """Multiply-accumulates of a denoiser in the last run, by the rows that were executed; guidance calls included.
 
     Args:
-        session: After a run.
+        runtime: Of the denoiser, after a run.
         macs: Cost of one plain call with the inputs of that run.
         linear: Leave out attention products.
     """
-    runtime = session.runtimes[0]
-    program = runtime.program(runtime.stats.num_steps)
-    calls_per_step = runtime.stats.calls / runtime.stats.num_steps
-    return round(program_macs(program, macs, runtime.layout.graph, linear=linear) * calls_per_step)
-
-
-def program_macs(program: Program, macs: MacsReport, graph: Any, *, linear: bool = False) -> int:
-    """Multiply-accumulates of all steps of a program at one call a step."""
     total = 0
-    for row in program.rows:
-        idle = {site for site, action in zip(program.sites, row.actions, strict=True) if action in (REUSE, SKIP)}
-        total += macs.without(graph, idle, linear=linear)
+    for actions, count in runtime.stats.executed.items():
+        idle = {site.id for site, action in zip(runtime.graph, actions, strict=True) if action in (REUSE, SKIP)}
+        total += count * macs.without(runtime.graph, idle, linear=linear)
     return total
 
 

@@ -6,10 +6,11 @@ key raises ``VERSION``, so that older readers give that advice instead of stumbl
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from dit_accel.errors import ConfigError, did_you_mean
 from dit_accel.evaluation.reports.contest import Absent, Contender
@@ -21,33 +22,54 @@ from dit_accel.evaluation.reports.records import Quality, Record
 from dit_accel.evaluation.reports.times import DenoiserCost as DenoiserCost
 from dit_accel.evaluation.reports.times import Speedup as Speedup
 from dit_accel.evaluation.reports.times import Times as Times
+from dit_accel.plan.certificate import EffectClaim
 from dit_accel.plan.conditions import Conditions
 
 FORMAT: Final = "dit-accel/report"
-# 3 added evaluations, which are not timed, and quality by category. 2 added perceptual distances, video and quality, n
-# to metrics, intervals of speed-ups, contenders and who was absent, denoiser times without multiply-accumulates, and,
-# in the settings, num_timed, prompt_list and conditions. Older ones are read as they were.
-VERSION = 3
+# 4 knows what every pass did, where older ones counted reused outputs alone. 3 added evaluations, which are not timed,
+# and quality by category. 2 added perceptual distances, video and quality, n to metrics, intervals of speed-ups,
+# contenders and who was absent, denoiser times without multiply-accumulates, and, in the settings, num_timed,
+# prompt_list and conditions. Older ones are read as they were.
+VERSION = 4
 REPORT_FILE = "report.json"
 
 
-class Reuse(Record):
-    """What became of the calls of scheduled modules.
+class Effects(Record):
+    """What the passes of a plan said that they do, and what they did, over all denoisers.
 
     Attributes:
-        planned_frac: Share not to be computed, by the plan: answered from kept values, or read by nobody.
-        actual_frac: The same less planned answers that nothing asked for; ``None`` when compiled rows ran, which are
-            not counted call by call.
-        planned_computed_frac: Share to be computed, by the plan.
-        actual_computed_frac: Share that was; ``None`` as above.
+        passes: Of each pass that has something to say.
         kept_mib: Most memory that kept values took at once.
     """
 
-    planned_frac: float = Field(ge=0, le=1)
-    actual_frac: float | None = Field(default=None, ge=0, le=1)
-    planned_computed_frac: float = Field(ge=0, le=1)
-    actual_computed_frac: float | None = Field(default=None, ge=0, le=1)
-    kept_mib: float = Field(ge=0)
+    passes: tuple[EffectClaim, ...] = ()
+    kept_mib: float = Field(default=0.0, ge=0)
+
+    @property
+    def main(self) -> EffectClaim | None:
+        """The pass that plans to save most; the first of equals."""
+        return max(self.passes, key=lambda effect: effect.planned_frac, default=None)
+
+    @property
+    def did_something(self) -> bool:
+        """Whether any pass acted; where that was not counted, whether it planned to."""
+        return any(e.planned_frac if e.actual_frac is None else e.actual_frac for e in self.passes)
+
+    @classmethod
+    def mean(cls, several: Sequence["Effects"]) -> "Effects":
+        """Over batches of the same plan; every batch has the same number of steps, so each counts the same."""
+        by_pass = [[each.passes[place] for each in several] for place in range(len(several[0].passes))]
+        return cls(passes=tuple(_mean(claims) for claims in by_pass), kept_mib=max(each.kept_mib for each in several))
+
+
+def _mean(claims: Sequence[EffectClaim]) -> EffectClaim:
+    actual = [claim.actual_frac for claim in claims if claim.actual_frac is not None]
+    return claims[0].model_copy(
+        update={
+            "planned_frac": sum(claim.planned_frac for claim in claims) / len(claims),
+            "actual_frac": sum(actual) / len(actual) if len(actual) == len(claims) else None,
+        }
+    )
 
 
 class Settings(Record):
@@ -117,7 +139,7 @@ class Variant(Record):
         speedup: Against ``plain``; ``None`` for ``plain`` itself.
         fidelity: Against ``plain``; ``None`` for ``plain`` itself.
         quality: Without regard to ``plain``; ``None`` where it was not measured.
-        reuse: ``None`` without a plan.
+        effects: What its passes did; ``None`` without a plan.
         denoiser: ``None`` where only whole runs were timed.
         contender: In a comparison of techniques: which one, with which parameters, and what it did.
     """
@@ -132,9 +154,23 @@ class Variant(Record):
     speedup: Speedup | None = None
     fidelity: Fidelity | None = None
     quality: Quality | None = None
-    reuse: Reuse | None = None
+    effects: Effects | None = None
     denoiser: DenoiserCost | None = None
     contender: Contender | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, data: Any) -> Any:
+        """Reports up to version 3 know of one pass, which kept module outputs."""
+        if not isinstance(data, dict) or "reuse" not in data:
+            return data
+        reuse = data["reuse"]
+        rest = {key: value for key, value in data.items() if key != "reuse"}
+        if reuse is None:
+            return rest
+        shares = {key: reuse.get(key) for key in ("planned_frac", "actual_frac")}
+        claim = {"name": "static_cache", "what": "scheduled module calls saved", **shares}
+        return {**rest, "effects": {"passes": [claim], "kept_mib": reuse.get("kept_mib", 0.0)}}
 
 
 class Report(Record):

@@ -6,7 +6,6 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.certify.result import mean_reuse
 from dit_accel.evaluation.metrics.distances import distance_notes
 from dit_accel.evaluation.metrics.fidelity import FidelityScores
 from dit_accel.evaluation.reports.environment import Environment
@@ -19,7 +18,7 @@ from dit_accel.evaluation.reports.records import (
     Skipped,
     VideoQuality,
 )
-from dit_accel.evaluation.reports.report import Report, Sample, Settings, Variant
+from dit_accel.evaluation.reports.report import Effects, Report, Sample, Settings, Variant
 from dit_accel.evaluation.suites import score
 from dit_accel.evaluation.suites.job import Source
 from dit_accel.evaluation.suites.joined import Joined
@@ -117,7 +116,7 @@ class Gathering:
         name, painter = joined.source.name, self.scorer.painters.get(joined.source.name)
         plan = None if painter is None else painter.plan
         drawn = [] if painter is None else [painter.drawn(number) for number in range(len(joined.kept))]
-        reuses = [each.reuse for each in drawn if each.reuse is not None]
+        effects = [each.effects for each in drawn if each.effects is not None]
         kind: Any = "images" if painter is None else "plain" if plan is None else "plan"
         fidelity = None
         if self.suite.fidelity and plan is not None:
@@ -131,7 +130,7 @@ class Gathering:
             certified=None if plan is None else plan.is_certified,
             fidelity=fidelity,
             quality=None if self.suite.fidelity else self._quality(joined, real),
-            reuse=mean_reuse(reuses) if reuses else None,
+            effects=Effects.mean(effects) if effects else None,
         )
 
     def _quality(self, joined: Joined, real: RealImages | None) -> Quality:

@@ -40,10 +40,9 @@ def test_exact_plan_scores_equal_and_fast_does_not(comparison) -> None:
 
 
 def test_reuse_planned_is_reuse_done(comparison) -> None:
-    reuse = comparison.report.variant("fast").reuse
-    assert reuse.actual_frac == reuse.planned_frac > 0.3
-    assert reuse.actual_computed_frac == reuse.planned_computed_frac < 0.5
-    assert comparison.report.variant("plain").reuse is None
+    effect = comparison.report.variant("fast").effects.main
+    assert effect.actual_frac == effect.planned_frac > 0.3
+    assert comparison.report.variant("plain").effects is None
 
 
 def test_report_says_how_it_was_measured(comparison) -> None:
@@ -80,7 +79,7 @@ def test_every_plan_has_a_rival_or_a_note() -> None:
     for rival in rivals:
         assert rival.rival_of == "turbo"
         assert 2 <= rival.num_inference_steps < 12
-        assert rival.reuse is None and rival.fidelity is not None
+        assert rival.effects is None and rival.fidelity is not None
 
 
 @pytest.mark.parametrize(("target_s", "expected"), [(21.0, 20), (11.0, 10), (6.4, 5), (1.0, 2), (0.1, 2), (30.0, 20)])
@@ -113,7 +112,7 @@ def test_videos_are_compared_frame_by_frame() -> None:
     assert any(note.startswith("2 videos") for note in report.notes)
     fast = report.variant("fast")
     assert len(fast.fidelity.psnr_db.per_image) == 2
-    assert fast.reuse.actual_frac == fast.reuse.planned_frac > 0.3
+    assert fast.effects.main.actual_frac == fast.effects.main.planned_frac > 0.3
 
 
 def test_picture_has_a_row_a_variant_and_a_column_a_prompt(comparison) -> None:
