@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from dit_accel.errors import ConfigError, did_you_mean
 
@@ -44,15 +44,15 @@ class PlanFile(_Strict):
     name: str
     passes: list[dict[str, Any]]
     tensors: list[str] = []
-    fingerprint: FingerprintFile | list[FingerprintFile] | None = None
+    fingerprint: list[FingerprintFile] = []
     conditions: ConditionsFile = ConditionsFile()
     certificate: dict[str, Any] | None = None
     notes: list[str] = []
 
-    @property
-    def fingerprints(self) -> list[FingerprintFile]:
-        """One for each denoiser."""
-        found = self.fingerprint
+    @field_validator("fingerprint", mode="before")
+    @classmethod
+    def _as_list(cls, found: Any) -> Any:
+        """One denoiser's stands by itself, as in version 1."""
         return [] if found is None else found if isinstance(found, list) else [found]
 
     @classmethod

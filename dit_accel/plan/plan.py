@@ -178,7 +178,7 @@ def plan_from_dict(data: Any, tensors: Mapping[str, Any], *, where: str = "plan"
     return AccelerationPlan(
         passes=tuple(passes),
         name=file.name,
-        fingerprints=tuple(Fingerprint(**one.model_dump()) for one in file.fingerprints),
+        fingerprints=tuple(Fingerprint(**one.model_dump()) for one in file.fingerprint),
         conditions=Conditions(**file.conditions.model_dump()),
         certificate=None if file.certificate is None else Certificate.checked(file.certificate, where),
         notes=tuple(file.notes),

@@ -95,6 +95,7 @@ class DenoiserRuntime(Sockets):
             numbers=[()] * len(self.graph),
             hollows=list(self._nothing),
             clones=[False] * len(self.graph),
+            called=[False] * len(self.graph),
         )
         self._run: Run | None = None
         self._branches = Branches(lambda reason: self.stats.restarted(reason))

@@ -26,7 +26,7 @@ def _one(pipe: Any, **options: Any) -> DenoiserReport:
 def test_every_pipeline_is_examined_and_left_alone(name: str) -> None:
     pipe = tiny_pipeline(name)
     small = {"height_px": 64, "width_px": 64, "num_frames": 9} if name != "dit" else {}
-    report = doctor_report(pipe, [("anything", lambda target: [])], **small)
+    report = doctor_report(pipe, {"anything": lambda target: []}, **small)
     assert json.loads(json.dumps(report.to_dict()))["pipeline_class"] == type(pipe).__name__
     assert len(report.denoisers) == (2 if name == "wan22" else 1)
     assert report.scheduler is not None and report.scheduler.evaluations == 20
@@ -65,7 +65,7 @@ def test_size_can_be_asked_for() -> None:
 
 
 def test_reasons_of_passes_are_reported() -> None:
-    denoiser = _one(tiny_model("pixart"), checks=[("a", lambda t: [f"no {t.family.name}"]), ("b", lambda t: [])])
+    denoiser = _one(tiny_model("pixart"), checks={"a": lambda t: [f"no {t.family.name}"], "b": lambda t: []})
     assert denoiser.name == "denoiser"
     assert denoiser.obstacles == {"a": ["no pixart"], "b": []}
 

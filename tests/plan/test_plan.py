@@ -196,8 +196,8 @@ def test_push_to_and_load_from_the_hub(hub: Path, with_tensors: bool) -> None:
 @pytest.mark.parametrize("name", TINY_PIPELINE_NAMES)
 def test_presets_scale_to_every_family_and_save(name: str, preset: str, tmp_path: Path) -> None:
     target = find_targets(tiny_pipeline(name))[0]
-    plan = resolve_preset(preset, target)
-    assert shipped_plan(preset, target) is None, "nothing ships for random models"
+    plan = resolve_preset(preset, (target,))
+    assert shipped_plan(preset, (target,)) is None, "nothing ships for random models"
     assert not plan.is_certified
     assert plan.name == preset
     assert plan.fingerprints == (fingerprint(target),)
@@ -214,9 +214,9 @@ def test_a_shipped_plan_comes_first_for_its_model_only(tmp_path: Path, monkeypat
     shipped.save_pretrained(folder)
     (folder / "report.json").write_text("{}")  # the report of the certificate lies beside it
     monkeypatch.setattr("dit_accel.session.presets.resources.files", lambda package: tmp_path)
-    assert resolve_preset("fast", target) == shipped and shipped.is_certified
-    assert not resolve_preset("balanced", target).is_certified
-    assert not resolve_preset("fast", other).is_certified
+    assert resolve_preset("fast", (target,)) == shipped and shipped.is_certified
+    assert not resolve_preset("balanced", (target,)).is_certified
+    assert not resolve_preset("fast", (other,)).is_certified
 
 
 def test_presets_reuse_more_and_more() -> None:
@@ -243,7 +243,7 @@ def test_fingerprints_tell_models_apart() -> None:
 def test_the_file_is_plain_and_versioned(tmp_path: Path) -> None:
     plan = AccelerationPlan(passes=(StaticCacheConfig(schedule=GeneratorSpec("every_n", n=3)),))
     data = json.loads(plan.save_pretrained(tmp_path).read_text())
-    assert (data["format"], data["version"]) == ("dit-accel/plan", 1)
+    assert (data["format"], data["version"]) == ("dit-accel/plan", 2)
     assert data["passes"] == [
         {
             "type": "static_cache",

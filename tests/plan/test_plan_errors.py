@@ -53,7 +53,7 @@ def test_corrections(corrections: dict[str, Any], words: tuple[str, ...]) -> Non
     ("site", "words"),
     [
         pytest.param(
-            "blocks.9.ff", ("'blocks.9.ff.scale' is for a site this model does not have",), id="unknown-site"
+            "blocks.9.ff", ("a correction is for 'blocks.9.ff', which this model does not have",), id="unknown-site"
         ),
         pytest.param("blocks.1", ("'blocks.1' keeps a residual",), id="block"),
         pytest.param("model", ("'model' returns several tensors",), id="several-outputs"),
@@ -100,13 +100,13 @@ _DROP = object()
         pytest.param(
             "format", "json", ("is not a dit-accel plan", "'format' is not 'dit-accel/plan'"), id="other-file"
         ),
-        pytest.param("version", 2, ("plan version 2, this dit-accel reads 1: update dit-accel",), id="newer"),
+        pytest.param("version", 3, ("plan version 3, this dit-accel reads 2: update dit-accel",), id="newer"),
         pytest.param("nmae", "x", ("unknown key 'nmae'.", "Did you mean 'name'?"), id="misspelt-key"),
         pytest.param("name", _DROP, ("the key 'name' is missing",), id="missing-key"),
         pytest.param("passes", {}, ("'passes'", "list"), id="no-list"),
         pytest.param("conditions.num_step", 3, ("'conditions.num_step'", "Did you mean 'num_steps'?"), id="condition"),
         pytest.param("conditions.num_steps", "20", ("'conditions.num_steps'", "integer"), id="text-for-number"),
-        pytest.param("fingerprint", {"model_class": "X"}, ("'fingerprint.sites' is missing",), id="fingerprint"),
+        pytest.param("fingerprint", {"model_class": "X"}, ("'fingerprint.0.sites' is missing",), id="fingerprint"),
         pytest.param(
             "passes.0.type", "static_cash", ("unknown pass 'static_cash'", "Did you mean 'static_cache'?"), id="pass"
         ),

@@ -28,5 +28,5 @@ def test_shipped_plan(folder: Path) -> None:
     targets = find_targets(load_embedded(folder.parent.name))
     with warnings.catch_warnings():
         warnings.simplefilter("error", AccelerationWarning)
-        assert resolve_preset(plan.name, targets[0]) == plan
+        assert resolve_preset(plan.name, targets) == plan
     assert check_plan(plan, targets) == [], "certified on other weights than those that ship: certify again"
