@@ -117,7 +117,10 @@ class Keeper(Protocol):
         ...
 
     def recall(self, values: tuple[Tree, ...], numbers: "tuple[torch.Tensor, ...]") -> Tree:
-        """The answer, from the values, newest first. Runs inside the graph of a compiled row."""
+        """The answer, from ``depth`` values, newest first; the oldest stands in for those that are not there yet.
+
+        Runs inside the graph of a compiled row.
+        """
         ...
 
 

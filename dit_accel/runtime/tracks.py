@@ -124,8 +124,13 @@ class Track:
                 self.versions[position] = versions(self.slots[position])
 
     def push(self, position: int, keeper: Keeper, step: int, older: Tree, older_versions: tuple[int, ...]) -> None:
-        """Put what was stored at ``step`` in front of the values that were kept before."""
+        """Put what was stored at ``step`` in front of the values that were kept before.
+
+        There are always as many as the keeper reads, the oldest several times if need be: a compiled row is made for
+        one number of them.
+        """
         kept = (self.slots[position], *(older or ()))[: keeper.depth]
+        kept += kept[-1:] * (keeper.depth - len(kept))
         self.slots[position] = kept
         self.steps[position] = (step, *self.steps.get(position, ()))[: keeper.depth]
         self.versions[position] = (*self.versions.get(position, ()), *older_versions)[: len(leaves(kept))]

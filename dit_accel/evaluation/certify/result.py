@@ -7,10 +7,10 @@ from dit_accel.errors import ConfigError
 from dit_accel.evaluation.certify.job import BatchScores
 from dit_accel.evaluation.certify.subject import Subject
 from dit_accel.evaluation.compare.compare import TOO_FEW
-from dit_accel.evaluation.metrics.fidelity import FidelityScores
 from dit_accel.evaluation.reports.metrics import fidelity_metrics
 from dit_accel.evaluation.reports.records import Fidelity
 from dit_accel.evaluation.reports.report import Effects, Report, Sample, Variant
+from dit_accel.evaluation.reports.scores import FidelityScores
 from dit_accel.plan.certificate import (
     Certificate,
     Measured,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.metrics.distances import distance_notes
-from dit_accel.evaluation.metrics.fidelity import FidelityScores
 from dit_accel.evaluation.reports.environment import Environment
 from dit_accel.evaluation.reports.records import (
     Alignment,
@@ -19,6 +18,7 @@ from dit_accel.evaluation.reports.records import (
     VideoQuality,
 )
 from dit_accel.evaluation.reports.report import Effects, Report, Sample, Settings, Variant
+from dit_accel.evaluation.reports.scores import FidelityScores
 from dit_accel.evaluation.suites import score
 from dit_accel.evaluation.suites.job import Source
 from dit_accel.evaluation.suites.joined import Joined
