@@ -133,7 +133,9 @@ class Track:
         kept += kept[-1:] * (keeper.depth - len(kept))
         self.slots[position] = kept
         self.steps[position] = (step, *self.steps.get(position, ()))[: keeper.depth]
-        self.versions[position] = (*self.versions.get(position, ()), *older_versions)[: len(leaves(kept))]
+        newest = self.versions.get(position, ())
+        noted = (*newest, *older_versions)[: len(newest) * keeper.depth]
+        self.versions[position] = noted + noted[-len(newest) :] * (keeper.depth - len(noted) // max(1, len(newest)))
 
     def free(self, positions: Sequence[int]) -> None:
         """Let go of values that no later step reads."""
