@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dit_accel.runtime.call import Keeper
-from dit_accel.runtime.trees import Tree, leaves, version, versions
+from dit_accel.runtime.trees import Tree, leaves, map_tree, version, versions
 from dit_accel.schedules.lowering import REUSE, STORE, RowSet
 
 
@@ -130,7 +130,8 @@ class Track:
         one number of them.
         """
         kept = (self.slots[position], *(older or ()))[: keeper.depth]
-        kept += kept[-1:] * (keeper.depth - len(kept))
+        while len(kept) < keeper.depth:  # other objects on the same memory: a compiler guards on what is the same
+            kept += (map_tree(torch.Tensor.detach, kept[-1]),)
         self.slots[position] = kept
         self.steps[position] = (step, *self.steps.get(position, ()))[: keeper.depth]
         newest = self.versions.get(position, ())
