@@ -63,7 +63,7 @@ def ask_families() -> tuple[Answers, ...]:
         target = Target(name=name, denoiser=model, family=family, layout=family.bind(model))
         targets.setdefault(family.name, {})[name] = target
     order = {each: place for place, each in enumerate(known_families())}
-    answers = [_ask(group, own_passes()) for group in targets.values()]
+    answers = [ask_family(group, own_passes()) for group in targets.values()]
     return tuple(sorted(answers, key=lambda each: min(order.get(name, len(order)) for name in each.classes)))
 
 
@@ -73,7 +73,13 @@ def not_asked() -> tuple[str, ...]:
     return tuple(name for name in known_families() if name not in asked)
 
 
-def _ask(group: dict[str, Target], passes: Sequence[Pass[Any]]) -> Answers:
+def ask_family(group: dict[str, Target], passes: Sequence[Pass[Any]]) -> Answers:
+    """What the passes say of one family.
+
+    Args:
+        group: Targets of that family by the name of the tiny model.
+        passes: The passes to ask.
+    """
     family = next(iter(group.values())).family
     obstacles: dict[str, dict[str, list[str]]] = {}
     partly = set()

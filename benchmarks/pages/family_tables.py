@@ -1,8 +1,10 @@
 """Families and passes as Markdown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from pages.families import Answers, ask_families, not_asked, own_passes
+from dit_accel.passes.base import Pass
+from pages.families import Answers
 
 GUIDANCE = {"batched": "one batch of two", "two_calls": "two calls", "unknown": "not known"}
 TEXT = {
@@ -14,52 +16,61 @@ TEXT = {
 }
 
 
-def families_block() -> str:
-    """Every family with what the passes say of it, then the reasons of those that refuse."""
-    names = [each.name for each in own_passes()]
+def families_block(answers: Sequence[Answers], not_asked: Sequence[str] = ()) -> str:
+    """Every family with what the passes say of it, then the reasons of those that refuse.
+
+    Args:
+        answers: Of every family.
+        not_asked: Described classes of which there is no tiny model.
+    """
+    names = list(answers[0].obstacles)
     titles = ["family", "denoiser", "text", "guidance", "kinds of sites", *(f"`{name}`" for name in names)]
     lines = [_line(titles), "|---" * len(titles) + "|"]
-    for each in ask_families():
+    for each in answers:
         family = each.family
-        cells = [f"`{family.name}`", ", ".join(f"`{name}`" for name in each.classes)]
+        cells = [f"`{family.name}`", _code(each.classes)]
         cells += [TEXT.get(family.text, family.text), GUIDANCE.get(family.guidance, family.guidance)]
-        lines.append(_line([*cells, str(len(each.kinds)), *(each.works(name) for name in names)]))
-    reasons = [line for each in ask_families() for name in names for line in _reasons(each, name)]
+        lines.append(_line([*cells, str(len(each.kinds)), *map(each.works, names)]))
+    reasons = [line for each in answers for name in names for line in _reasons(each, name)]
     lines += ["", *(reasons or ["No pass refuses any of them."])]
-    if not_asked():
-        lines += ["", f"Described, but not asked for want of a tiny model: {_code(not_asked())}."]
+    if not_asked:
+        lines += ["", f"Described, but not asked for want of a tiny model: {_code(not_asked)}."]
     return "\n".join(lines)
 
 
-def kinds_block() -> str:
+def kinds_block(answers: Sequence[Answers]) -> str:
     """The kinds of sites of every family."""
     lines = ["| family | kinds of sites that a schedule may name |", "|---|---|"]
-    return "\n".join([*lines, *(f"| `{each.family.name}` | {_code(each.kinds)} |" for each in ask_families())])
+    return "\n".join([*lines, *(f"| `{each.family.name}` | {_code(each.kinds)} |" for each in answers)])
 
 
-def groups_block() -> str:
-    """Families of which the passes say the same in one row."""
-    names = [each.name for each in own_passes()]
+def groups_block(answers: Sequence[Answers]) -> str:
+    """Families of which the passes say the same in one row, the largest group first."""
+    names = list(answers[0].obstacles)
     groups: dict[tuple[str, ...], list[str]] = {}
-    for each in ask_families():
-        groups.setdefault(tuple(each.works(name) for name in names), []).append(each.family.name)
+    for each in answers:
+        groups.setdefault(tuple(map(each.works, names)), []).append(each.family.name)
     lines = [_line(["families", *(f"`{name}`" for name in names)]), "|---|" + ":---:|" * len(names)]
     order = sorted(groups.items(), key=lambda item: -len(item[1]))
     return "\n".join([*lines, *(_line([_code(families), *words]) for words, families in order)])
 
 
-def passes_block() -> str:
-    """Every pass: what it does, when it is applied, and what it cannot be combined with."""
+def passes_block(passes: Sequence[Pass[Any]]) -> str:
+    """Every pass: what it does, what it changes, and what it cannot be combined with."""
     lines = ["| pass | what it does | changes | can be undone | not together with |", "|---|---|---|---|---|"]
-    for each in own_passes():
-        rivals = {other.name: f"both want to be the one that {claim}" for other in own_passes() for claim in
-                  sorted(each.claims & other.claims) if other is not each}  # fmt: skip
-        rivals |= each.conflicts
-        rivals |= {other.name: other.conflicts[each.name] for other in own_passes() if each.name in other.conflicts}
-        not_with = "; ".join(f"`{name}`: {reason}" for name, reason in rivals.items())
+    for each in passes:
+        reasons = {other.name: reason for other in passes if other is not each and (reason := _conflict(each, other))}
+        not_with = "; ".join(f"`{name}`: {reason}" for name, reason in reasons.items())
         undone = "yes" if each.reversible else "no"
         lines.append(_line([f"`{each.name}`", each.summary, each.phase, undone, not_with]))
     return "\n".join(lines)
+
+
+def _conflict(one: Pass[Any], other: Pass[Any]) -> str | None:
+    """Why two passes cannot be combined; ``None`` when they can."""
+    declared = one.conflicts.get(other.name) or other.conflicts.get(one.name)
+    claims = " and ".join(sorted(one.claims & other.claims))
+    return declared or (f"both want to be the one that {claims}" if claims else None)
 
 
 def _reasons(answers: Answers, name: str) -> Iterable[str]:

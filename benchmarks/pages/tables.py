@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.reports.report import Report
+from pages.families import ask_families, not_asked, own_passes
 from pages.family_tables import families_block, groups_block, kinds_block, passes_block
 from pages.markers import Table
 from pages.reports import quality_block, results_block, speed_block
@@ -25,8 +26,8 @@ TABLES: dict[str, Table] = {
     "quality": lambda paths: quality_block(_report(*paths)),
     "speed": lambda paths: speed_block(_report(*paths)),
     "zoo": lambda paths: zoo_block(),
-    "families": lambda paths: families_block(),
-    "family-groups": lambda paths: groups_block(),
-    "site-kinds": lambda paths: kinds_block(),
-    "passes": lambda paths: passes_block(),
+    "families": lambda paths: families_block(ask_families(), not_asked()),
+    "family-groups": lambda paths: groups_block(ask_families()),
+    "site-kinds": lambda paths: kinds_block(ask_families()),
+    "passes": lambda paths: passes_block(own_passes()),
 }

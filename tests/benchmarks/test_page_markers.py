@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from pages.families import ask_families, own_passes
 from pages.loose import loose_quantities
 from pages.markers import fill
 from pages.reports import HEADER, quality_block, results_block
@@ -114,16 +113,3 @@ def test_quality_is_the_evaluation_s() -> None:
     assert f"| plain | {plain.distances[0].value:.1f} | " in block
     assert f"| {plain.alignment[0].scores.mean:.3f} [" in block
     assert len([line for line in block.splitlines() if line.startswith("| ")]) == 1 + len(report.variants)
-
-
-def test_families_are_asked_what_the_doctor_asks() -> None:
-    from tiny import tiny_model
-
-    from dit_accel.doctor.report import doctor_report
-    from dit_accel.passes.base import obstacles_by_pass
-
-    (denoiser,) = doctor_report(tiny_model("flux"), obstacles_by_pass()).denoisers
-    (flux,) = (each for each in ask_families() if each.family.name == "flux")
-    assert set(flux.kinds) == set(denoiser.sites)
-    for each in own_passes():
-        assert list(flux.obstacles[each.name]) == denoiser.obstacles[each.name]
