@@ -14,8 +14,9 @@ def glance(report: Report, name: str = "psnr_db") -> list[str]:
     """A table with plain fewer steps as its last row, and a sentence on where they are beaten."""
     rivals = (*shown_rivals(report, name), OURS, FEWER)
     best = {least: {rival: best_of(report, rival, least, name) for rival in rivals} for least in SPEEDS}
+    unit = ", dB," if name == "psnr_db" else ""
     lines = [
-        f"| {NAMES[name]} at about | {' | '.join(f'{least:g}x' for least in SPEEDS)} |",
+        f"| {NAMES[name]}{unit} at about | {' | '.join(f'{least:g}x' for least in SPEEDS)} |",
         "|---" * (len(SPEEDS) + 1) + "|",
     ]
     for rival in rivals:

@@ -23,7 +23,7 @@ Up and right is better. The black stairs are the plain pipeline with fewer steps
 what lies in their shade is no better. Each technique is shown by its best settings; dotted lines only guide the eye;
 bars are 95 % intervals of the mean. Grey: every other setting. What lies beyond the axis stands at its edge."""
 GLANCE = """\
-The best setting of about that speed-up or more: PSNR to the full run in dB, [95 % interval], setting, its speed-up.
+The best setting of about that speed-up or more: PSNR to the full run, [95 % interval], setting, its speed-up.
 Two are *told apart* where their intervals do not overlap; bold is what nobody in its column is closer than and told
 apart from. Above our row stand the techniques of others that are the closest of them at one of these speeds, at least
 three."""

@@ -1,6 +1,7 @@
 """The pages say what the reports and the code say, and state no measured quantity by hand."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from pages.markers import fill
 from pages.tables import TABLES
 
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#([^)\s]+))?\)")
-COMMAND = re.compile(r"^(?:\$ )?(dit-accel|make|python) ([^#\n]*)", re.MULTILINE)
+COMMAND = re.compile(r"(?:^|`)(dit-accel|make|python) ((?:\\\n|[^`#\n])*)", re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", DOCUMENTS)
@@ -39,14 +40,14 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize("page", DOCUMENTS)
 def test_commands_exist(page: str) -> None:
-    """Options and sub-commands that a page names are known, and so are make's targets and the scripts."""
+    """Sub-commands and options that a page names are known, and so are make's targets and the scripts."""
     from typer.main import get_command
 
     from dit_accel.cli.app import app
 
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for program, rest in COMMAND.findall((ROOT / page).read_text(encoding="utf-8")):
-        words = rest.replace("\\\n", " ").split()
+        words = shlex.split(rest.replace("\\\n", " "))
         if program == "make":
             assert words[0] in targets, rest
         elif program == "python":
@@ -55,7 +56,7 @@ def test_commands_exist(page: str) -> None:
             command = get_command(app)
             while words and words[0] in getattr(command, "commands", {}):
                 command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
-            assert not getattr(command, "commands", {}), f"no such command: {rest}"
+            assert not words or not getattr(command, "commands", {}), f"no such command: {rest}"
             known = {option for parameter in command.params for option in parameter.opts}
             assert {word.split("=")[0] for word in words if word.startswith("-")} <= known, rest
 

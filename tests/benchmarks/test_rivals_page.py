@@ -98,7 +98,7 @@ def test_table_ends_with_fewer_steps() -> None:
     """Bold is whoever is not beaten; who acts on nothing, or is too slow, has no cell."""
     *table, _, sentence = glance(_report(FEW, TEA, OWN, FAST, IDLE))
     assert table == [
-        "| PSNR at about | 1.5x | 2x | 3x | 4x |",
+        "| PSNR, dB, at about | 1.5x | 2x | 3x | 4x |",
         "|---|---|---|---|---|",
         "| Tea | **33.5** [33.0, 34.0]<br>1, 2.20x | **33.5** [33.0, 34.0]<br>1, 2.20x | - | - |",
         "| dit-accel | 28.5 [28.0, 29.0]<br>fast, 2.10x | 28.5 [28.0, 29.0]<br>fast, 2.10x | - | - |",
