@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from dit_accel.evaluation.reports.contest import Contender
 from dit_accel.evaluation.reports.report import Report
 from rivals.front import acted, contenders, metric_names
 from rivals.glance import glance
@@ -128,7 +129,7 @@ def _missing(report: Report) -> list[str]:
 
 
 def _credits(reports: Sequence[Report]) -> list[str]:
-    seen = {}
+    seen: dict[str, Contender] = {}
     for report in reports:
         for variant in report.variants:
             if variant.contender is not None and variant.contender.advice:
@@ -140,7 +141,7 @@ def _credits(reports: Sequence[Report]) -> list[str]:
         "|---|---|---|---|",
     ]
     lines += [f"| {c.rival} | {c.method} | {c.made_by} | {cell(c.advice)} |" for c in seen.values()]
-    notes = {}
+    notes: dict[str, str] = {}
     for report in reports:
         for variant in report.variants:
             if variant.contender is not None and variant.contender.note:
