@@ -16,7 +16,7 @@ WORKERS ?= 2
 # glibc would give memory back to the kernel between steps and take it again page by page.
 MALLOC := MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000
 
-.PHONY: help demo bench rivals test lint types unit format clean
+.PHONY: help demo bench rivals docs test lint types unit format clean
 .DEFAULT_GOAL := help
 
 help: ## Say what can be made.
@@ -31,6 +31,10 @@ bench: $(VENV)/.installed-bench ## Measure speed on an otherwise idle machine: r
 
 rivals: $(VENV)/.installed-bench ## A first look at all rivals on an otherwise idle machine: reports in benchmarks/results/.
 	$(OFFLINE) $(MALLOC) $(BIN)/python benchmarks/rivals --quick --steps 20
+
+docs: $(VENV)/.installed-dev ## Write every figure, table and plot of the pages anew from reports and code; measures nothing.
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/python benchmarks/rivals page
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/python benchmarks/pages
 
 test: lint types unit ## Lint, types and tests.
 

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from dit_accel.evaluation.metrics.perceptual import PERCEPTUAL
 from dit_accel.evaluation.reports.records import Metric
 from dit_accel.evaluation.reports.report import Report, Variant
+from rivals.measure import FEWER
 
 OURS = "dit-accel"
+SPEEDS = (1.5, 2.0, 3.0, 4.0)
+NUM_SHOWN = 3
 CLOCK_FRAC = 0.05  # two runs of one thing on shared cores differ by as much; else 1.98x would lose to 2.01x by law
 
 
@@ -86,3 +89,31 @@ def overlap(one: Variant, other: Variant, name: str) -> bool:
     """Whether the 95 % intervals of the two means overlap: then they are not told apart."""
     left, right = metric(one, name).ci95, metric(other, name).ci95
     return left[0] <= right[1] and right[0] <= left[1]
+
+
+def shown_rivals(report: Report, name: str = "psnr_db") -> tuple[str, ...]:
+    """The techniques of others that a reader should see first.
+
+    Each that is the closest of them at one of :data:`SPEEDS`; filled up to :data:`NUM_SHOWN` with those that come
+    next, at the lowest speed first.
+    """
+    rivals = [rival for rival in dict.fromkeys(map(rival_of, contenders(report))) if rival not in (OURS, FEWER)]
+    ranked = [_ranked(report, rivals, least, name) for least in SPEEDS]
+    found = dict.fromkeys(row[0] for row in ranked if row)
+    for place in range(1, len(rivals)):
+        for row in ranked:
+            if len(found) < NUM_SHOWN and place < len(row):
+                found[row[place]] = None
+    return tuple(found)
+
+
+def best_of(report: Report, rival: str, least_speed: float, name: str) -> Variant | None:
+    """The setting of a technique that is the closest at about that speed or above."""
+    return closest([each for each in contenders(report) if rival_of(each) == rival], least_speed, name)
+
+
+def _ranked(report: Report, rivals: Sequence[str], least_speed: float, name: str) -> list[str]:
+    """Techniques that reach a speed, the closest first."""
+    best = {rival: best_of(report, rival, least_speed, name) for rival in rivals}
+    found = {rival: metric(variant, name) for rival, variant in best.items() if variant is not None}
+    return sorted(found, key=lambda rival: found[rival].mean * (-1 if found[rival].higher_is_better else 1))

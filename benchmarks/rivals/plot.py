@@ -1,100 +1,142 @@
-"""Draws one report: speed-up against a perceptual distance and against PSNR, every setting a point."""
+"""Draws reports side by side: speed-up against closeness to the plain run, a panel a model."""
 
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dit_accel.evaluation.reports.report import Report, Variant
-from rivals.front import OURS, acted, contenders, front, front_of, metric, metric_names, rival_of, speed
+from rivals.front import OURS, acted, contenders, front_of, metric, rival_of, shown_rivals, speed
 from rivals.measure import FEWER
 
-WORDS = {
-    "lpips": "LPIPS to the plain run (up is closer; 0.0001 and less at the top)",
-    "st_lpips": "ST-LPIPS to the plain run (up is closer; 0.0001 and less at the top)",
-    "psnr_db": "PSNR to the plain run, dB (up is closer; 60 and more at the top)",
+# Okabe and Ito's colours, then Tol's muted ones: told apart by the colour-blind, and each has a marker of its own.
+STYLES = {
+    FEWER: ("#000000", "o"),
+    OURS: ("#D55E00", "s"),
+    "TeaCache": ("#0072B2", "^"),
+    "cache-dit": ("#E69F00", "D"),
+    "FirstBlockCache": ("#009E73", "v"),
+    "TaylorSeer": ("#CC79A7", "P"),
+    "MagCache": ("#56B4E9", "X"),
+    "DeepCache": ("#882255", "<"),
+    "FORA": ("#999933", ">"),
+    "SmoothCache": ("#332288", "h"),
 }
-MARKERS = "osD^v<>PXpdh8"
-PANEL_INCHES = (11.0, 9.0)
-DPI = 110
-LABEL_GAP = 0.1  # of a speed-up
-EDGE = {"lpips": 1e-4, "st_lpips": 1e-4, "psnr_db": 60.0}
+SPARE = (("#117733", "p"), ("#AA4499", "*"), ("#661100", "d"), ("#DDCC77", "8"))
+OTHERS = "#B0B0B0"
+BEATEN = "#F0F0F0"
+LABELS = {
+    "psnr_db": "PSNR to the plain run, dB",
+    "lpips": "LPIPS to the plain run",
+    "st_lpips": "ST-LPIPS to the plain run",
+}
+# Worst and best that are drawn as they are; what lies beyond stands at the edge.
+EDGES = {"psnr_db": (15.0, 60.0), "lpips": (1.0, 1e-4), "st_lpips": (1.0, 1e-4)}
+SPEED_RANGE = (0.9, 5.1)
+COLUMNS = 2
+PANEL_INCHES = (5.2, 4.0)
+DPI = 140
+DIGEST = "Source"  # a keyword of PNG for where a picture comes from
 
 
-def draw(report: Report, path: Path) -> Path:
-    """Write a PNG with a panel for each metric. Points that did nothing are hollow.
+def draw(reports: Sequence[Report], name: str, path: Path) -> Path:
+    """Write a PNG with a panel for each report; it carries the digest of what it shows.
 
-    Raises:
-        ValueError: The report has no fidelity (random weights).
+    Args:
+        reports: Reports with fidelity.
+        name: The metric.
+        path: The file.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = metric_names(report)
-    if not names:
-        raise ValueError("a report of random weights has no fidelity to draw")
-    figure, axes = pyplot.subplots(1, len(names), figsize=(PANEL_INCHES[0] * len(names), PANEL_INCHES[1]))
-    for axis, name in zip([axes] if len(names) == 1 else axes, names, strict=True):
-        _panel(axis, report, name)
-    settings, environment = report.settings, report.environment
-    figure.suptitle(
-        f"{settings.model}, {settings.scheduler}, {settings.num_inference_steps} steps, {report.made}; "
-        f"{environment.gpu if settings.device.startswith('cuda') else environment.cpu}, {report.created_utc[:10]}"
+    rows = -(-len(reports) // COLUMNS)
+    size = (PANEL_INCHES[0] * min(COLUMNS, len(reports)), PANEL_INCHES[1] * rows)
+    figure, axes = pyplot.subplots(
+        rows, min(COLUMNS, len(reports)), figsize=size, sharex=True, sharey=True, squeeze=False
     )
+    for axis, report in zip(axes.flat, reports, strict=False):
+        _panel(axis, report, name)
+    for axis in axes.flat[len(reports) :]:
+        axis.set_axis_off()
+    for axis in axes[:, 0]:
+        axis.set_ylabel(LABELS[name])
+    for axis in axes[-1]:
+        axis.set_xlabel("speed-up of the whole call, by the clock")
+    if name != "psnr_db":
+        axes[0, 0].set_yscale("log")
+        axes[0, 0].invert_yaxis()
+    axes[0, 0].set_xlim(*SPEED_RANGE)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    figure.savefig(path, dpi=DPI, metadata={"Software": None, DIGEST: digest(reports, name)})
     pyplot.close(figure)
     return path
 
 
+def digest(reports: Sequence[Report], name: str) -> str:
+    """SHA-256 of everything that a picture of these reports shows."""
+    shown = [
+        (
+            _title(report),
+            shown_rivals(report, name),
+            [(v.name, speed(v), _interval(v, name)) for v in contenders(report)],
+        )
+        for report in reports
+    ]
+    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
+
+
 def _panel(axis: Any, report: Report, name: str) -> None:
-    """Every setting is a point; a line joins the best ones of a technique; names stand at the front of all."""
-    from matplotlib import colormaps
+    """The best settings of each technique that is shown, joined to guide the eye; every other one is a grey point.
 
-    variants = contenders(report)
-    rivals = list(dict.fromkeys(rival_of(variant) for variant in variants))
-    colors = colormaps["tab20"].colors  # type: ignore[attr-defined]
-    for index, rival in enumerate(rivals):
-        own = [variant for variant in variants if rival_of(variant) == rival]
-        color, marker = colors[index % len(colors)], MARKERS[index % len(MARKERS)]
-        color = {FEWER: "black", OURS: "crimson"}.get(rival, color)
-        best = front_of(own, name)
-        axis.plot(*_points(best, name), color=color, linewidth=2.0 if rival in (FEWER, OURS) else 1.0, zorder=2)
-        idle = [variant for variant in own if not acted(variant)]
-        for some, size, face, alpha, label in (
-            (best, 34, color, 1.0, rival),
-            ([variant for variant in own if variant not in best and variant not in idle], 14, color, 0.45, None),
-            (idle, 26, "none", 1.0, None if best else f"{rival}: did nothing"),
-        ):
-            if some:
-                style = {"facecolors": face, "edgecolors": color, "marker": marker, "alpha": alpha, "label": label}
-                axis.scatter(*_points(some, name), s=size, zorder=3, **style)
-    leading = front(report, name)
-    axis.plot(*_points(leading, name), color="grey", linestyle="--", linewidth=1, label="front of all", zorder=1)
-    _name_points(axis, leading, name)
-    if name != "psnr_db":
-        axis.set_yscale("log")
-        axis.invert_yaxis()
-    axis.axvline(1.0, color="grey", linewidth=0.5)
-    axis.set_xlabel("speed-up of the whole call, by the clock")
-    axis.set_ylabel(WORDS[name])
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="upper right" if name == "psnr_db" else "lower left", ncols=2)
-
-
-def _name_points(axis: Any, leading: list[Variant], name: str) -> None:
-    """Names above the front, none nearer to the last one than can be read."""
-    last = float("-inf")
-    for variant, *here in zip(leading, *_points(leading, name), strict=True):
-        if here[0] - last >= LABEL_GAP:
-            last = here[0]
-            style = {"fontsize": 7.5, "rotation": 25, "color": "#444444"}
-            axis.annotate(variant.name, here, xytext=(6, 6), textcoords="offset points", **style)
+    Between two step counts there is none, so that fewer steps have stairs; what they reach or exceed is shaded.
+    """
+    variants = [variant for variant in contenders(report) if acted(variant)]
+    shown = (*shown_rivals(report, name), OURS, FEWER)
+    spare = iter(SPARE)
+    drawn: list[Variant] = []
+    for order, rival in enumerate(shown):
+        best = front_of([variant for variant in variants if rival_of(variant) == rival], name)
+        if not best:
+            continue
+        color, marker = STYLES.get(rival) or next(spare, (OTHERS, "."))
+        speeds = [speed(variant) for variant in best]
+        middle, low, high = zip(*(_clipped(variant, name) for variant in best), strict=True)
+        errors = [[abs(m - end) for m, end in zip(middle, ends, strict=True)] for ends in (low, high)]
+        axis.errorbar(speeds, middle, yerr=errors, color=color, linestyle="none", elinewidth=0.8, zorder=3 + order)
+        heavy = rival in (OURS, FEWER)
+        line = {"linewidth": 2.0 if heavy else 1.4, "markersize": 7 if heavy else 6, "linestyle": ":", "label": rival}
+        if rival == FEWER:
+            axis.fill_between(speeds, middle, EDGES[name][0], step="pre", color=BEATEN, zorder=0, linewidth=0)
+            line |= {"drawstyle": "steps-pre", "linestyle": "-"}
+        axis.plot(speeds, middle, color=color, marker=marker, zorder=3 + order, **line)
+        drawn += best
+    rest = [variant for variant in variants if variant not in drawn]
+    points = [speed(each) for each in rest], [_clipped(each, name)[0] for each in rest]
+    axis.scatter(*points, s=9, color=OTHERS, zorder=1, label="other settings")
+    axis.set_title(_title(report), fontsize=10)
+    axis.grid(alpha=0.25)
+    axis.tick_params(labelbottom=True, labelleft=True)
+    axis.legend(fontsize=8.5, loc="upper right", framealpha=0.9)
 
 
-def _points(variants: list[Variant], name: str) -> tuple[list[float], list[float]]:
-    """Speed-ups and values; who is closer than can be seen is drawn at the edge."""
-    values = [metric(variant, name).mean for variant in variants]
-    clipped = [min(value, EDGE[name]) if name == "psnr_db" else max(value, EDGE[name]) for value in values]
-    return [speed(variant) for variant in variants], clipped
+def _title(report: Report) -> str:
+    settings = report.settings
+    made = "images" if settings.num_frames is None else "videos"
+    return f"{settings.model}: {settings.scheduler}, {settings.num_inference_steps} steps, {report.num_images} {made}"
+
+
+def _interval(variant: Variant, name: str) -> tuple[float, float, float]:
+    found = metric(variant, name)
+    return (found.mean, *found.ci95)
+
+
+def _clipped(variant: Variant, name: str) -> tuple[float, float, float]:
+    """Mean and interval, brought to the edges where they lie beyond."""
+    low, high = sorted(EDGES[name])
+    mean, *ends = (min(max(value, low), high) for value in _interval(variant, name))
+    return mean, ends[0], ends[1]

@@ -1,16 +1,25 @@
 """The page says what the report says: who is best, who did nothing, who is absent."""
 
+import csv
+import io
+from functools import cache
 from pathlib import Path
 
 import pytest
-from rivals.front import acted, closest, front
-from rivals.page import write_page
+from PIL import Image
+from rivals.front import acted, closest, front, shown_rivals
+from rivals.glance import glance
+from rivals.page import page_text, plot_path, plotted, write_page
+from rivals.plot import DIGEST, digest
+from rivals.settings_csv import settings_csv
 from sample_reports import sample_report
 
 from dit_accel.evaluation.reports.contest import Absent, Action, Contender
 from dit_accel.evaluation.reports.records import Fidelity, Metric
 from dit_accel.evaluation.reports.report import DenoiserCost, Report, Speedup, Times, Variant
 
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "rivals.md"
 PLAIN_S = [1.0, 1.0, 1.0]
 
 
@@ -77,17 +86,54 @@ def test_page_says_plainly_who_is_best(tmp_path: Path) -> None:
         "At about 3x or more, by PSNR: **11 steps**" in text and "No technique beats plain fewer steps here." in text
     )
     assert "At about 4x or more: nobody." in text
-    (row,) = (line for line in text.splitlines() if line.startswith("| tiny") and "| 2x |" in line)
-    assert row.split(" | ")[2:] == ["30.5 dB", "", "", "", "28.5 dB", "Tea 1, 33.5 dB |"]
-    assert "**Did nothing** (nothing was saved at these settings): Lazy 1." in text
+    assert "Did nothing (nothing was saved at these settings): Lazy 1." in text
     assert "| Far | no adapter | it needs a UNet \\| or so |" in text
     assert "| Tea | the authors of Tea | them | as they say |" in text
     assert "n = 2" in text and "a CPU, CPU" in text and "a note" in text
-    rows = [line for line in text.splitlines() if line.startswith("| ") and "2.20x" in line]
-    closeness = "0.0105 [0.0100, 0.0110] | 33.5 dB [33.0, 34.0] | 0.0110 | 33.0 dB"
-    assert rows == [f"| **Tea 1 \\*** | 2.20x | 2.20x | 50% | {closeness} |"]
-    plot = page.parent / "rivals-tiny.png"
-    assert plot.read_bytes().startswith(b"\x89PNG") and "](rivals-tiny.png)" in text
+    for name in ("rivals.png", "rivals-lpips.png"):
+        assert (page.parent / name).read_bytes().startswith(b"\x89PNG") and f"]({name})" in text
+
+
+def test_table_ends_with_fewer_steps() -> None:
+    """Bold is whoever is not beaten; who acts on nothing, or is too slow, has no cell."""
+    *table, _, sentence = glance(_report(FEW, TEA, OWN, FAST, IDLE))
+    assert table == [
+        "| PSNR, dB, at about | 1.5x | 2x | 3x | 4x |",
+        "|---|---|---|---|---|",
+        "| Tea | **33.5** [33.0, 34.0]<br>1, 2.20x | **33.5** [33.0, 34.0]<br>1, 2.20x | - | - |",
+        "| dit-accel | 28.5 [28.0, 29.0]<br>fast, 2.10x | 28.5 [28.0, 29.0]<br>fast, 2.10x | - | - |",
+        "| plain, fewer steps | 30.5 [30.0, 31.0]<br>10 steps, 2.00x | 30.5 [30.0, 31.0]<br>10 steps, 2.00x "
+        "| **25.5** [25.0, 26.0]<br>11 steps, 3.50x | - |",
+    ]
+    assert sentence == (
+        "Closer than fewer steps, and told apart from them: at 1.5x Tea; at 2x Tea; at 3x nobody; "
+        "at 4x fewer steps were not measured."
+    )
+
+
+def test_neighbours_are_both_bold() -> None:
+    rows = glance(_report(FEW, TEA, _variant("Other 1", "Other", 2.3, 0.01, 32.9)))
+    assert "| Other | **33.4** [32.9, 33.9]<br>1, 2.30x |" in "\n".join(rows)
+    assert "| Tea | **33.5**" in "\n".join(rows)
+
+
+def test_the_techniques_shown_are_those_that_lead_somewhere() -> None:
+    slow = _variant("Slow 1", "Slow", 1.6, 0.01, 50.0)
+    runner_up = _variant("Next 1", "Next", 1.6, 0.01, 40.0)
+    third, fourth = (_variant(f"{name} 1", name, 1.6, 0.01, 10.0 + k) for k, name in enumerate(("Fourth", "Third")))
+    assert shown_rivals(_report(slow, TEA, runner_up, third, fourth, OWN, FEW)) == ("Slow", "Tea", "Next")
+    fast = _variant("Swift 1", "Swift", 4.5, 0.5, 5.0)
+    quick = _variant("Quick 1", "Quick", 3.1, 0.5, 9.0)
+    assert shown_rivals(_report(slow, TEA, quick, fast, OWN, FEW)) == ("Slow", "Tea", "Quick", "Swift")
+
+
+def test_csv_has_every_setting_with_its_numbers() -> None:
+    rows = list(csv.DictReader(io.StringIO(settings_csv([_report(FEW, TEA, OWN, FAST, IDLE)]))))
+    assert [row["setting"] for row in rows] == ["Lazy 1", "10 steps", "dit-accel fast", "Tea 1", "11 steps"]
+    tea = rows[3]
+    assert tea["technique"] == "Tea" and tea["speedup"] == "2.200" and tea["macs_saved_frac"] == "0.5000"
+    assert (tea["psnr_db"], tea["psnr_db_low95"], tea["psnr_db_high95"]) == ("33.50", "33.00", "34.00")
+    assert tea["st_lpips"] == "" and tea["on_a_front"] == "yes" and rows[0]["did_something"] == "no"
 
 
 def test_page_says_when_it_is_us(tmp_path: Path) -> None:
@@ -107,11 +153,22 @@ def test_neighbours_whose_intervals_overlap_are_not_told_apart(tmp_path: Path) -
 def test_random_weights_have_times_only(tmp_path: Path) -> None:
     bare = TEA.model_copy(update={"fidelity": None})
     text = write_page([_report(bare).save(tmp_path / "a.json")], tmp_path / "rivals.md").read_text(encoding="utf-8")
-    assert "only times on random weights" in text and "LPIPS" not in text.split("## Who is best")[1]
+    assert "only times on random weights" in text and "## At a glance" not in text
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_no_page_without_a_measurement() -> None:
-    root = Path(__file__).resolve().parents[2]
-    reports = list((root / "benchmarks" / "results").glob("rivals-*.json"))
-    assert (root / "docs" / "rivals.md").exists() == bool(reports)
+def test_page_and_csv_are_what_the_reports_say() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page_text(_shipped(), PAGE), "out of date: `make docs`"
+    assert PAGE.with_suffix(".csv").read_text(encoding="utf-8") == settings_csv(_shipped()), "out of date: `make docs`"
+
+
+def test_plots_show_what_the_reports_say() -> None:
+    """Pixels differ between versions of matplotlib, so a plot carries the digest of what it shows."""
+    for name in plotted(_shipped()):
+        with Image.open(plot_path(PAGE, name)) as picture:
+            assert picture.info[DIGEST] == digest(_shipped(), name), "out of date: `make docs`"
+
+
+@cache
+def _shipped() -> tuple[Report, ...]:
+    return tuple(Report.load(path) for path in sorted((ROOT / "benchmarks" / "results").glob("rivals-*.json")))

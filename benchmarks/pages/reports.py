@@ -1,23 +1,10 @@
-"""Fill the tables of the README from reports: the README's tables state no number that is not in one.
+"""Tables of reports as Markdown: certificates, an evaluation, speed. No number is computed here."""
 
-python benchmarks/readme_table.py schedules/plans/emoji-pixart/*/report.json
-python benchmarks/readme_table.py benchmarks/results/speed-emoji-pixart-x4-cpu.json
-
-Reports of certificates, on a list of prompts, fill the results block together; one of `dit-accel evaluate` the quality
-block, and one of benchmarks/speed.py the speed block.
-"""
-
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.reports.report import Report, Variant
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-QUALITY = ("<!-- quality:begin -->", "<!-- quality:end -->")
-SPEED = ("<!-- speed:begin -->", "<!-- speed:end -->")
-README = Path(__file__).resolve().parent.parent / "README.md"
 HEADER = (
     "| | steps | speed-up [95 %] | PSNR [95 %] | worst 5 % | SSIM | ST-LPIPS | saved planned / actual |",
     "|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -25,7 +12,7 @@ HEADER = (
 
 
 def results_block(reports: Sequence[Report]) -> str:
-    """Reports of one model as Markdown: a sentence on how it was measured, a table, and the reports' own notes.
+    """Reports of one model as Markdown: a table, a sentence on how it was measured, and the reports' own notes.
 
     Raises:
         ConfigError: They were not made alike.
@@ -46,7 +33,7 @@ def results_block(reports: Sequence[Report]) -> str:
     )
     rows = [_row(variant) for report in reports for variant in report.variants if variant.kind != "plain"]
     notes = [f"- {note}" for note in dict.fromkeys(note for report in reports for note in report.notes)]
-    return "\n".join([how, "", *HEADER, *rows, "", *notes]).rstrip()
+    return "\n".join([*HEADER, *rows, "", how, *notes])
 
 
 def speed_block(report: Report) -> str:
@@ -92,19 +79,6 @@ def quality_block(report: Report) -> str:
     return "\n".join([*lines, "", *(f"- {note}" for note in report.notes)])
 
 
-def fill(readme: str, block: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
-    """Put the block between the markers of a README's text.
-
-    Raises:
-        ConfigError: The markers are not there exactly once, in order.
-    """
-    begin, end = markers
-    if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
-        raise ConfigError(f"the README must have '{begin}' and '{end}' once each, in that order")
-    before, rest = readme.split(begin)
-    return f"{before}{begin}\n{block}\n{end}{rest.split(end)[1]}"
-
-
 def _row(variant: Variant) -> str:
     name = f'`"{variant.name}"`' if variant.kind == "plan" else "plain, fewer steps in its time"
     cells = [name, str(variant.num_inference_steps)]
@@ -124,28 +98,3 @@ def _row(variant: Variant) -> str:
         actual = effect.actual_frac
         cells.append(f"{effect.planned_frac:.0%} / {'not counted' if actual is None else f'{actual:.0%}'}")
     return f"| {' | '.join(cells)} |"
-
-
-def main() -> None:
-    """Read the reports named on the command line and rewrite the README."""
-    if len(sys.argv) < 2:
-        raise SystemExit(__doc__)
-    try:
-        text = README.read_text(encoding="utf-8")
-        reports = [Report.load(path) for path in sys.argv[1:]]
-        evaluated = [report for report in reports if report.evaluation is not None]
-        speed = [report for report in reports if report.settings.prompt_list is None and report not in evaluated]
-        certified = [report for report in reports if report not in speed and report not in evaluated]
-        if certified:
-            text = fill(text, results_block(certified))
-        for report in evaluated:
-            text = fill(text, quality_block(report), QUALITY)
-        for report in speed:
-            text = fill(text, speed_block(report), SPEED)
-        README.write_text(text, encoding="utf-8")
-    except ConfigError as error:
-        raise SystemExit(f"error: {error}") from error
-
-
-if __name__ == "__main__":
-    main()

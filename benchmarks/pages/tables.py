@@ -1,0 +1,33 @@
+"""The tables that a page may ask for, by the name in its comment."""
+
+from pathlib import Path
+
+from dit_accel.errors import ConfigError
+from dit_accel.evaluation.reports.report import Report
+from pages.families import ask_families, not_asked, own_passes
+from pages.family_tables import families_block, groups_block, kinds_block, passes_block
+from pages.markers import Table
+from pages.reports import quality_block, results_block, speed_block
+from pages.values import load
+from pages.zoo import zoo_block
+
+
+def _report(*paths: Path) -> Report:
+    if len(paths) != 1:
+        raise ConfigError(f"this table is of one report, not of {len(paths)}")
+    report = load(paths[0])
+    if not isinstance(report, Report):
+        raise ConfigError(f"'{paths[0].name}' is not a report")
+    return report
+
+
+TABLES: dict[str, Table] = {
+    "certificates": lambda paths: results_block([_report(path) for path in paths]),
+    "quality": lambda paths: quality_block(_report(*paths)),
+    "speed": lambda paths: speed_block(_report(*paths)),
+    "zoo": lambda paths: zoo_block(),
+    "families": lambda paths: families_block(ask_families(), not_asked()),
+    "family-groups": lambda paths: groups_block(ask_families()),
+    "site-kinds": lambda paths: kinds_block(ask_families()),
+    "passes": lambda paths: passes_block(own_passes()),
+}
