@@ -109,7 +109,7 @@ class Family:
         text_tokens: Prompt length in the stock pipelines.
         default_px: Height and width at which the family is usually run.
         default_frames: Frames at which the family is usually run; 1 for images.
-        token_grid: Function of (model, arguments of a live call by name) to the frames, rows and columns of its tokens;
+        token_grid: Function of (model, arguments of a live call by name) to its tokens' frames, rows and columns;
             needed where the latents come packed (``BNC``), else the shape of the latents tells.
         make_inputs: Function of (model, :class:`Sample`) to the keyword arguments of one denoiser call.
         layout: Finds the sites; ``None`` takes them from ``stacks`` and ``extras`` (all but UNets).
