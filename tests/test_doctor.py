@@ -14,7 +14,7 @@ from dit_accel.embedded import load_embedded
 from dit_accel.errors import UnsupportedModelError
 from dit_accel.scheduler_facts import scheduler_facts
 
-DISCOVERED = ("lumina2", "z_image", "mochi")
+DISCOVERED = ("mochi", "aura_flow")
 
 
 def _one(pipe: Any, **options: Any) -> DenoiserReport:

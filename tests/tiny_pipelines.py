@@ -171,6 +171,45 @@ def _mochi() -> diffusers.DiffusionPipeline:
     return _without_vae("MochiPipeline", "mochi")
 
 
+def _aura_flow() -> diffusers.DiffusionPipeline:
+    pipe = _without_vae("AuraFlowPipeline", "aura_flow")
+    # Without a VAE the pipeline takes no latent size from it.
+    pipe.vae_scale_factor = 8
+    return pipe
+
+
+def _flux2() -> diffusers.DiffusionPipeline:
+    return _without_vae("Flux2Pipeline", "flux2")
+
+
+def _flux2_klein() -> diffusers.DiffusionPipeline:
+    # It undoes the normalisation of its latents with the statistics of its VAE, also for those that it returns.
+    vae = diffusers.AutoencoderKLFlux2(block_out_channels=(4, 4, 4, 4), latent_channels=4, norm_num_groups=2)
+    return diffusers.Flux2KleinPipeline(
+        transformer=tiny_model("flux2_klein"),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=randomise(vae, 1).eval().requires_grad_(False),
+        text_encoder=None,
+        tokenizer=None,
+    )
+
+
+def _hidream() -> diffusers.DiffusionPipeline:
+    more = (f"{kind}_{number}" for kind in ("text_encoder", "tokenizer") for number in (2, 3, 4))
+    pipe = _without_vae("HiDreamImagePipeline", "hidream", *more)
+    # It scales every size to the area of this many latent cells squared.
+    pipe.default_sample_size = 8
+    return pipe
+
+
+def _chroma() -> diffusers.DiffusionPipeline:
+    return _without_vae("ChromaPipeline", "chroma")
+
+
+def _cogview4() -> diffusers.DiffusionPipeline:
+    return _without_vae("CogView4Pipeline", "cogview4")
+
+
 _PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[[], dict[str, Any]]]] = {
     "pixart": (_pixart, tiny_calls.pixart_call),
     "sd": (_sd, tiny_calls.sd_call),
@@ -188,6 +227,12 @@ _PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[
     "lumina2": (_lumina2, tiny_calls.lumina2_call),
     "z_image": (_z_image, tiny_calls.z_image_call),
     "mochi": (_mochi, tiny_calls.mochi_call),
+    "aura_flow": (_aura_flow, tiny_calls.aura_flow_call),
+    "flux2": (_flux2, tiny_calls.flux2_call),
+    "flux2_klein": (_flux2_klein, tiny_calls.flux2_klein_call),
+    "hidream": (_hidream, tiny_calls.hidream_call),
+    "chroma": (_chroma, tiny_calls.chroma_call),
+    "cogview4": (_cogview4, tiny_calls.cogview4_call),
 }
 
 TINY_PIPELINE_NAMES = tuple(_PIPELINES)

@@ -51,7 +51,8 @@ FLUX = Family(
     latent_layout="BNC",
     patch=packed_patch,
     text_tokens=512,
-    token_grid=lambda model, call: grid_from_ids(call.get("img_ids"), frame=None),
+    # Kontext appends the tokens of its reference picture.
+    token_grid=lambda model, call: grid_from_ids(call.get("img_ids"), frame=None, picture=0),
     make_inputs=_inputs,
     notes=(
         "With true_cfg_scale > 1 the pipeline calls the denoiser twice per step.",

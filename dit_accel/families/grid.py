@@ -50,6 +50,8 @@ def token_grid(family: "Family", model: nn.Module, call: Mapping[str, Any]) -> T
     latents = next(iter(call.values()), None)
     if family.token_grid is not None:
         size = family.token_grid(model, call)
+        if isinstance(size, TokenGrid):
+            return size
     elif family.latent_layout in ("BCHW", "BCFHW", "BFCHW", "list"):
         size = _from_latents(family, model, latents)
     else:
@@ -83,14 +85,25 @@ def _text_span(family: "Family", num_tokens: int, call: Mapping[str, Any]) -> tu
     return (0, length) if family.text == "prefix" else (num_tokens, num_tokens + length)
 
 
-def grid_from_ids(ids: Any, *, frame: int | None = 0, row: int = 1, column: int = 2) -> tuple[int, int, int] | None:
+def grid_from_ids(
+    ids: Any, *, frame: int | None = 0, row: int = 1, column: int = 2, picture: int | None = None
+) -> tuple[int, int, int] | None:
     """Frames, rows and columns from position ids [N, axes] or [B, N, axes], by their largest values.
 
     Reads values, so it waits for the device: once a run, at its first call.
+
+    Args:
+        ids: Of the image tokens.
+        frame: Axis of the frame; ``None`` for images.
+        row: Axis of the row.
+        column: Axis of the column.
+        picture: Axis that tells pictures apart. That of the generated one is 0, reference pictures have larger ones.
     """
-    if not isinstance(ids, torch.Tensor) or ids.dim() not in (2, 3):
+    if not isinstance(ids, torch.Tensor) or ids.dim() not in (2, 3) or ids.device.type == "meta":
         return None
     if ids.dim() == 3:
         ids = ids[0]
+    if picture is not None:
+        ids = ids[ids[:, picture] == ids[:, picture].amin()]
     largest = [int(value) + 1 for value in ids.amax(dim=0).tolist()]
     return (1 if frame is None else largest[frame], largest[row], largest[column])
