@@ -35,7 +35,7 @@ def test_every_pipeline_is_examined_and_left_alone(name: str) -> None:
         assert denoiser.discovered == (name in DISCOVERED)
         assert denoiser.state == ()
         assert denoiser.obstacles == {"anything": []}
-        if name in ("lumina2", "mochi"):
+        if name == "mochi":
             assert denoiser.cost is None
             assert denoiser.cost_problem is not None and "shapes alone" in denoiser.cost_problem
         else:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from PIL import Image
 from tiny_configs import TEXT_TOKENS
 
 
@@ -153,3 +154,15 @@ def chroma_call() -> dict[str, Any]:
 
 def cogview4_call() -> dict[str, Any]:
     return {**_SQUARE, **_pair(1, TEXT_TOKENS, 16), "guidance_scale": 5.0}
+
+
+def qwen_image_edit_call() -> dict[str, Any]:
+    return {**qwen_image_call(), "height": 512, "width": 512, "image": _picture(32, 32)}
+
+
+def qwen_image_edit_plus_call() -> dict[str, Any]:
+    return {**qwen_image_edit_call(), "image": [_picture(32, 32), _picture(64, 16)]}
+
+
+def _picture(width: int, height: int) -> Image.Image:
+    return Image.radial_gradient("L").resize((width, height)).convert("RGB")

@@ -17,6 +17,16 @@ def _aura_flow_inputs(model: nn.Module, generator: torch.Generator, batch: int) 
     }
 
 
+_QWEN_IMAGE: dict[str, Any] = {
+    "patch_size": 2,
+    "in_channels": 16,
+    "out_channels": 4,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 12,
+    "axes_dims_rope": (4, 6, 6),
+}
+
 IMAGES: dict[str, dict[str, Any]] = {
     # No family describes it: it is discovered.
     "aura_flow": {
@@ -78,7 +88,7 @@ IMAGES: dict[str, dict[str, Any]] = {
             "num_routed_experts": 4,
             "num_activated_experts": 2,
             "axes_dims_rope": (4, 2, 2),
-            "max_resolution": (16, 16),
+            "max_resolution": (32, 32),
             "llama_layers": (0, 1, 2, 2),
         },
     },
@@ -112,5 +122,11 @@ IMAGES: dict[str, dict[str, Any]] = {
             "sample_size": 8,
             "rope_axes_dim": (16, 16),
         },
+    },
+    "qwen_image_edit": {"model_class": "QwenImageTransformer2DModel", "config": {**_QWEN_IMAGE, "num_layers": 1}},
+    # Edit 2511: the pictures to edit are modulated as for time 0.
+    "qwen_image_edit_plus": {
+        "model_class": "QwenImageTransformer2DModel",
+        "config": {**_QWEN_IMAGE, "num_layers": 2, "zero_cond_t": True},
     },
 }

@@ -6,7 +6,9 @@ from typing import Any
 import diffusers
 import tiny_calls
 import torch
+from tiny_image_pipelines import IMAGE_PIPELINES
 from tiny_models import randomise, tiny_model
+from tiny_vae import without_vae
 
 
 def _vae(latent_channels: int = 4) -> diffusers.AutoencoderKL:
@@ -126,15 +128,8 @@ def _dit() -> diffusers.DiffusionPipeline:
     return diffusers.DiTPipeline(transformer=tiny_model("dit"), vae=_vae(), scheduler=diffusers.DDIMScheduler())
 
 
-def _without_vae(pipeline: str, model: str, *more_encoders: str) -> diffusers.DiffusionPipeline:
-    """A flow-matching pipeline that only ever returns latents."""
-    empty = dict.fromkeys(("vae", "text_encoder", "tokenizer", *more_encoders))
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-    return getattr(diffusers, pipeline)(transformer=tiny_model(model), scheduler=scheduler, **empty)
-
-
 def _sana() -> diffusers.DiffusionPipeline:
-    return _without_vae("SanaPipeline", "sana")
+    return without_vae("SanaPipeline", "sana")
 
 
 def _cogvideox() -> diffusers.DiffusionPipeline:
@@ -148,66 +143,27 @@ def _cogvideox() -> diffusers.DiffusionPipeline:
 
 
 def _ltx() -> diffusers.DiffusionPipeline:
-    return _without_vae("LTXPipeline", "ltx")
+    return without_vae("LTXPipeline", "ltx")
 
 
 def _hunyuan_video() -> diffusers.DiffusionPipeline:
-    return _without_vae("HunyuanVideoPipeline", "hunyuan_video", "text_encoder_2", "tokenizer_2")
+    return without_vae("HunyuanVideoPipeline", "hunyuan_video", "text_encoder_2", "tokenizer_2")
 
 
 def _qwen_image() -> diffusers.DiffusionPipeline:
-    return _without_vae("QwenImagePipeline", "qwen_image")
+    return without_vae("QwenImagePipeline", "qwen_image")
 
 
 def _lumina2() -> diffusers.DiffusionPipeline:
-    return _without_vae("Lumina2Pipeline", "lumina2")
+    return without_vae("Lumina2Pipeline", "lumina2")
 
 
 def _z_image() -> diffusers.DiffusionPipeline:
-    return _without_vae("ZImagePipeline", "z_image")
+    return without_vae("ZImagePipeline", "z_image")
 
 
 def _mochi() -> diffusers.DiffusionPipeline:
-    return _without_vae("MochiPipeline", "mochi")
-
-
-def _aura_flow() -> diffusers.DiffusionPipeline:
-    pipe = _without_vae("AuraFlowPipeline", "aura_flow")
-    # Without a VAE the pipeline takes no latent size from it.
-    pipe.vae_scale_factor = 8
-    return pipe
-
-
-def _flux2() -> diffusers.DiffusionPipeline:
-    return _without_vae("Flux2Pipeline", "flux2")
-
-
-def _flux2_klein() -> diffusers.DiffusionPipeline:
-    # It undoes the normalisation of its latents with the statistics of its VAE, also for those that it returns.
-    vae = diffusers.AutoencoderKLFlux2(block_out_channels=(4, 4, 4, 4), latent_channels=4, norm_num_groups=2)
-    return diffusers.Flux2KleinPipeline(
-        transformer=tiny_model("flux2_klein"),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        vae=randomise(vae, 1).eval().requires_grad_(False),
-        text_encoder=None,
-        tokenizer=None,
-    )
-
-
-def _hidream() -> diffusers.DiffusionPipeline:
-    more = (f"{kind}_{number}" for kind in ("text_encoder", "tokenizer") for number in (2, 3, 4))
-    pipe = _without_vae("HiDreamImagePipeline", "hidream", *more)
-    # It scales every size to the area of this many latent cells squared.
-    pipe.default_sample_size = 8
-    return pipe
-
-
-def _chroma() -> diffusers.DiffusionPipeline:
-    return _without_vae("ChromaPipeline", "chroma")
-
-
-def _cogview4() -> diffusers.DiffusionPipeline:
-    return _without_vae("CogView4Pipeline", "cogview4")
+    return without_vae("MochiPipeline", "mochi")
 
 
 _PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[[], dict[str, Any]]]] = {
@@ -227,13 +183,8 @@ _PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[
     "lumina2": (_lumina2, tiny_calls.lumina2_call),
     "z_image": (_z_image, tiny_calls.z_image_call),
     "mochi": (_mochi, tiny_calls.mochi_call),
-    "aura_flow": (_aura_flow, tiny_calls.aura_flow_call),
-    "flux2": (_flux2, tiny_calls.flux2_call),
-    "flux2_klein": (_flux2_klein, tiny_calls.flux2_klein_call),
-    "hidream": (_hidream, tiny_calls.hidream_call),
-    "chroma": (_chroma, tiny_calls.chroma_call),
-    "cogview4": (_cogview4, tiny_calls.cogview4_call),
 }
+_PIPELINES |= IMAGE_PIPELINES
 
 TINY_PIPELINE_NAMES = tuple(_PIPELINES)
 

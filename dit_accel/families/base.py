@@ -113,9 +113,11 @@ class Family:
         default_px: Height and width at which the family is usually run.
         default_frames: Frames at which the family is usually run; 1 for images.
         token_grid: Function of (model, arguments of a live call by name) to the frames, rows and columns of its
-            tokens, or to a whole :class:`~dit_accel.families.grid.TokenGrid` where text does not just stand before or
-            after them; needed where latents come packed (``BNC``), else their shape tells.
+            tokens, or to a :class:`~dit_accel.families.grid.TokenGrid` where there may be reference pictures, or text
+            that does not just stand before or after; needed for packed latents (``BNC``), else their shape tells.
         make_inputs: Function of (model, :class:`Sample`) to the keyword arguments of one denoiser call.
+        on_shapes: Function of a weightless copy of the model that makes it run although there are no values to read
+            (which expert does a token go to?), at the same cost; needed only where the model's code reads values.
         layout: Finds the sites; ``None`` takes them from ``stacks`` and ``extras`` (all but UNets).
         notes: What a user should know, one sentence each; printed by ``dit-accel doctor``.
     """
@@ -135,6 +137,7 @@ class Family:
     default_frames: int = 1
     token_grid: Callable[[nn.Module, Mapping[str, Any]], "tuple[int, int, int] | TokenGrid | None"] | None = None
     make_inputs: Callable[[nn.Module, Sample], dict[str, Any]] | None = None
+    on_shapes: Callable[[nn.Module], None] | None = None
     layout: Callable[["Family", nn.Module], Layout] | None = None
     notes: tuple[str, ...] = ()
 

@@ -1,7 +1,8 @@
 """HiDream-I1: double-, then single-stream blocks with mixtures of experts; each takes text of its own (2505.22705)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +39,26 @@ def _grid(model: nn.Module, call: Mapping[str, Any]) -> TokenGrid | None:
     start = rows * columns if rows == columns else int(model.max_seq)
     # T5's tokens, those of Llama's last layer, and those of the layer that is this block's.
     return TokenGrid(frames=1, rows=rows, columns=columns, text=(start, start + t5.shape[1] + 2 * llama.shape[-2]))
+
+
+def _on_shapes(model: nn.Module) -> None:
+    """Where a token goes is read from its values; at the same cost, all tokens go to the first expert."""
+    model.patchify = partial(_patchify, model, model.patchify)
+    for module in model.modules():
+        if hasattr(module, "moe_infer"):
+            module.moe_infer = partial(_first_expert, module)
+
+
+def _patchify(model: Any, original: Callable[..., tuple[Any, ...]], latents: torch.Tensor) -> tuple[Any, ...]:
+    tokens, masks, _, ids = original(latents)
+    patch = model.config.patch_size
+    return tokens, masks, [(latents.shape[-2] // patch, latents.shape[-1] // patch)] * len(latents), ids
+
+
+def _first_expert(module: Any, x: torch.Tensor, expert_ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    chosen = module.experts[0](x.repeat_interleave(module.num_activated_experts, dim=0)) * weights
+    total: torch.Tensor = chosen.view(len(x), module.num_activated_experts, -1).sum(dim=1)
+    return total
 
 
 def _layout(family: Family, model: nn.Module) -> Layout:
@@ -87,6 +108,7 @@ HIDREAM = Family(
     text_tokens=128,
     token_grid=_grid,
     make_inputs=_inputs,
+    on_shapes=_on_shapes,
     layout=_layout,
     notes=("HiDream-I1 Dev and Fast are distilled: run with guidance_scale 0, one call of the plain batch.",),
 )

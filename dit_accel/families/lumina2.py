@@ -36,6 +36,13 @@ def _grid(model: nn.Module, call: Mapping[str, Any]) -> TokenGrid | None:
     return TokenGrid(frames=1, rows=rows, columns=columns, text=(0, int(lengths.pop())))
 
 
+def _on_shapes(model: nn.Module) -> None:
+    """The positions are made for the prompts' lengths, which are read from the mask: count every prompt as full."""
+    rope: Any = model.rope_embedder
+    original = rope.forward
+    rope.forward = lambda hidden_states, mask: original(hidden_states, torch.ones(mask.shape, dtype=torch.bool))
+
+
 def _sites(attention: str) -> tuple[SiteSpec, ...]:
     return (
         # norm1 also returns the gates, so only its inner norm may be skipped.
@@ -66,5 +73,6 @@ LUMINA2 = Family(
     text_tokens=256,
     token_grid=_grid,
     make_inputs=_inputs,
+    on_shapes=_on_shapes,
     notes=("With cfg_trunc_ratio < 1 the pipeline leaves the second call out in the last steps.",),
 )

@@ -261,7 +261,7 @@ def _alike(came_out: Any, went_in: Any) -> bool:
 
 
 def grid_faults(trial: Trial, family: Family) -> list[str]:
-    """The blocks must see as many tokens as the call's token grid has, with or without those of the text."""
+    """The blocks must see as many tokens as the call's token grid has, with or without text."""
     grid = token_grid(family, trial.model, trial.inputs)
     blocks = [site for site in trial.layout.sites if site.streams]
     if grid is None or not blocks:
@@ -284,9 +284,10 @@ def grid_faults(trial: Trial, family: Family) -> list[str]:
     finally:
         for handle in handles:
             handle.remove()
-    end = grid.num_tokens if grid.text is None else max(grid.text[1], grid.text[1] - grid.text[0] + grid.num_tokens)
-    if lengths & {grid.num_tokens, end}:
+    image = grid.num_tokens + grid.reference
+    end = image if grid.text is None else max(grid.text[1], grid.text[1] - grid.text[0] + image)
+    if lengths & {image, end}:
         return []
     shape = "×".join(str(size) for size in grid.size)
     seen = ", ".join(str(length) for length in sorted(lengths)) or "no tokens"
-    return [f"token grid {shape} is {grid.num_tokens} tokens ({end} with text), but the blocks see {seen}"]
+    return [f"token grid {shape} is {image} tokens ({end} with text), but the blocks see {seen}"]

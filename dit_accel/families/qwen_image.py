@@ -1,5 +1,6 @@
-"""Qwen-Image: double-stream joint attention over text and image (text first; 2508.02324)."""
+"""Qwen-Image and Qwen-Image-Edit: double-stream joint attention over text and image (text first; 2508.02324)."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import nn
 
 from dit_accel.families.base import Family, SiteSpec, Stack, config_of
 from dit_accel.families.common import norm, packed_patch, text
+from dit_accel.families.grid import TokenGrid
 from dit_accel.families.sample import Sample
 
 
@@ -27,12 +29,14 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
     return inputs
 
 
-def _grid(model: nn.Module, call: Mapping[str, Any]) -> tuple[int, int, int] | None:
+def _grid(model: nn.Module, call: Mapping[str, Any]) -> TokenGrid | None:
     """The first shape is that of the picture that is made; those of pictures to edit follow it."""
     shapes = call.get("img_shapes")
-    first = shapes[0] if shapes else None
-    frames, rows, columns = (first[0] if isinstance(first, list) else first) or (None, None, None)
-    return None if frames is None else (int(frames), int(rows), int(columns))
+    if not shapes:
+        return None
+    first, *others = shapes[0] if isinstance(shapes[0], list) else shapes[:1]
+    frames, rows, columns = (int(size) for size in first)
+    return TokenGrid(frames=frames, rows=rows, columns=columns, reference=sum(math.prod(size) for size in others))
 
 
 QWEN_IMAGE = Family(
