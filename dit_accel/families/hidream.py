@@ -110,5 +110,8 @@ HIDREAM = Family(
     make_inputs=_inputs,
     on_shapes=_on_shapes,
     layout=_layout,
-    notes=("HiDream-I1 Dev and Fast are distilled: run with guidance_scale 0, one call of the plain batch.",),
+    notes=(
+        "HiDream-I1 Dev and Fast are distilled: run with guidance_scale 0, one call of the plain batch.",
+        "The model reads which expert each token goes to, so it does not compile into one graph.",
+    ),
 )
