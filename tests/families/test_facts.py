@@ -14,9 +14,9 @@ from dit_accel.families import resolve_family
 from dit_accel.families.check import check_family
 from dit_accel.families.grid import token_grid
 from dit_accel.families.live_call import live_call
+from dit_accel.families.macs import count_macs, meta_twin
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.families.proofs import Trial, flat, grid_faults, noise_like
-from dit_accel.macs import count_macs, meta_twin
 
 DESCRIBED_NAMES = tuple(name for name in TINY_NAMES if name not in DISCOVERED_NAMES)
 PIPELINES = tuple(name for name in DESCRIBED_NAMES if name != "wan_i2v")
