@@ -22,7 +22,8 @@ class TokenGrid:
         columns: Token columns.
         text: First and one past the last position of the text tokens in the joint sequence that attention sees;
             ``None`` where text is no part of that sequence.
-        reference: Tokens of pictures that are only looked at (to edit, to imitate); they stand behind the grid's own.
+        reference: Tokens of pictures that are only looked at (to edit, to imitate); they stand behind the grid's own
+            (in front of them in the one call in which FLUX.2 klein stores their keys).
     """
 
     frames: int

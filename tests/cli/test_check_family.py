@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from tiny import tiny_model
@@ -69,3 +70,33 @@ def test_arguments_are_those_of_a_real_call_where_the_family_makes_none(run, tin
     assert result.exit_code == 0, result.stdout
     assert "taking those of one call of the pipeline" in result.stderr
     assert ("make_inputs" if how == "no make_inputs" else "does not run on the arguments") in result.stderr
+
+
+_OWN_FAMILY = """
+import dataclasses
+from dit_accel.families import register_family
+from dit_accel.families.pixart import PIXART
+
+(stack,) = PIXART.stacks
+sites = tuple(dataclasses.replace(s, feeds=("attn2",)) if s.path == "attn1" else s for s in stack.sites)
+register_family(dataclasses.replace(PIXART, name="mine", stacks=(dataclasses.replace(stack, sites=sites),)))
+"""
+
+
+def test_a_family_of_ones_own_from_a_file(run, tiny_folder: str) -> None:
+    Path("mine.py").write_text(_OWN_FAMILY)
+    try:
+        result = run("doctor", tiny_folder, "--check-family", "--family-file", "mine.py")
+        known = json.loads(run("doctor", tiny_folder, "--json").stdout)["denoisers"][0]["family"]
+    finally:
+        family = find_family(tiny_model("pixart"))
+        assert family is not None
+        unregister_family(family)
+    assert known == "mine"
+    assert result.exit_code == 1
+    assert (
+        "transformer: blocks.1.attn1: has more readers than its `feeds` (blocks.1.attn2)" in result.stdout.splitlines()
+    )
+    absent = run("doctor", tiny_folder, "--check-family", "--family-file", "absent.py")
+    assert absent.exit_code == 2
+    assert "no Python file at 'absent.py'" in absent.stderr
