@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dit_accel.families.grid import TokenGrid
+from dit_accel.families.tokens import TokenGrid
 from dit_accel.plan.conditions import Conditions
 from dit_accel.runtime.trees import Tree
 from dit_accel.schedules.lowering import Row, RowSet
@@ -117,7 +117,10 @@ class Keeper(Protocol):
         ...
 
     def recall(self, values: tuple[Tree, ...], numbers: "tuple[torch.Tensor, ...]") -> Tree:
-        """The answer, from the values, newest first. Runs inside the graph of a compiled row."""
+        """The answer, from ``depth`` values, newest first; the oldest stands in for those that are not there yet.
+
+        Runs inside the graph of a compiled row.
+        """
         ...
 
 

@@ -142,6 +142,8 @@ class _Place:
     def restore(self) -> None:
         """Put back what stood there, at its place among the others."""
         owner, name = self.owner, self.name
+        if self.now() is self.value:
+            return
         if isinstance(owner, nn.Module):
             for registry in _REGISTRIES:
                 if registry != self.registry:
@@ -150,7 +152,7 @@ class _Place:
         if self.registry is None:
             if self.value is not _ABSENT:
                 setattr(owner, name, self.value)
-            elif name in vars(owner):
+            elif name in getattr(owner, "__dict__", {}) or _is_data_descriptor(type(owner), name):
                 delattr(owner, name)
             return
         vars(owner).pop(name, None)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from dit_accel.errors import AccelerationWarning
-from dit_accel.families.grid import TokenGrid
+from dit_accel.families.tokens import TokenGrid
 from dit_accel.plan.conditions import Conditions
 from dit_accel.plan.fingerprint import public_settings
 
@@ -105,9 +105,11 @@ def frames() -> Iterator[FrameType]:
 
 def warn_user(message: str) -> None:
     """Warn at the line of the user's own code that led here, not at one of ours, of diffusers' or of torch's."""
-    modules = [frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames()]
-    level = next((depth for depth, module in enumerate(modules, 1) if module not in _LIBRARIES), 1)
-    # frames() starts at its own caller, which is this function, as stack levels do.
+    level = 1  # this function, where frames() starts too
+    for frame in frames():
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _LIBRARIES:
+            break
+        level += 1
     warnings.warn(message, AccelerationWarning, stacklevel=level)
 
 

@@ -15,7 +15,7 @@ SMALL = ("--num-prompts", "2", "--batch-size", "2", "--repeats", "1", "--steps",
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dit_accel.plan.certificate.MIN_IMAGES", 2)
     for place in ("certify", "compare"):
-        monkeypatch.setattr(f"dit_accel.evaluation.{place}.available_perceptual", lambda: ())
+        monkeypatch.setattr(f"dit_accel.evaluation.{place}.{place}.available_perceptual", lambda: ())
 
 
 def test_certify_show_generate_and_report(run, tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.metrics.features import extract_features
 from dit_accel.evaluation.metrics.frechet import frechet_distance
 from dit_accel.evaluation.metrics.kernel_distance import kernel_distance
 from dit_accel.evaluation.metrics.networks import LoadedNetwork
@@ -57,14 +56,6 @@ def set_distances(
             **common,
         ),
     )
-
-
-def image_distances(
-    network: LoadedNetwork, real: torch.Tensor, generated: torch.Tensor, *, reference: str, batch_size: int = 32
-) -> tuple[Distance, ...]:
-    """:func:`set_distances` of images, [B, 3, H, W] in [0, 1]."""
-    sets = [extract_features(network.module, images.float() * 2 - 1, batch_size) for images in (real, generated)]
-    return set_distances(network, *sets, reference=reference)
 
 
 def distance_notes(distances: tuple[Distance, ...]) -> tuple[str, ...]:

@@ -4,10 +4,10 @@ This says nothing about how good either is; that is quality, and another table.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dit_accel.errors import ConfigError, MissingDependencyError
+from dit_accel.evaluation.reports.scores import FidelityScores
 
 if TYPE_CHECKING:
     import torch
@@ -16,29 +16,6 @@ PSNR_CAP_DB = 100.0  # stands for "equal": the true value is infinite, which JSO
 MIN_SSIM_PX = 11  # edge of SSIM's Gaussian window
 PIXELS_AT_ONCE = 2**20  # the first layer of a perceptual network keeps 64 numbers for each
 IMAGES_AT_ONCE = 16  # float64 copies of a whole video, several of them, would fill the memory
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FidelityScores:
-    """One number an image or video.
-
-    Attributes:
-        psnr_db: Peak signal-to-noise ratio, dB, capped at 100 (equal images); higher is closer. Of a video the mean
-            over its frames.
-        ssim: Structural similarity, at most 1; higher is closer. Of a video the mean over its frames.
-        lpips: LPIPS (Zhang et al. 2018) with AlexNet; 0 is equal. Of a video the mean over its frames. ``None``: not
-            measured.
-        st_lpips: Shift-tolerant LPIPS (Ghildyal and Liu 2022) with AlexNet, in the same way.
-        temporal_error: Of videos, see :func:`dit_accel.evaluation.metrics.temporal.temporal_error`.
-        flicker_ratio: Of videos, see :func:`dit_accel.evaluation.metrics.temporal.flicker_ratio`.
-    """
-
-    psnr_db: tuple[float, ...]
-    ssim: tuple[float, ...]
-    lpips: tuple[float, ...] | None = None
-    st_lpips: tuple[float, ...] | None = None
-    temporal_error: tuple[float, ...] | None = None
-    flicker_ratio: tuple[float, ...] | None = None
 
 
 def require_metrics() -> None:

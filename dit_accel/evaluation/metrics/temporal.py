@@ -6,7 +6,6 @@ from typing import Protocol
 import torch
 
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.reports.records import Metric, VideoQuality
 
 MIN_FRAMES = 3
 GREY_LEVEL = 1 / 255  # added above and below the ratio's line, so that still videos give 1 and not 0 / 0
@@ -94,25 +93,6 @@ def motion_right(videos: torch.Tensor, wanted: Sequence[tuple[str, str]], judge:
     if len(videos) != len(wanted):
         raise ConfigError(f"wanted a motion for each video, got {len(wanted)} for {len(videos)}")
     return tuple(float(judge(video, *motion).right) for video, motion in zip(videos, wanted, strict=True))
-
-
-def video_quality(
-    videos: torch.Tensor, wanted: Sequence[tuple[str, str]] | None = None, judge: MotionJudge | None = None
-) -> VideoQuality:
-    """What can be said of videos by themselves, as a report keeps it.
-
-    Args:
-        videos: As for :func:`temporal_flickering`.
-        wanted: As for :func:`motion_right`; ``None``: captions name no motion.
-        judge: As for :func:`motion_right`; wanted with ``wanted``.
-
-    Raises:
-        ConfigError: Only one of ``wanted`` and ``judge`` is given, or as the functions say.
-    """
-    if (wanted is None) != (judge is None):
-        raise ConfigError("wanted motions and the judge of them come together")
-    right = Metric.of(motion_right(videos, wanted, judge)) if wanted is not None and judge is not None else None
-    return VideoQuality(temporal_flickering=Metric.of(temporal_flickering(videos)), motion_right=right)
 
 
 def _mean(changes: torch.Tensor) -> torch.Tensor:

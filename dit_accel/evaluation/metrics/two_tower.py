@@ -65,10 +65,6 @@ class TwoTower(torch.nn.Module):
             row[[self._index[word] for word in split_words(text) if word in self._index]] = 1
         return rows
 
-    def unknown_words(self, text: str) -> list[str]:
-        """Words of the text that mean nothing to this model."""
-        return [word for word in split_words(text) if word not in self._index]
-
     def save(self, folder: Path, facts: Mapping[str, object]) -> None:
         """Write ``config.json`` and float16 ``model.safetensors``; ``facts`` go into the config."""
         from safetensors.torch import save_file

@@ -4,14 +4,12 @@ Fidelity (close to the plain run?) and quality (good by itself?) are two records
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dit_accel.evaluation.reports.scores import FidelityScores
 from dit_accel.evaluation.reports.statistics import RESAMPLES, bootstrap_interval, worst_mean
-
-if TYPE_CHECKING:
-    from dit_accel.evaluation.metrics.fidelity import FidelityScores
 
 BOOTSTRAP_SEED = 0
 
@@ -99,7 +97,7 @@ class Fidelity(Record):
     video: VideoFidelity | None = None
 
     @classmethod
-    def of(cls, scores: "FidelityScores") -> "Fidelity":
+    def of(cls, scores: FidelityScores) -> "Fidelity":
         """Summarise what :func:`dit_accel.evaluation.metrics.fidelity.fidelity` returned."""
 
         def lower(values: tuple[float, ...] | None) -> Metric | None:

@@ -40,7 +40,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dit_accel.plan.certificate.MIN_IMAGES", 5)
     monkeypatch.setattr("dit_accel.plan.certificate.MIN_VIDEOS", 2)
     for place in ("certify", "compare"):
-        monkeypatch.setattr(f"dit_accel.evaluation.{place}.available_perceptual", lambda: ())
+        monkeypatch.setattr(f"dit_accel.evaluation.{place}.{place}.available_perceptual", lambda: ())
 
 
 def run(folder: Path, plan: Any = "balanced", pipe: Any = None, **more: Any) -> AccelerationPlan:
@@ -54,7 +54,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[AccelerationPlan, Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dit_accel.plan.certificate.MIN_IMAGES", 5)
         for place in ("certify", "compare"):
-            patch.setattr(f"dit_accel.evaluation.{place}.available_perceptual", lambda: ())
+            patch.setattr(f"dit_accel.evaluation.{place}.{place}.available_perceptual", lambda: ())
         return run(folder, "fast"), folder
 
 

@@ -11,10 +11,12 @@ from sample_pictures import blurred, noisy, pictures
 
 from dit_accel.errors import ConfigError, MissingDependencyError
 from dit_accel.evaluation.metrics import networks
-from dit_accel.evaluation.metrics.distances import distance_notes, image_distances, set_distances
+from dit_accel.evaluation.metrics.distances import distance_notes, set_distances
+from dit_accel.evaluation.metrics.features import extract_features
 from dit_accel.evaluation.metrics.frechet import frechet_distance
 from dit_accel.evaluation.metrics.kernel_distance import kernel_distance
 from dit_accel.evaluation.metrics.networks import INCEPTION_SHA256, NETWORKS, LoadedNetwork, load_network
+from dit_accel.evaluation.reports.records import Distance
 
 
 def normal(n: int, d: int, seed: int) -> torch.Tensor:
@@ -129,6 +131,11 @@ class Patches(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.conv2d(images, self.filters).relu().mean(dim=(2, 3))
+
+
+def image_distances(network: LoadedNetwork, *sets: torch.Tensor, reference: str) -> tuple[Distance, ...]:
+    features = [extract_features(network.module, images * 2 - 1) for images in sets]
+    return set_distances(network, *features, reference=reference)
 
 
 @pytest.fixture

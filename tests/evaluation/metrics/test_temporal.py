@@ -14,7 +14,6 @@ from dit_accel.evaluation.metrics.temporal import (
     motion_right,
     temporal_error,
     temporal_flickering,
-    video_quality,
 )
 
 
@@ -73,9 +72,6 @@ def test_motion_is_judged_video_by_video() -> None:
     wanted = [("left", "same"), ("up", "grows")]
     assert motion_right(still(), wanted, judge) == (1.0, 0.0)
     assert seen == [((6, 3, 16, 16), "left", "same"), ((6, 3, 16, 16), "up", "grows")]
-    quality = video_quality(still(), wanted, judge)
-    assert quality.motion_right is not None and quality.motion_right.mean == 0.5
-    assert video_quality(still()).motion_right is None
 
 
 def test_bad_videos_are_refused() -> None:
@@ -83,7 +79,5 @@ def test_bad_videos_are_refused() -> None:
         flicker(still(frames=2))
     with pytest.raises(ConfigError, match="differ in shape"):
         temporal_error(still(6), still(5))
-    with pytest.raises(ConfigError, match="come together"):
-        video_quality(still(), [("left", "same")] * 2)
     with pytest.raises(ConfigError, match="a motion for each video"):
         motion_right(still(), [], lambda *_: SimpleNamespace(right=True))
