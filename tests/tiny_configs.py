@@ -26,16 +26,6 @@ def _randn(generator: torch.Generator, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator)
 
 
-def _lumina2_inputs(model: nn.Module, generator: torch.Generator, batch: int) -> dict[str, Any]:
-    return {
-        "hidden_states": _randn(generator, batch, 4, 8, 8),
-        "timestep": torch.full((batch,), 0.5),
-        "encoder_hidden_states": _randn(generator, batch, TEXT_TOKENS, 16),
-        "encoder_attention_mask": torch.ones(batch, TEXT_TOKENS, dtype=torch.bool),
-        "return_dict": False,
-    }
-
-
 def _mochi_inputs(model: nn.Module, generator: torch.Generator, batch: int) -> dict[str, Any]:
     return {
         "hidden_states": _randn(generator, batch, 4, 2, 8, 8),
