@@ -1,26 +1,34 @@
 """Which family a model belongs to: the registered ones by class name, then discovery."""
 
-import importlib
-
 from torch import nn
 
 from dit_accel.errors import ConfigError, UnsupportedModelError
 from dit_accel.families.base import Family
+from dit_accel.families.chroma import CHROMA
+from dit_accel.families.cogvideox import COGVIDEOX
+from dit_accel.families.cogview4 import COGVIEW4
+from dit_accel.families.dit import DIT
+from dit_accel.families.flux import FLUX
+from dit_accel.families.flux2 import FLUX2
+from dit_accel.families.hidream import HIDREAM
+from dit_accel.families.hunyuan_video import HUNYUAN_VIDEO
+from dit_accel.families.ltx import LTX
+from dit_accel.families.lumina2 import LUMINA2
+from dit_accel.families.pixart import PIXART
+from dit_accel.families.qwen_image import QWEN_IMAGE
+from dit_accel.families.sana import SANA
+from dit_accel.families.sd3 import SD3
+from dit_accel.families.unet import UNET
+from dit_accel.families.wan import WAN
+from dit_accel.families.z_image import Z_IMAGE
 
-# Class name of a denoiser -> (module, constant). Modules are imported when a model of theirs turns up.
-_SHIPPED = {
-    "PixArtTransformer2DModel": ("pixart", "PIXART"),
-    "DiTTransformer2DModel": ("dit", "DIT"),
-    "SD3Transformer2DModel": ("sd3", "SD3"),
-    "FluxTransformer2DModel": ("flux", "FLUX"),
-    "SanaTransformer2DModel": ("sana", "SANA"),
-    "WanTransformer3DModel": ("wan", "WAN"),
-    "CogVideoXTransformer3DModel": ("cogvideox", "COGVIDEOX"),
-    "HunyuanVideoTransformer3DModel": ("hunyuan_video", "HUNYUAN_VIDEO"),
-    "LTXVideoTransformer3DModel": ("ltx", "LTX"),
-    "QwenImageTransformer2DModel": ("qwen_image", "QWEN_IMAGE"),
-    "UNet2DConditionModel": ("unet", "UNET"),
-}
+SHIPPED = (
+    *(PIXART, DIT, SD3, FLUX, SANA, QWEN_IMAGE, UNET),
+    *(WAN, COGVIDEOX, HUNYUAN_VIDEO, LTX),
+    *(FLUX2, Z_IMAGE, HIDREAM, CHROMA, COGVIEW4, LUMINA2),
+)
+
+_shipped = {name: family for family in SHIPPED for name in family.model_classes}
 _registered: dict[str, Family] = {}
 
 RECIPE = """\
@@ -61,10 +69,8 @@ def find_family(model: nn.Module) -> Family | None:
     for cls in type(unwrapped(model)).__mro__:
         if cls.__name__ in _registered:
             return _registered[cls.__name__]
-        if cls.__name__ in _SHIPPED:
-            module, constant = _SHIPPED[cls.__name__]
-            family: Family = getattr(importlib.import_module(f"dit_accel.families.{module}"), constant)
-            return family
+        if cls.__name__ in _shipped:
+            return _shipped[cls.__name__]
     return None
 
 
@@ -90,7 +96,7 @@ def unregister_family(family: Family) -> None:
 
 def known_families() -> tuple[str, ...]:
     """The model class names that need no discovery."""
-    return tuple(dict.fromkeys((*_SHIPPED, *_registered)))
+    return tuple(dict.fromkeys((*_shipped, *_registered)))
 
 
 def resolve_family(model: nn.Module) -> Family:
@@ -110,4 +116,7 @@ def resolve_family(model: nn.Module) -> Family:
         return discover_family(model)
     except UnsupportedModelError as error:
         recipe = RECIPE.format(model_class=type(model).__name__)
-        raise UnsupportedModelError(f"{error}\nTo describe it yourself:\n{recipe}") from None
+        proof = "dit-accel doctor MODEL --check-family --family-file FILE.py"
+        raise UnsupportedModelError(
+            f"{error}\nTo describe it yourself:\n{recipe}\nand to prove it on the model: `{proof}`"
+        ) from None

@@ -5,14 +5,11 @@ from typing import Any
 
 from torch import nn
 
-from dit_accel.families.base import Family, SiteSpec, Stack, config_of
+from dit_accel.families.base import Family, Stack, config_of
+from dit_accel.families.common import ADALN_CROSS_ATTENTIONS, FF, norm, text, video_patch
 from dit_accel.families.sample import Sample
 
 _FRAME_RATE = 25
-
-
-def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    return (config["patch_size_t"], config["patch_size"], config["patch_size"])
 
 
 def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
@@ -47,24 +44,15 @@ LTX = Family(
             path="transformer_blocks",
             alias="blocks",
             streams=("hidden_states",),
-            sites=(
-                SiteSpec(path="norm1", kind="norm", feeds=("attn1",), auxiliary=True),
-                SiteSpec(path="attn1", kind="self_attn"),
-                SiteSpec(path="attn2", kind="cross_attn"),
-                SiteSpec(path="attn2.to_k", kind="text", invariant=True),
-                SiteSpec(path="attn2.to_v", kind="text", invariant=True),
-                # norm2 stands in front of the feed-forward; cross-attention has no norm.
-                SiteSpec(path="norm2", kind="norm", feeds=("ff",), auxiliary=True),
-                SiteSpec(path="ff", kind="ff"),
-            ),
+            sites=(*ADALN_CROSS_ATTENTIONS, norm("norm2", "ff"), FF),
         ),
     ),
-    extras=(SiteSpec(path="caption_projection", kind="text", invariant=True),),
+    extras=(text("caption_projection"),),
     guidance="batched",
     conditioning=("encoder_hidden_states",),
     text="cross",
     latent_layout="BNC",
-    patch=_patch,
+    patch=video_patch,
     vae_scale=(8, 32),
     text_tokens=128,
     default_px=512,
