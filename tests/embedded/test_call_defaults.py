@@ -8,7 +8,9 @@ import pytest
 import torch
 from tiny_videos import tiny_video_pipeline
 
-from dit_accel.embedded import flux, pixart, wan
+from dit_accel.embedded import flux_pipeline as flux
+from dit_accel.embedded import pixart_pipeline as pixart
+from dit_accel.embedded import wan_pipeline as wan
 from dit_accel.pipelines.generation import GenerationSettings, steps_of
 
 

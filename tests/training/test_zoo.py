@@ -39,9 +39,9 @@ def small_zoo(monkeypatch: pytest.MonkeyPatch, data: TrainingSet) -> list[str]:
     return read
 
 
-def jobs(run_dir: Path, **changes: Any) -> list[zoo.Job]:
+def jobs(run_dir: Path, **changes: Any) -> list[zoo.TrainingJob]:
     return [
-        zoo.Job(
+        zoo.TrainingJob(
             recipe=recipe,
             options=RunOptions(
                 run_dir=run_dir / recipe.name, device=torch.device("cpu"), compile_modules=False, **changes
