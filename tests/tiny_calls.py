@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from PIL import Image
 from tiny_configs import TEXT_TOKENS
 
 
@@ -124,4 +125,22 @@ def mochi_call() -> dict[str, Any]:
         **_masks(torch.bool),
         "num_frames": 7,
         "guidance_scale": 4.5,
+    }
+
+
+def _pictures(count: int, size: int, seed: int) -> list[Image.Image]:
+    """Pictures of noise."""
+    pixels = (255 * torch.rand(count, size, size, 3, generator=torch.Generator().manual_seed(seed))).byte()
+    return [Image.fromarray(picture.numpy()) for picture in pixels]
+
+
+def wan_animate_call() -> dict[str, Any]:
+    call = wan_call()
+    del call["num_frames"]
+    return {
+        **call,
+        "image": _pictures(1, 64, seed=1)[0],
+        "pose_video": _pictures(5, 64, seed=2),
+        "face_video": _pictures(5, 16, seed=3),
+        "segment_frame_length": 5,
     }

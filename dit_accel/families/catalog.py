@@ -20,6 +20,8 @@ _SHIPPED = {
     "LTXVideoTransformer3DModel": ("ltx", "LTX"),
     "QwenImageTransformer2DModel": ("qwen_image", "QWEN_IMAGE"),
     "UNet2DConditionModel": ("unet", "UNET"),
+    "WanVACETransformer3DModel": ("wan_vace", "WAN_VACE"),
+    "WanAnimateTransformer3DModel": ("wan_animate", "WAN_ANIMATE"),
 }
 _registered: dict[str, Family] = {}
 

@@ -1,0 +1,126 @@
+"""Tiny diffusers video pipelines without text encoders: the prompt comes in as embeddings."""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffusers
+import tiny_calls
+from tiny_models import randomise, tiny_model
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+_NO_TEXT = {"tokenizer": None, "text_encoder": None}
+
+
+def _wan_vae(**more: Any) -> diffusers.AutoencoderKLWan:
+    """A tiny VAE that scales by 4 in time and 8 in space."""
+    config: dict[str, Any] = {
+        "base_dim": 3,
+        "z_dim": 4,
+        "dim_mult": [1, 1, 1, 1],
+        "num_res_blocks": 1,
+        "temperal_downsample": [False, True, True],
+        "latents_mean": [0.0] * 4,
+        "latents_std": [1.0] * 4,
+    }
+    return randomise(diffusers.AutoencoderKLWan(**{**config, **more}), 1).eval().requires_grad_(False)
+
+
+def _wan_vae_of_5b() -> diffusers.AutoencoderKLWan:
+    """The high-compression VAE of Wan 2.2 5B, which scales by 16."""
+    return _wan_vae(
+        z_dim=48,
+        in_channels=12,
+        out_channels=12,
+        is_residual=True,
+        patch_size=2,
+        latents_mean=[0.0] * 48,
+        latents_std=[1.0] * 48,
+        scale_factor_spatial=16,
+    )
+
+
+def _wan() -> diffusers.DiffusionPipeline:
+    return diffusers.WanPipeline(
+        **_NO_TEXT,
+        vae=_wan_vae(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        transformer=tiny_model("wan"),
+    )
+
+
+def _wan22() -> diffusers.DiffusionPipeline:
+    """Wan 2.2: one denoiser for the noisy steps, one for the rest."""
+    return diffusers.WanPipeline(
+        **_NO_TEXT,
+        vae=_wan_vae(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        transformer=tiny_model("wan"),
+        transformer_2=tiny_model("wan", seed=1),
+        boundary_ratio=0.6,
+    )
+
+
+def _wan22_low() -> diffusers.DiffusionPipeline:
+    """Wan 2.2 with its low-noise denoiser alone; this scheduler starts below the boundary."""
+    return diffusers.WanPipeline(
+        **_NO_TEXT,
+        vae=_wan_vae(),
+        scheduler=diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+        transformer=None,
+        transformer_2=tiny_model("wan", seed=1),
+        boundary_ratio=1.0,
+    )
+
+
+def _wan_ti2v() -> diffusers.DiffusionPipeline:
+    """Wan 2.2 5B: one timestep per token."""
+    return diffusers.WanPipeline(
+        **_NO_TEXT,
+        vae=_wan_vae_of_5b(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        transformer=tiny_model("wan_ti2v"),
+        expand_timesteps=True,
+    )
+
+
+def _wan_vace() -> diffusers.DiffusionPipeline:
+    return diffusers.WanVACEPipeline(
+        **_NO_TEXT,
+        vae=_wan_vae(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        transformer=tiny_model("wan_vace"),
+    )
+
+
+def _image_encoder(width: int) -> dict[str, Any]:
+    """A tiny CLIP for pictures and its processor, for pipelines that insist on seeing the picture."""
+    config = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=4,
+        patch_size=2,
+    )
+    encoder = randomise(CLIPVisionModel(config), 2).eval().requires_grad_(False)
+    return {"image_encoder": encoder, "image_processor": CLIPImageProcessor(crop_size=4, size=4)}
+
+
+def _wan_animate() -> diffusers.DiffusionPipeline:
+    return diffusers.WanAnimatePipeline(
+        **_NO_TEXT,
+        **_image_encoder(12),
+        vae=_wan_vae(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        transformer=tiny_model("wan_animate"),
+    )
+
+
+VIDEO_PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[[], dict[str, Any]]]] = {
+    "wan": (_wan, tiny_calls.wan_call),
+    "wan22": (_wan22, tiny_calls.wan_call),
+    "wan22_low": (_wan22_low, tiny_calls.wan_call),
+    "wan_ti2v": (_wan_ti2v, tiny_calls.wan_call),
+    "wan_vace": (_wan_vace, tiny_calls.wan_call),
+    "wan_animate": (_wan_animate, tiny_calls.wan_animate_call),
+}
