@@ -144,3 +144,17 @@ def wan_animate_call() -> dict[str, Any]:
         "face_video": _pictures(5, 16, seed=3),
         "segment_frame_length": 5,
     }
+
+
+def ltx2_call() -> dict[str, Any]:
+    return {
+        **ltx_call(),
+        **_masks(torch.long),
+        "height": 64,
+        "width": 64,
+        "num_frames": 3,
+        "stg_scale": 0.0,
+        "modality_scale": 1.0,
+        "audio_stg_scale": 0.0,
+        "audio_modality_scale": 1.0,
+    }

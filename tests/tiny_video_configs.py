@@ -1,8 +1,25 @@
 """Configs of the tiny video denoisers that came after those in ``tiny_configs``."""
 
+from typing import Any
+
 from tiny_configs import TINY, Tiny
 
 _WAN = TINY["wan"].config
+
+_LTX2: dict[str, Any] = {
+    "in_channels": 8,
+    "out_channels": 8,
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 16,
+    "audio_in_channels": 4,
+    "audio_out_channels": 4,
+    "audio_num_attention_heads": 2,
+    "audio_attention_head_dim": 4,
+    "audio_cross_attention_dim": 8,
+    "num_layers": 2,
+    "caption_channels": 12,
+}
 
 VIDEO_TINY: dict[str, Tiny] = {
     "wan_ti2v": Tiny("WanTransformer3DModel", {**_WAN, "in_channels": 48, "out_channels": 48}, frames=5),
@@ -30,5 +47,22 @@ VIDEO_TINY: dict[str, Tiny] = {
             "inject_face_latents_blocks": 1,
         },
         frames=5,
+    ),
+    "ltx2": Tiny("LTX2VideoTransformer3DModel", _LTX2, px=128, frames=9),
+    # LTX-2.3: the prompt is projected elsewhere and modulated by the timestep, the attentions are gated.
+    "ltx23": Tiny(
+        "LTX2VideoTransformer3DModel",
+        {
+            **_LTX2,
+            "use_prompt_embeddings": False,
+            "gated_attn": True,
+            "cross_attn_mod": True,
+            "audio_gated_attn": True,
+            "audio_cross_attn_mod": True,
+            "perturbed_attn": True,
+            "rope_type": "split",
+        },
+        px=128,
+        frames=9,
     ),
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 import diffusers
 import tiny_calls
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from tiny_models import randomise, tiny_model
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
@@ -116,6 +117,62 @@ def _wan_animate() -> diffusers.DiffusionPipeline:
     )
 
 
+def ltx2_connectors(**more: Any) -> LTX2TextConnectors:
+    """The tiny part of LTX-2 that makes a video's and an audio's prompt of one."""
+    config: dict[str, Any] = {
+        "caption_channels": 12,
+        "text_proj_in_factor": 1,
+        "connector_rope_base_seq_len": 32,
+        "rope_double_precision": False,
+    }
+    for stream in ("video", "audio"):
+        config[f"{stream}_connector_num_attention_heads"] = 2
+        config[f"{stream}_connector_attention_head_dim"] = 6
+        config[f"{stream}_connector_num_layers"] = 1
+        config[f"{stream}_connector_num_learnable_registers"] = None
+    return randomise(LTX2TextConnectors(**{**config, **more}), 3).eval().requires_grad_(False)
+
+
+def ltx2_vaes() -> dict[str, Any]:
+    """The video VAE scales by 2 in time and 16 in space, the audio VAE by 4 in both."""
+    video = diffusers.AutoencoderKLLTX2Video(
+        latent_channels=8,
+        block_out_channels=(8,),
+        decoder_block_out_channels=(8,),
+        layers_per_block=(1,),
+        decoder_layers_per_block=(1, 1),
+        spatio_temporal_scaling=(True,),
+        decoder_spatio_temporal_scaling=(True,),
+        decoder_inject_noise=(False, False),
+        downsample_type=("spatial",),
+        upsample_residual=(False,),
+        upsample_factor=(1,),
+        patch_size=8,
+    )
+    audio = diffusers.AutoencoderKLLTX2Audio(
+        base_channels=4,
+        ch_mult=(1,),
+        num_res_blocks=1,
+        resolution=32,
+        latent_channels=2,
+        mel_bins=8,
+    )
+    return {
+        name: randomise(vae, 1).eval().requires_grad_(False) for name, vae in (("vae", video), ("audio_vae", audio))
+    }
+
+
+def _ltx2() -> diffusers.DiffusionPipeline:
+    return diffusers.LTX2Pipeline(
+        **_NO_TEXT,
+        **ltx2_vaes(),
+        vocoder=None,
+        connectors=ltx2_connectors(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        transformer=tiny_model("ltx2"),
+    )
+
+
 VIDEO_PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[[], dict[str, Any]]]] = {
     "wan": (_wan, tiny_calls.wan_call),
     "wan22": (_wan22, tiny_calls.wan_call),
@@ -123,4 +180,5 @@ VIDEO_PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Call
     "wan_ti2v": (_wan_ti2v, tiny_calls.wan_call),
     "wan_vace": (_wan_vace, tiny_calls.wan_call),
     "wan_animate": (_wan_animate, tiny_calls.wan_animate_call),
+    "ltx2": (_ltx2, tiny_calls.ltx2_call),
 }

@@ -22,6 +22,7 @@ _SHIPPED = {
     "UNet2DConditionModel": ("unet", "UNET"),
     "WanVACETransformer3DModel": ("wan_vace", "WAN_VACE"),
     "WanAnimateTransformer3DModel": ("wan_animate", "WAN_ANIMATE"),
+    "LTX2VideoTransformer3DModel": ("ltx2", "LTX2"),
 }
 _registered: dict[str, Family] = {}
 

@@ -11,7 +11,8 @@ from dit_accel.families.sample import Sample
 _FRAME_RATE = 25
 
 
-def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
+def ltx_patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Patch size of LTX-Video and LTX-2: frames, height, width."""
     return (config["patch_size_t"], config["patch_size"], config["patch_size"])
 
 
@@ -31,7 +32,8 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
     }
 
 
-def _grid(model: nn.Module, call: Mapping[str, Any]) -> tuple[int, int, int] | None:
+def ltx_grid(model: nn.Module, call: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """The grid that the call itself names."""
     sizes = [call.get(name) for name in ("num_frames", "height", "width")]
     if any(size is None for size in sizes):
         return None
@@ -64,11 +66,11 @@ LTX = Family(
     conditioning=("encoder_hidden_states",),
     text="cross",
     latent_layout="BNC",
-    patch=_patch,
+    patch=ltx_patch,
     vae_scale=(8, 32),
     text_tokens=128,
     default_px=512,
     default_frames=161,
-    token_grid=_grid,
+    token_grid=ltx_grid,
     make_inputs=_inputs,
 )

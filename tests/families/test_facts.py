@@ -126,7 +126,7 @@ def test_inputs_of_other_sizes_run_on_the_meta_device(name: str) -> None:
     assert output.shape[0] == 3
 
 
-@pytest.mark.parametrize("name", [n for n in DESCRIBED_NAMES if n not in ("sana", "ltx")])
+@pytest.mark.parametrize("name", [n for n in DESCRIBED_NAMES if n not in ("sana", "ltx", "ltx2", "ltx23")])
 def test_another_autoencoder_changes_the_latent_size(name: str) -> None:
     model = tiny_model(name)
     family = resolve_family(model)

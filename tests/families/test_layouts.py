@@ -75,6 +75,8 @@ def test_invariant_sites_see_neither_latent_nor_time(name: str) -> None:
     time = next(key for key in ("timestep", "t") if key in inputs)
     other[latent] = noise_like(inputs[latent])
     other[time] = inputs[time] * 0 + (0.25 if inputs[time].is_floating_point() else 123)
+    if "audio_hidden_states" in inputs:
+        other |= {"audio_hidden_states": noise_like(inputs["audio_hidden_states"]), "sigma": other[time]}
     if isinstance(inputs.get("guidance"), torch.Tensor):
         other["guidance"] = inputs["guidance"] * 0.5
     seen_other = record(model, layout, other)
