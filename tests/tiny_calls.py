@@ -158,3 +158,12 @@ def ltx2_call() -> dict[str, Any]:
         "audio_stg_scale": 0.0,
         "audio_modality_scale": 1.0,
     }
+
+
+def animatediff_call() -> dict[str, Any]:
+    return {**sd_call(), "num_frames": 2}
+
+
+def svd_call() -> dict[str, Any]:
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    return {**_SQUARE, "image": picture, "num_frames": 2, "max_guidance_scale": 3.0}

@@ -21,6 +21,18 @@ _LTX2: dict[str, Any] = {
     "caption_channels": 12,
 }
 
+_ANIMATEDIFF: dict[str, Any] = {
+    "sample_size": 8,
+    "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"),
+    "up_block_types": ("UpBlockMotion", "CrossAttnUpBlockMotion"),
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "cross_attention_dim": 16,
+    "num_attention_heads": 2,
+    "motion_num_attention_heads": 2,
+}
+
 VIDEO_TINY: dict[str, Tiny] = {
     "wan_ti2v": Tiny("WanTransformer3DModel", {**_WAN, "in_channels": 48, "out_channels": 48}, frames=5),
     "wan_vace": Tiny(
@@ -64,5 +76,33 @@ VIDEO_TINY: dict[str, Tiny] = {
         },
         px=128,
         frames=9,
+    ),
+    "animatediff": Tiny("UNetMotionModel", _ANIMATEDIFF, frames=2),
+    "animatediff_sdxl": Tiny(
+        "UNetMotionModel",
+        {
+            **_ANIMATEDIFF,
+            "use_linear_projection": True,
+            "use_motion_mid_block": False,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + 16,
+        },
+        frames=2,
+    ),
+    "svd": Tiny(
+        "UNetSpatioTemporalConditionModel",
+        {
+            "sample_size": 8,
+            "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+            "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+            "block_out_channels": (32, 32),  # its norms have 32 groups
+            "layers_per_block": 1,
+            "cross_attention_dim": 16,
+            "num_attention_heads": (2, 2),
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 3 * 8,
+        },
+        frames=2,
     ),
 }

@@ -5,9 +5,10 @@ from typing import Any
 
 import diffusers
 import tiny_calls
+import transformers
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from tiny_models import randomise, tiny_model
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPImageProcessorPil
 
 _NO_TEXT = {"tokenizer": None, "text_encoder": None}
 
@@ -93,24 +94,25 @@ def _wan_vace() -> diffusers.DiffusionPipeline:
     )
 
 
-def _image_encoder(width: int) -> dict[str, Any]:
-    """A tiny CLIP for pictures and its processor, for pipelines that insist on seeing the picture."""
-    config = CLIPVisionConfig(
+def _image_encoder(kind: str, size: int = 4, width: int = 12) -> Any:
+    """A tiny CLIP for pictures, for pipelines that insist on seeing one."""
+    config = transformers.CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=8,
         num_hidden_layers=2,
         num_attention_heads=2,
-        image_size=4,
-        patch_size=2,
+        image_size=size,
+        patch_size=size // 2,
+        projection_dim=16,
     )
-    encoder = randomise(CLIPVisionModel(config), 2).eval().requires_grad_(False)
-    return {"image_encoder": encoder, "image_processor": CLIPImageProcessor(crop_size=4, size=4)}
+    return randomise(getattr(transformers, kind)(config), 2).eval().requires_grad_(False)
 
 
 def _wan_animate() -> diffusers.DiffusionPipeline:
     return diffusers.WanAnimatePipeline(
         **_NO_TEXT,
-        **_image_encoder(12),
+        image_encoder=_image_encoder("CLIPVisionModel"),
+        image_processor=CLIPImageProcessorPil(crop_size=4, size=4),
         vae=_wan_vae(),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         transformer=tiny_model("wan_animate"),
@@ -173,6 +175,29 @@ def _ltx2() -> diffusers.DiffusionPipeline:
     )
 
 
+def _animatediff() -> diffusers.DiffusionPipeline:
+    return diffusers.AnimateDiffPipeline(
+        **_NO_TEXT,
+        vae=None,
+        unet=tiny_model("animatediff"),
+        motion_adapter=None,
+        scheduler=diffusers.DDIMScheduler(clip_sample=False, steps_offset=1),
+    )
+
+
+def _svd() -> diffusers.DiffusionPipeline:
+    vae = diffusers.AutoencoderKLTemporalDecoder(
+        block_out_channels=(32,) * 4, down_block_types=("DownEncoderBlock2D",) * 4, sample_size=64
+    )
+    return diffusers.StableVideoDiffusionPipeline(
+        vae=randomise(vae, 1).eval().requires_grad_(False),
+        image_encoder=_image_encoder("CLIPVisionModelWithProjection", size=64),
+        unet=tiny_model("svd"),
+        scheduler=diffusers.EulerDiscreteScheduler(prediction_type="v_prediction"),
+        feature_extractor=CLIPImageProcessorPil(),
+    )
+
+
 VIDEO_PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[[], dict[str, Any]]]] = {
     "wan": (_wan, tiny_calls.wan_call),
     "wan22": (_wan22, tiny_calls.wan_call),
@@ -181,4 +206,6 @@ VIDEO_PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Call
     "wan_vace": (_wan_vace, tiny_calls.wan_call),
     "wan_animate": (_wan_animate, tiny_calls.wan_animate_call),
     "ltx2": (_ltx2, tiny_calls.ltx2_call),
+    "animatediff": (_animatediff, tiny_calls.animatediff_call),
+    "svd": (_svd, tiny_calls.svd_call),
 }

@@ -23,6 +23,8 @@ _SHIPPED = {
     "WanVACETransformer3DModel": ("wan_vace", "WAN_VACE"),
     "WanAnimateTransformer3DModel": ("wan_animate", "WAN_ANIMATE"),
     "LTX2VideoTransformer3DModel": ("ltx2", "LTX2"),
+    "UNetMotionModel": ("animatediff", "ANIMATEDIFF"),
+    "UNetSpatioTemporalConditionModel": ("svd", "SVD"),
 }
 _registered: dict[str, Family] = {}
 

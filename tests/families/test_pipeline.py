@@ -17,6 +17,8 @@ def test_every_pipeline_has_its_denoisers(name: str) -> None:
     expected = {
         "sd": ["unet"],
         "sdxl": ["unet"],
+        "animatediff": ["unet"],
+        "svd": ["unet"],
         "wan22": ["transformer", "transformer_2"],
         "wan22_low": ["transformer_2"],
     }

@@ -1,4 +1,4 @@
-"""Configs of one class whose facts differ: which text projections see the timestep."""
+"""Models of one class whose facts differ: which text projections see the timestep, what FreeNoise changes."""
 
 from typing import Any
 
@@ -6,10 +6,12 @@ import diffusers
 import pytest
 import torch
 from proof import flat, noise_like, record
+from tiny import tiny_pipeline
 from tiny_configs import TINY
 from tiny_models import randomise
 
 from dit_accel.families import Layout, resolve_family
+from dit_accel.families.check import check_layout
 
 TEXT = ("attn2.to_k", "attn2.to_v", "audio_attn2.to_k", "audio_attn2.to_v")
 
@@ -43,3 +45,17 @@ def test_ltx2_prompts_are_modulated_by_the_timestep_or_not(timed: bool) -> None:
     seen, seen_other = record(model, layout, inputs), record(model, layout, other)
     for site in layout.graph:
         assert not site.invariant or torch.equal(flat(seen[site.id]), flat(seen_other[site.id]))
+
+
+def test_attentions_that_free_noise_calls_once_a_window_keep_nothing() -> None:
+    pipe = tiny_pipeline("animatediff")
+    family = resolve_family(pipe.unet)
+    plain = family.bind(pipe.unet)
+    pipe.register_modules(motion_adapter=diffusers.MotionAdapter(block_out_channels=(8,), motion_norm_num_groups=8))
+    pipe.enable_free_noise(context_length=2, context_stride=1)
+    inputs = family.sample_inputs(pipe.unet, height_px=64, width_px=64, num_frames=3, text_tokens=6)
+    assert any("called 2 times" in problem for problem in check_layout(pipe.unet, plain, inputs))
+    layout = family.bind(pipe.unet)
+    assert check_layout(pipe.unet, layout, inputs) == ()
+    assert layout.graph.select("*.motion_modules.0", kinds=("motion",))
+    assert not layout.graph.select("*.motion_modules.*.transformer_blocks.*")
