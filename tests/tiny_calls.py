@@ -167,3 +167,12 @@ def animatediff_call() -> dict[str, Any]:
 def svd_call() -> dict[str, Any]:
     picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(4))
     return {**_SQUARE, "image": picture, "num_frames": 2, "max_guidance_scale": 3.0}
+
+
+def kandinsky5_call() -> dict[str, Any]:
+    call: dict[str, Any] = {**_SQUARE, "num_frames": 5, "guidance_scale": 5.0}
+    for seed, sign in enumerate(("", "negative_")):
+        call[f"{sign}prompt_embeds_qwen"] = _randn(1, TEXT_TOKENS, 16, seed=seed)
+        call[f"{sign}prompt_embeds_clip"] = _randn(1, 8, seed=seed + 2)
+        call[f"{sign}prompt_cu_seqlens"] = torch.tensor([0, TEXT_TOKENS], dtype=torch.int32)
+    return call

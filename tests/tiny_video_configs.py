@@ -21,6 +21,19 @@ _LTX2: dict[str, Any] = {
     "caption_channels": 12,
 }
 
+_KANDINSKY5: dict[str, Any] = {
+    "in_visual_dim": 4,
+    "out_visual_dim": 4,
+    "in_text_dim": 16,
+    "in_text_dim2": 8,
+    "time_dim": 16,
+    "model_dim": 24,
+    "ff_dim": 32,
+    "num_text_blocks": 1,
+    "num_visual_blocks": 2,
+    "axes_dims": (4, 4, 4),
+}
+
 _ANIMATEDIFF: dict[str, Any] = {
     "sample_size": 8,
     "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"),
@@ -105,4 +118,6 @@ VIDEO_TINY: dict[str, Tiny] = {
         },
         frames=2,
     ),
+    "kandinsky5": Tiny("Kandinsky5Transformer3DModel", _KANDINSKY5, frames=5),
+    "kandinsky5_i2v": Tiny("Kandinsky5Transformer3DModel", {**_KANDINSKY5, "visual_cond": True}, frames=5),
 }

@@ -198,6 +198,20 @@ def _svd() -> diffusers.DiffusionPipeline:
     )
 
 
+def _without_vae(pipeline: str, model: str, *more_encoders: str) -> diffusers.DiffusionPipeline:
+    """A flow-matching pipeline that only ever returns latents."""
+    return getattr(diffusers, pipeline)(
+        **_NO_TEXT,
+        **dict.fromkeys(("vae", *more_encoders)),
+        transformer=tiny_model(model),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+    )
+
+
+def _kandinsky5() -> diffusers.DiffusionPipeline:
+    return _without_vae("Kandinsky5T2VPipeline", "kandinsky5", "text_encoder_2", "tokenizer_2")
+
+
 VIDEO_PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[[], dict[str, Any]]]] = {
     "wan": (_wan, tiny_calls.wan_call),
     "wan22": (_wan22, tiny_calls.wan_call),
@@ -208,4 +222,5 @@ VIDEO_PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Call
     "ltx2": (_ltx2, tiny_calls.ltx2_call),
     "animatediff": (_animatediff, tiny_calls.animatediff_call),
     "svd": (_svd, tiny_calls.svd_call),
+    "kandinsky5": (_kandinsky5, tiny_calls.kandinsky5_call),
 }

@@ -25,6 +25,7 @@ _SHIPPED = {
     "LTX2VideoTransformer3DModel": ("ltx2", "LTX2"),
     "UNetMotionModel": ("animatediff", "ANIMATEDIFF"),
     "UNetSpatioTemporalConditionModel": ("svd", "SVD"),
+    "Kandinsky5Transformer3DModel": ("kandinsky5", "KANDINSKY5"),
 }
 _registered: dict[str, Family] = {}
 

@@ -50,7 +50,7 @@ def token_grid(family: "Family", model: nn.Module, call: Mapping[str, Any]) -> T
     latents = next(iter(call.values()), None)
     if family.token_grid is not None:
         size = family.token_grid(model, call)
-    elif family.latent_layout in ("BCHW", "BCFHW", "BFCHW", "list"):
+    elif family.latent_layout in ("BCHW", "BCFHW", "BFCHW", "BFHWC", "list"):
         size = _from_latents(family, model, latents)
     else:
         return None

@@ -11,7 +11,16 @@ from dit_accel.schedules import GeneratorSpec, Schedule
 from dit_accel.schedules.generators import LEAF_KINDS
 
 STEPS = 6
-TWO_CALLS = ("wan", "wan22_low", "wan_ti2v", "wan_vace", "wan_animate", "qwen_image", "lumina2")
+TWO_CALLS = (
+    "wan",
+    "wan22_low",
+    "wan_ti2v",
+    "wan_vace",
+    "wan_animate",
+    "qwen_image",
+    "lumina2",
+    "kandinsky5",
+)
 
 
 def _run(pipe: object, name: str, **more: object) -> torch.Tensor:
