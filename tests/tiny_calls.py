@@ -176,3 +176,24 @@ def kandinsky5_call() -> dict[str, Any]:
         call[f"{sign}prompt_embeds_clip"] = _randn(1, 8, seed=seed + 2)
         call[f"{sign}prompt_cu_seqlens"] = torch.tensor([0, TEXT_TOKENS], dtype=torch.int32)
     return call
+
+
+def hunyuan_video15_call() -> dict[str, Any]:
+    call: dict[str, Any] = {"height": 32, "width": 32, "num_frames": 3}
+    for seed, sign in enumerate(("", "negative_")):
+        call[f"{sign}prompt_embeds"] = _randn(1, TEXT_TOKENS, 16, seed=seed)
+        call[f"{sign}prompt_embeds_2"] = _randn(1, 4, 12, seed=seed + 2)
+        call[f"{sign}prompt_embeds_mask"] = torch.ones(1, TEXT_TOKENS, dtype=torch.long)
+        call[f"{sign}prompt_embeds_mask_2"] = torch.tensor([[1, 1, 0, 0]])
+    return call
+
+
+def allegro_call() -> dict[str, Any]:
+    return {
+        **_SQUARE,
+        **_pair(1, TEXT_TOKENS, 16),
+        **_masks(),
+        "negative_prompt": None,
+        "num_frames": 5,
+        "guidance_scale": 5.0,
+    }

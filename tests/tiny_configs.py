@@ -44,16 +44,6 @@ def _z_image_inputs(model: nn.Module, generator: torch.Generator, batch: int) ->
     }
 
 
-def _mochi_inputs(model: nn.Module, generator: torch.Generator, batch: int) -> dict[str, Any]:
-    return {
-        "hidden_states": _randn(generator, batch, 4, 2, 8, 8),
-        "encoder_hidden_states": _randn(generator, batch, TEXT_TOKENS, 16),
-        "timestep": torch.full((batch,), 500),
-        "encoder_attention_mask": torch.ones(batch, TEXT_TOKENS, dtype=torch.bool),
-        "return_dict": False,
-    }
-
-
 _UNET: dict[str, Any] = {
     "sample_size": 8,
     "in_channels": 4,
@@ -295,6 +285,6 @@ TINY: dict[str, Tiny] = {
             "time_embed_dim": 8,
             "max_sequence_length": TEXT_TOKENS,
         },
-        inputs=_mochi_inputs,
+        frames=7,
     ),
 }

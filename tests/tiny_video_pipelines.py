@@ -6,6 +6,7 @@ from typing import Any
 import diffusers
 import tiny_calls
 import transformers
+from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from tiny_models import randomise, tiny_model
 from transformers import CLIPImageProcessorPil
@@ -212,6 +213,39 @@ def _kandinsky5() -> diffusers.DiffusionPipeline:
     return _without_vae("Kandinsky5T2VPipeline", "kandinsky5", "text_encoder_2", "tokenizer_2")
 
 
+def hunyuan_video15_parts() -> dict[str, Any]:
+    """All but the transformer; the VAE scales by 2 in time and 4 in space."""
+    vae = diffusers.AutoencoderKLHunyuanVideo15(
+        latent_channels=4,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        spatial_compression_ratio=4,
+        temporal_compression_ratio=2,
+        downsample_match_channel=False,
+        upsample_match_channel=False,
+    )
+    return {
+        **_NO_TEXT,
+        "text_encoder_2": None,
+        "tokenizer_2": None,
+        "vae": randomise(vae, 1).eval().requires_grad_(False),
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(),
+        "guider": ClassifierFreeGuidance(guidance_scale=4.0),
+    }
+
+
+def _hunyuan_video15() -> diffusers.DiffusionPipeline:
+    pipe = diffusers.HunyuanVideo15Pipeline(**hunyuan_video15_parts(), transformer=tiny_model("hunyuan_video15"))
+    pipe.vision_num_semantic_tokens = 5
+    return pipe
+
+
+def _allegro() -> diffusers.DiffusionPipeline:
+    return diffusers.AllegroPipeline(
+        **_NO_TEXT, vae=None, transformer=tiny_model("allegro"), scheduler=diffusers.DDIMScheduler(clip_sample=False)
+    )
+
+
 VIDEO_PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[[], dict[str, Any]]]] = {
     "wan": (_wan, tiny_calls.wan_call),
     "wan22": (_wan22, tiny_calls.wan_call),
@@ -223,4 +257,6 @@ VIDEO_PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Call
     "animatediff": (_animatediff, tiny_calls.animatediff_call),
     "svd": (_svd, tiny_calls.svd_call),
     "kandinsky5": (_kandinsky5, tiny_calls.kandinsky5_call),
+    "hunyuan_video15": (_hunyuan_video15, tiny_calls.hunyuan_video15_call),
+    "allegro": (_allegro, tiny_calls.allegro_call),
 }

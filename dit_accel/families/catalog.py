@@ -26,6 +26,9 @@ _SHIPPED = {
     "UNetMotionModel": ("animatediff", "ANIMATEDIFF"),
     "UNetSpatioTemporalConditionModel": ("svd", "SVD"),
     "Kandinsky5Transformer3DModel": ("kandinsky5", "KANDINSKY5"),
+    "HunyuanVideo15Transformer3DModel": ("hunyuan_video15", "HUNYUAN_VIDEO15"),
+    "MochiTransformer3DModel": ("mochi", "MOCHI"),
+    "AllegroTransformer3DModel": ("allegro", "ALLEGRO"),
 }
 _registered: dict[str, Family] = {}
 

@@ -79,7 +79,9 @@ def _text_span(family: "Family", num_tokens: int, call: Mapping[str, Any]) -> tu
     text = call.get(family.conditioning[0])
     if not isinstance(text, torch.Tensor) or text.dim() < 2:
         return None
-    length = text.shape[1]
+    # Other sequences of the conditioning (an image's, a second encoder's) join the first; pooled vectors do not.
+    others = (call.get(name) for name in family.conditioning[1:])
+    length = text.shape[1] + sum(x.shape[1] for x in others if isinstance(x, torch.Tensor) and x.dim() == 3)
     return (0, length) if family.text == "prefix" else (num_tokens, num_tokens + length)
 
 

@@ -10,6 +10,7 @@ from dit_accel.errors import ConfigError, UnsupportedModelError
 from dit_accel.families import Family, SiteSpec, Stack, find_family, known_families, register_family, resolve_family
 from dit_accel.families.catalog import RECIPE, unregister_family
 from dit_accel.families.check import check_layout
+from dit_accel.families.discovery import discover_family
 from dit_accel.families.source import most_calls, residual_streams
 
 
@@ -22,10 +23,10 @@ def test_discovered_families_are_marked(name: str) -> None:
     assert all(stack.streams for stack in family.stacks)
 
 
-@pytest.mark.parametrize("name", DISCOVERED_NAMES)
+@pytest.mark.parametrize("name", (*DISCOVERED_NAMES, "mochi"))
 def test_inputs_are_guessed_from_names(name: str) -> None:
     model = tiny_model(name)
-    family = resolve_family(model)
+    family = discover_family(model)
     inputs = family.sample_inputs(model, height_px=64, width_px=64, num_frames=5, batch=2, text_tokens=6)
     with torch.no_grad():
         assert torch.isfinite(model(**inputs)[0][0]).all()
@@ -40,7 +41,7 @@ def test_inputs_that_cannot_be_guessed_are_an_error() -> None:
     with torch.device("meta"):
         model = Odd(num_layers=1)
     with pytest.raises(UnsupportedModelError, match=r"'moon_phase'.*make_inputs"):
-        resolve_family(model).sample_inputs(model, height_px=64, width_px=64)
+        discover_family(model).sample_inputs(model, height_px=64, width_px=64)
 
 
 def test_refiners_are_stacks_in_the_order_of_the_calls() -> None:
@@ -51,7 +52,7 @@ def test_refiners_are_stacks_in_the_order_of_the_calls() -> None:
 
 
 def test_mochi_has_joint_attention_and_no_text_feed_forward_in_its_last_block() -> None:
-    graph = resolve_family(tiny_model("mochi")).bind(tiny_model("mochi")).graph
+    graph = discover_family(tiny_model("mochi")).bind(tiny_model("mochi")).graph
     assert [site.kind for site in graph if site.block == 0][1:] == ["joint_attn", "ff", "ff_context"]
     assert [site.kind for site in graph if site.block == 2][1:] == ["joint_attn", "ff"]
 

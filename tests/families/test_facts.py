@@ -62,6 +62,8 @@ def test_text_sits_where_described(name: str, monkeypatch: pytest.MonkeyPatch) -
     tiny = TINY[name]
     grid = family.grid(model, height_px=tiny.px, width_px=tiny.px, num_frames=tiny.frames)
     image_tokens = grid[0] * grid[1] * grid[2]
+    if name == "mochi":  # the pooled prompt modulates every token
+        model.get_submodule("time_embed.pooler").register_forward_hook(lambda module, args, output: output * 0)
     keys: list[torch.Tensor] = []
     original = F.scaled_dot_product_attention
 
@@ -77,13 +79,15 @@ def test_text_sits_where_described(name: str, monkeypatch: pytest.MonkeyPatch) -
         keys.clear()
         model(**{**inputs, "encoder_hidden_states": noise_like(inputs["encoder_hidden_states"])})
     assert any(not torch.equal(a, b) for a, b in zip(first, keys, strict=True))
-    joint = [(a, b) for a, b in zip(first, keys, strict=True) if a.shape[2] == image_tokens + TEXT_TOKENS]
+    given = (inputs.get(name) for name in family.conditioning)
+    text_tokens = sum(item.shape[1] for item in given if isinstance(item, torch.Tensor) and item.dim() == 3)
+    joint = [(a, b) for a, b in zip(first, keys, strict=True) if a.shape[2] == image_tokens + text_tokens]
     if family.text == "cross":
         assert not joint
         return
     a, b = joint[0]
     changed = (a != b).any(dim=-1).any(dim=1).any(dim=0).nonzero().flatten().tolist()
-    total = image_tokens + TEXT_TOKENS
+    total = image_tokens + text_tokens
     expected = {"prefix": range(TEXT_TOKENS), "suffix": range(total - TEXT_TOKENS, total)}[family.text]
     assert changed == list(expected)
 
@@ -113,7 +117,8 @@ def test_grid_counts_the_tokens_that_blocks_see(name: str) -> None:
     assert rows == [frames * height * width]
 
 
-@pytest.mark.parametrize("name", DESCRIBED_NAMES)
+# Their forwards look at values: which tokens a mask hides, whether an image is all zeros.
+@pytest.mark.parametrize("name", [n for n in DESCRIBED_NAMES if n not in ("mochi", "hunyuan_video15")])
 def test_inputs_of_other_sizes_run_on_the_meta_device(name: str) -> None:
     tiny = TINY[name]
     with torch.device("meta"):
@@ -130,7 +135,11 @@ def test_inputs_of_other_sizes_run_on_the_meta_device(name: str) -> None:
     assert output.shape[0] == 3
 
 
-@pytest.mark.parametrize("name", [n for n in DESCRIBED_NAMES if n not in ("sana", "ltx", "ltx2", "ltx23")])
+# The usual autoencoder of these does not scale by 8.
+ANOTHER_SCALE = ("sana", "ltx", "ltx2", "ltx23", "hunyuan_video15")
+
+
+@pytest.mark.parametrize("name", [n for n in DESCRIBED_NAMES if n not in ANOTHER_SCALE])
 def test_another_autoencoder_changes_the_latent_size(name: str) -> None:
     model = tiny_model(name)
     family = resolve_family(model)

@@ -20,6 +20,7 @@ TWO_CALLS = (
     "qwen_image",
     "lumina2",
     "kandinsky5",
+    "hunyuan_video15",
 )
 
 
