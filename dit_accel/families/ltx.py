@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from dit_accel.families.base import Family, SiteSpec, Stack, config_of
@@ -33,11 +34,14 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
 
 
 def ltx_grid(model: nn.Module, call: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """The grid that the call itself names."""
+    """The grid that the call itself names, unless other tokens (of conditions, of references) follow the video's."""
     sizes = [call.get(name) for name in ("num_frames", "height", "width")]
     if any(size is None for size in sizes):
         return None
     frames, rows, columns = (int(size) for size in sizes if size is not None)
+    tokens = call.get("hidden_states")
+    if isinstance(tokens, torch.Tensor) and tokens.shape[1] != frames * rows * columns:
+        return None
     return frames, rows, columns
 
 

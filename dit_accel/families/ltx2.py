@@ -126,6 +126,6 @@ LTX2 = Family(
     notes=(
         "Spatio-temporal and modality guidance are one more call each per step; the pipelines name all three.",
         "In the call without the other modality, the attentions between video and audio do not run.",
-        "The token grid is that of the video; conditioning frames and references may follow it.",
+        "Where conditions or references follow the tokens of the video, there is no token grid.",
     ),
 )
