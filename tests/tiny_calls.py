@@ -128,7 +128,7 @@ def mochi_call() -> dict[str, Any]:
     }
 
 
-def _pictures(count: int, size: int, seed: int) -> list[Image.Image]:
+def pictures(count: int, size: int, seed: int) -> list[Image.Image]:
     """Pictures of noise."""
     pixels = (255 * torch.rand(count, size, size, 3, generator=torch.Generator().manual_seed(seed))).byte()
     return [Image.fromarray(picture.numpy()) for picture in pixels]
@@ -139,9 +139,9 @@ def wan_animate_call() -> dict[str, Any]:
     del call["num_frames"]
     return {
         **call,
-        "image": _pictures(1, 64, seed=1)[0],
-        "pose_video": _pictures(5, 64, seed=2),
-        "face_video": _pictures(5, 16, seed=3),
+        "image": pictures(1, 64, seed=1)[0],
+        "pose_video": pictures(5, 64, seed=2),
+        "face_video": pictures(5, 16, seed=3),
         "segment_frame_length": 5,
     }
 
