@@ -73,6 +73,6 @@ HUNYUAN_VIDEO15 = Family(
     make_inputs=_inputs,
     notes=(
         "Guidance is run by the pipeline's guider, which names each branch; some guiders call three times a step.",
-        "It looks whether its image is empty: its cost is not counted on shapes alone, nor is it compiled into one graph.",
+        "It looks whether its image is empty: neither counted on shapes alone nor compiled into one graph.",
     ),
 )

@@ -6,7 +6,8 @@ from dit_accel.families.base import BoundSite, Family, Layout, submodule
 from dit_accel.schedules.graph import SiteInfo
 
 # Blocks whose layers hand on to each other as (resnet, attention, motion), (resnet, attention, motion), … with what
-# they have of it, and whose every layer is a skip. Other blocks (k-diffusion's, skip-convolution ones) get no readers named, which is always safe.
+# they have of it, and whose every layer is a skip. Other blocks (k-diffusion's, skip-convolution ones) get no readers
+# named, which is always safe.
 _CHAINED = frozenset(
     (
         "DownBlock2D",
@@ -114,7 +115,7 @@ class _Builder:
         return readers[::-1]
 
     def _layers(self, path: str, block: int, *, down: bool) -> None:
-        """The resnets, attentions and motion modules of one block, each feeding the next where nothing else reads it."""
+        """The resnets, attentions and motion modules of one block, each feeding the next if nothing else reads it."""
         resnets = _count(self.unet, f"{path}.resnets")
         counts = {name: _count(self.unet, f"{path}.{name}") for name, _ in _AFTER_RESNET}
         for k in range(resnets):
@@ -131,7 +132,7 @@ class _Builder:
                 self.add(f"{path}.{name}.{k}", "resample", block, path)
 
     def _transformer(self, path: str, block: int, parent: str) -> None:
-        """The attentions and feed-forwards inside one transformer, temporal ones after the spatial ones they follow."""
+        """The attentions and feed-forwards inside one transformer; each temporal block follows a spatial one."""
         for m in range(_count(self.unet, f"{path}.transformer_blocks")):
             for name in _INNER:
                 inner = submodule(self.unet, f"{path}.{name}.{m}")
