@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.report import Report, Variant
+from dit_accel.evaluation.reports.report import Report, Variant
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 QUALITY = ("<!-- quality:begin -->", "<!-- quality:end -->")
 SPEED = ("<!-- speed:begin -->", "<!-- speed:end -->")
 README = Path(__file__).resolve().parent.parent / "README.md"
 HEADER = (
-    "| | steps | speed-up [95 %] | PSNR [95 %] | worst 5 % | SSIM | ST-LPIPS | reuse planned / actual |",
+    "| | steps | speed-up [95 %] | PSNR [95 %] | worst 5 % | SSIM | ST-LPIPS | saved planned / actual |",
     "|---|---:|---:|---:|---:|---:|---:|---:|",
 )
 
@@ -117,11 +117,12 @@ def _row(variant: Variant) -> str:
     cells += [f"{psnr.mean:.1f} dB [{psnr.ci95[0]:.1f}, {psnr.ci95[1]:.1f}]", f"{psnr.worst5:.1f} dB"]
     cells.append(f"{fidelity.ssim.mean:.3f}")
     cells.append("" if fidelity.st_lpips is None else f"{fidelity.st_lpips.mean:.3f}")
-    if variant.reuse is None:
+    effect = variant.effects and variant.effects.main
+    if not effect:
         cells.append("")
     else:
-        actual = variant.reuse.actual_frac
-        cells.append(f"{variant.reuse.planned_frac:.0%} / {'not counted' if actual is None else f'{actual:.0%}'}")
+        actual = effect.actual_frac
+        cells.append(f"{effect.planned_frac:.0%} / {'not counted' if actual is None else f'{actual:.0%}'}")
     return f"| {' | '.join(cells)} |"
 
 

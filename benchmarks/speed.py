@@ -11,6 +11,7 @@ On Linux CPUs, glibc hands memory back to the kernel whenever a kept value is fr
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
@@ -23,11 +24,12 @@ from rich.table import Table
 from subjects import SHAPES, EmbeddedSource, ShapeSource, Subject
 
 from dit_accel import CompileConfig, GeneratorSpec, Schedule, StaticCacheConfig, accelerate_pipeline, summary
-from dit_accel.evaluation.compare import reuse_of
-from dit_accel.evaluation.cost import DenoiserMeter, OverheadMeter, call_macs, run_macs
-from dit_accel.evaluation.environment import collect_environment, command_line
-from dit_accel.evaluation.fidelity import fidelity
-from dit_accel.evaluation.report import (
+from dit_accel.evaluation.compare.compare import effects_of
+from dit_accel.evaluation.compare.cost import DenoiserMeter, OverheadMeter, call_macs, run_macs
+from dit_accel.evaluation.compare.timing import time_interleaved
+from dit_accel.evaluation.metrics.fidelity import fidelity
+from dit_accel.evaluation.reports.environment import collect_environment, command_line
+from dit_accel.evaluation.reports.report import (
     DenoiserCost,
     Fidelity,
     Report,
@@ -37,9 +39,8 @@ from dit_accel.evaluation.report import (
     Times,
     Variant,
 )
-from dit_accel.evaluation.timing import time_interleaved
-from dit_accel.passes.base import PassConfig
-from dit_accel.session import session_of
+from dit_accel.plan.config import PassConfig
+from dit_accel.session.session import session_of
 
 PROMPTS = ("red apple", "panda", "frog", "penguin")
 MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
@@ -90,7 +91,7 @@ class Bench:
     def run(self) -> None:
         """One run; the denoiser's share of its time is kept."""
         before = self.overhead.inner_s if self.overhead else 0.0
-        with DenoiserMeter(self.subject.denoiser) as meter:
+        with DenoiserMeter(self.subject.denoiser) as meter, self.overhead or nullcontext():
             self.result = self.subject.run()
         self.denoiser_s.append(meter.seconds)
         self.inputs = meter.inputs or {}
@@ -107,7 +108,8 @@ def measure(benches: Mapping[str, Bench], steps: int, repeats: int, warmup: int)
     rows = []
     for name, bench in benches.items():
         session = session_of(bench.subject.target)
-        total = run_macs(session, macs) if session else plain_macs
+        runtime = session.runtimes[0] if session else None
+        total = run_macs(runtime, macs) if runtime else plain_macs
         own, base = bench.denoiser_s[warmup:], plain.denoiser_s[warmup:]
         first = name == "plain"
         images = bench.result.dim() == 4 and bench.result.shape[1] == 3
@@ -122,12 +124,12 @@ def measure(benches: Mapping[str, Bench], steps: int, repeats: int, warmup: int)
                 times=Times.of(times[name]),
                 speedup=None if first else Speedup.of(times["plain"], times[name]),
                 fidelity=scores and Fidelity.of(scores),
-                reuse=reuse_of(summary(bench.subject.target)) if session else None,
+                effects=effects_of(summary(bench.subject.target)) if session else None,
                 denoiser=DenoiserCost(
                     times=Times.of(own),
                     speedup=None if first else Speedup.of(base, own),
                     macs=total,
-                    macs_linear=run_macs(session, macs, linear=True) if session else macs.linear * steps,
+                    macs_linear=run_macs(runtime, macs, linear=True) if runtime else macs.linear * steps,
                     allowed_speedup=plain_macs / total,
                     overhead_frac=_overhead(bench, warmup),
                 ),

@@ -9,8 +9,8 @@ import diffusers
 import torch
 
 from dit_accel.families import resolve_family
-from dit_accel.generation import GenerationSettings, call_arguments
-from dit_accel.loading import load_pipeline
+from dit_accel.pipelines.generation import GenerationSettings, call_arguments
+from dit_accel.pipelines.loading import load_pipeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

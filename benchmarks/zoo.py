@@ -11,7 +11,7 @@ import readme_table
 import torch
 
 from dit_accel.embedded import embedded_path, list_embedded, load_embedded
-from dit_accel.generation import GenerationSettings, generate
+from dit_accel.pipelines.generation import GenerationSettings, generate
 from dit_accel.prompts import load_prompts
 from dit_accel.training.samples import image_sheet
 

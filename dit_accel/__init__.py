@@ -4,17 +4,17 @@ from importlib import import_module as _import_module
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from dit_accel.version import __version__ as __version__
 
 _EXPORTS = {
-    "AccelerationPlan": "dit_accel.plan",
+    "AccelerationPlan": "dit_accel.plan.plan",
     "CompileConfig": "dit_accel.passes.compile",
     "GeneratorSpec": "dit_accel.schedules",
     "Schedule": "dit_accel.schedules",
     "StaticCacheConfig": "dit_accel.passes.static_cache",
     "accelerate_pipeline": "dit_accel.api",
     "accelerated": "dit_accel.api",
-    "certify": "dit_accel.evaluation.certify",
+    "certify": "dit_accel.evaluation.certify.certify",
     "is_accelerated": "dit_accel.api",
     "load_embedded": "dit_accel.embedded",
     "remove_acceleration": "dit_accel.api",
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from dit_accel.api import remove_acceleration as remove_acceleration
     from dit_accel.api import summary as summary
     from dit_accel.embedded import load_embedded as load_embedded
-    from dit_accel.evaluation.certify import certify as certify
+    from dit_accel.evaluation.certify.certify import certify as certify
     from dit_accel.passes.compile import CompileConfig as CompileConfig
     from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig
-    from dit_accel.plan import AccelerationPlan as AccelerationPlan
+    from dit_accel.plan.plan import AccelerationPlan as AccelerationPlan
     from dit_accel.schedules import GeneratorSpec as GeneratorSpec
     from dit_accel.schedules import Schedule as Schedule
 

@@ -1,18 +1,19 @@
 """The verbs: accelerate a pipeline, look at what was done, and take it back."""
 
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dit_accel.errors import AccelerationWarning, ConfigError, PlanMismatchError, did_you_mean
-from dit_accel.inspection import Summary, summarize
-from dit_accel.passes.base import PassConfig
-from dit_accel.plan import AccelerationPlan
-from dit_accel.presets import PRESETS, resolve_preset
-from dit_accel.session import Session, Target, check_free, check_plan, find_targets, session_of
+from dit_accel.errors import ConfigError, PlanMismatchError, did_you_mean
+from dit_accel.families.targets import Target, find_targets
+from dit_accel.plan.config import PassConfig
+from dit_accel.plan.plan import AccelerationPlan
+from dit_accel.runtime.observe import warn_user
+from dit_accel.session.presets import PRESETS, resolve_preset
+from dit_accel.session.session import Session, check_free, check_plan, session_of
+from dit_accel.session.summary import Summary, summarize
 
 logger = logging.getLogger("dit_accel")
 
@@ -38,7 +39,32 @@ def accelerate_pipeline(pipe: P, plan: PlanLike = "balanced", *, scheduler: Any 
         ConfigError: The plan is not valid.
         UnsupportedModelError: The pipeline has no denoiser that can be accelerated.
         PlanMismatchError: The plan is for another model.
+        IrreversibleError: What is applied already cannot be undone.
     """
+    _replace(pipe, plan, scheduler=scheduler, strict=strict, for_a_while=False)
+    return pipe
+
+
+def _replace(pipe: Any, plan: PlanLike, *, scheduler: Any, strict: bool, for_a_while: bool) -> None:
+    before = session_of(pipe)
+    if before is not None:
+        check_free(pipe, before.targets)
+        before.undo()  # a plan is checked against the plain model, not against what another one made of it
+    try:
+        session = _prepared(pipe, plan, scheduler=scheduler, strict=strict)
+        if for_a_while:
+            session.check_reversible()
+        session.apply()
+    except BaseException:
+        if before is not None:
+            before.apply()
+        raise
+    if before is not None:
+        logger.info("replaced plan '%s' by '%s'", before.plan.name, session.plan.name)
+
+
+def _prepared(pipe: Any, plan: PlanLike, *, scheduler: Any, strict: bool) -> Session:
+    """Everything that can be refused before the pipeline is touched."""
     targets = find_targets(pipe)
     check_free(pipe, targets)
     _check_scheduler(pipe, scheduler)
@@ -47,26 +73,19 @@ def accelerate_pipeline(pipe: P, plan: PlanLike = "balanced", *, scheduler: Any 
     for doubt in doubts:
         if strict:
             raise PlanMismatchError(doubt)
-        warnings.warn(doubt, AccelerationWarning, stacklevel=2)
-    session = Session(pipe, targets, resolved, scheduler=scheduler, strict=strict, doubts=doubts)
-    before = session_of(pipe)
-    if before is not None:
-        logger.info("replacing plan '%s' by '%s'", before.plan.name, resolved.name)
-        before.undo()
-    try:
-        session.apply()
-    except BaseException:
-        if before is not None:
-            before.apply()
-        raise
-    return pipe
+        warn_user(doubt)
+    return Session(pipe, targets, resolved, scheduler=scheduler, strict=strict, doubts=doubts)
 
 
 def remove_acceleration(pipe: P) -> P:
-    """Undo :func:`accelerate_pipeline` exactly: same attributes, same ``state_dict`` keys, bit-equal output."""
+    """Undo :func:`accelerate_pipeline` exactly: same attributes, same ``state_dict`` keys, bit-equal output.
+
+    Raises:
+        IrreversibleError: A pass that is applied cannot be undone; nothing is.
+    """
     session = session_of(pipe)
     if session is None:
-        warnings.warn("remove_acceleration: this pipeline is not accelerated", AccelerationWarning, stacklevel=2)
+        warn_user("remove_acceleration: this pipeline is not accelerated")
         return pipe
     check_free(pipe, session.targets)
     session.undo()
@@ -75,9 +94,13 @@ def remove_acceleration(pipe: P) -> P:
 
 @contextmanager
 def accelerated(pipe: P, plan: PlanLike = "balanced", *, scheduler: Any = None, strict: bool = False) -> Iterator[P]:
-    """Accelerate within a ``with`` block; what was applied before, if anything, is back afterwards."""
+    """Accelerate within a ``with`` block; what was applied before, if anything, is back afterwards.
+
+    Raises:
+        IrreversibleError: A pass of the plan cannot be undone; the pipeline is left as it was.
+    """
     before = session_of(pipe)
-    accelerate_pipeline(pipe, plan, scheduler=scheduler, strict=strict)
+    _replace(pipe, plan, scheduler=scheduler, strict=strict, for_a_while=True)
     try:
         yield pipe
     finally:
@@ -117,7 +140,7 @@ def resolve_plan(plan: PlanLike, targets: Sequence[Target]) -> AccelerationPlan:
                 f"unknown preset '{plan}'.{did_you_mean(plan, PRESETS)} Presets: {', '.join(PRESETS)}; "
                 "or give a plan, a folder or file with one, or a hub id 'user/name'."
             )
-        return resolve_preset(plan, targets[0])
+        return resolve_preset(plan, targets)
     if isinstance(plan, Sequence):
         configs = tuple(item for item in plan if isinstance(item, PassConfig))
         if len(configs) == len(plan):

@@ -1,6 +1,7 @@
 """One small registry for everything that is looked up by name or type."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Generic, TypeVar
 
@@ -34,6 +35,16 @@ class Registry(Generic[V]):
             return value
 
         return keep
+
+    @contextmanager
+    def temporarily(self, name: str, value: V) -> Iterator[V]:
+        """Within a ``with`` block ``name`` is ``value``, whatever it was before and will be again."""
+        before = self._values.copy()
+        self._values[name] = value
+        try:
+            yield value
+        finally:
+            self._values = before
 
     def get(self, name: str) -> V:
         """The value called ``name``.

@@ -1,5 +1,6 @@
 """From a schedule to what each module does at each step: liveness, dropped computations, and when to free."""
 
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,40 +16,38 @@ SKIP = "skip"  # nobody reads the output: return a placeholder, run nothing
 
 @dataclass(frozen=True)
 class Row:
-    """One step.
+    """What every site does in one call.
 
     Attributes:
-        actions: What each site of the graph does, in the graph's order. Equal rows share one tuple.
-        frees: Positions of the sites whose kept value is not read after this step.
+        actions: One for each site of the graph, in the graph's order. Equal rows share one tuple.
+        frees: Positions of the sites whose kept values are not read after this call.
+        variant: Tells rows of equal actions apart where a pass wraps modules of its own; each has a graph of its own.
     """
 
     actions: tuple[str, ...]
-    frees: tuple[int, ...]
+    frees: tuple[int, ...] = ()
+    variant: Hashable = None
 
 
 @dataclass(frozen=True)
-class Program:
-    """A schedule made ready to run from step ``start`` on.
+class RowSet:
+    """All rows that may run: what must be wrapped, and what a compiler builds.
 
     Attributes:
         sites: Ids of all sites, in the graph's order.
-        start: First step of the run; everything runs there.
-        rows: One per step from ``start`` to the last.
         parents: Position of each site's parent.
+        auxiliary: Positions of the sites that nobody schedules.
+        rows: The rows.
     """
 
     sites: tuple[str, ...]
-    start: int
-    rows: tuple[Row, ...]
     parents: tuple[int | None, ...]
-
-    def row(self, step: int) -> Row:
-        """The row of an absolute step index."""
-        return self.rows[step - self.start]
+    auxiliary: frozenset[int]
+    rows: tuple[Row, ...]
 
     @cached_property
     def distinct_actions(self) -> tuple[tuple[str, ...], ...]:
-        """The different action rows in order of first use: what a compiler has to build."""
+        """The different action rows in order of first use."""
         return tuple(dict.fromkeys(row.actions for row in self.rows))
 
     @cached_property
@@ -63,23 +62,59 @@ class Program:
 
     @cached_property
     def skipped(self) -> frozenset[int]:
-        """Positions of the sites that are skipped at some step."""
+        """Positions of the sites that are skipped in some row."""
         return frozenset(p for p in self.active if any(a[p] == SKIP for a in self.distinct_actions))
+
+
+@dataclass(frozen=True)
+class Program(RowSet):
+    """A schedule made ready to run from step ``start`` on: one row for each step from there to the last.
+
+    Attributes:
+        start: First step of the run; everything runs there.
+        absent: Steps at which the denoiser is not called at all; their rows compute everything and keep nothing.
+    """
+
+    start: int = 0
+    absent: frozenset[int] = frozenset()
+
+    def row(self, step: int) -> Row:
+        """The row of an absolute step index."""
+        return self.rows[step - self.start]
 
     def planned(self, action: str) -> int:
         """How often ``action`` is planned, over all sites and steps."""
         return sum(row.actions.count(action) for row in self.rows)
 
 
-def lower(schedule: Schedule, graph: SiteGraph, start: int = 0) -> Program:
+def rows_of(graph: SiteGraph, rows: Iterable[Row]) -> RowSet:
+    """The rows of a source that is no schedule."""
+    return RowSet(tuple(site.id for site in graph), _parents(graph), _auxiliary(graph), tuple(rows))
+
+
+def compute_everything(graph: SiteGraph, variant: Hashable = None) -> Row:
+    """The row in which every site computes."""
+    return Row((COMPUTE,) * len(graph), (), variant)
+
+
+def lower(
+    schedule: Schedule,
+    graph: SiteGraph,
+    start: int = 0,
+    *,
+    depth: Mapping[str, int] | None = None,
+    absent: Collection[int] = (),
+) -> Program:
     """Decide for every (step, site) whether it is computed, stored, reused or skipped.
 
     The rules, each a test:
 
     * A site is reused only if it was computed since ``start`` while its parent ran; else it is computed.
-    * A computed output is kept only if a later step reads it before the next computation, and freed after that read.
+    * A computed output is kept only if a later step reads it, and freed after the last read. A site of depth d reads
+      the d values that were computed last, so the last d computations before a reuse are kept.
     * A module is skipped when every declared reader of its output is reused or skipped at this step and no later step
       reads the value; auxiliary modules run exactly when one of their readers runs.
+    * At an absent step nothing happens. What was to be recomputed there is recomputed at the next step that runs.
 
     None of this changes a single bit of the result: it only leaves out work whose output nobody reads.
 
@@ -87,6 +122,8 @@ def lower(schedule: Schedule, graph: SiteGraph, start: int = 0) -> Program:
         schedule: T steps.
         graph: The sites of the model.
         start: First executed step (image-to-image starts mid-schedule; a run whose shape changed starts again).
+        depth: How many kept values a reuse reads, by site id; 1 for those that are not named.
+        absent: Steps at which the denoiser is not called, because a pass answers without it.
 
     Raises:
         ScheduleError: The schedule names sites the graph does not have.
@@ -95,86 +132,133 @@ def lower(schedule: Schedule, graph: SiteGraph, start: int = 0) -> Program:
     schedule.check(graph)
     if not 0 <= start < schedule.num_steps:
         raise ValueError(f"start step {start} is outside a schedule of {schedule.num_steps} steps")
-    wanted = _candidates(schedule, graph, start)
-    return _pack(graph, start, *_liveness(graph, wanted))
+    gone = frozenset(absent)
+    depths = [(depth or {}).get(site.id, 1) for site in graph]
+    table = _candidates(schedule, graph, start, gone)
+    actions, frees = _liveness(graph, table, depths)
+    return _pack(graph, start, gone, actions, frees)
 
 
-def _candidates(schedule: Schedule, graph: SiteGraph, start: int) -> list[list[bool | None]]:
-    """Per step and site: computed (True), reused (False), or not reached because the parent is reused (None)."""
-    parents = [None if site.parent is None else graph.index[site.parent] for site in graph]
+def _candidates(
+    schedule: Schedule, graph: SiteGraph, start: int, absent: frozenset[int]
+) -> list[list[bool | None] | None]:
+    """Per step and site: computed (True), reused (False), or not reached because the parent is reused (None).
+
+    The whole row is ``None`` for an absent step.
+    """
+    parents = _parents(graph)
     available = [False] * len(graph)
-    table: list[list[bool | None]] = []
+    due = [False] * len(graph)  # a recomputation that fell on an absent step
+    table: list[list[bool | None] | None] = []
     for step in range(start, schedule.num_steps):
+        recomputes = [schedule.recomputes(step, site.id) or due[p] for p, site in enumerate(graph)]
+        if step in absent:
+            due = recomputes
+            table.append(None)
+            continue
         row: list[bool | None] = []
         for position, site in enumerate(graph):
             parent = parents[position]
             if parent is not None and row[parent] is not True:
                 row.append(None)
                 continue
-            compute = site.auxiliary or schedule.recomputes(step, site.id) or not available[position]
+            compute = site.auxiliary or recomputes[position] or not available[position]
             available[position] = available[position] or compute
             row.append(compute)
+        due = [False] * len(graph)
         table.append(row)
     return table
 
 
-def _liveness(graph: SiteGraph, wanted: list[list[bool | None]]) -> tuple[list[list[str]], list[list[int]]]:
+def _liveness(
+    graph: SiteGraph, table: Sequence[list[bool | None] | None], depths: Sequence[int]
+) -> tuple[list[list[str]], list[list[int]]]:
     """Walk the steps backwards, dropping what nobody reads; returns actions and frees per step."""
-    readers = [[graph.index[reader] for reader in site.feeds] for site in graph]
-    parents = [None if site.parent is None else graph.index[site.parent] for site in graph]
-    everyone = range(len(graph))
-    carried = [False] * len(graph)  # a later step reads the value that this or an earlier step computes
-    actions: list[list[str]] = []
-    frees: list[list[int]] = []
-    for row in reversed(wanted):
+    walk = _Backwards(graph, depths)
+    steps = [walk.step(row) for row in reversed(table)]
+    return [actions for actions, _ in reversed(steps)], [frees for _, frees in reversed(steps)]
+
+
+class _Backwards:
+    """Liveness at the step that is looked at, given all later ones."""
+
+    def __init__(self, graph: SiteGraph, depths: Sequence[int]) -> None:
+        self.depths = depths
+        self.readers = [[graph.index[reader] for reader in site.feeds] for site in graph]
+        self.parents = _parents(graph)
+        # How many of the values computed so far are read later.
+        self.needed = [0] * len(graph)
+
+    def step(self, row: list[bool | None] | None) -> tuple[list[str], list[int]]:
+        """Actions and frees of one step; an absent one computes everything and keeps nothing."""
+        if row is None:
+            return [COMPUTE] * len(self.parents), []
+        runs = self._drop_unread(row, self._must_run(row))
+        return self._emit(row, runs)
+
+    def _must_run(self, row: list[bool | None]) -> list[bool]:
+        """Computed sites whose value is read later, and the parents of such: they run whoever reads them now."""
+        kept = [count > 0 for count in self.needed]
+        for position in reversed(range(len(row))):
+            parent = self.parents[position]
+            if kept[position] and row[position] and parent is not None:
+                kept[parent] = True
+        return kept
+
+    def _drop_unread(self, row: list[bool | None], kept: list[bool]) -> list[bool]:
         runs = [bool(entry) for entry in row]
-        holds_carried = list(carried)  # a child's value is needed later, so its parent must run
-        for position in reversed(everyone):
-            parent = parents[position]
-            if holds_carried[position] and row[position] and parent is not None:
-                holds_carried[parent] = True
-
-        def is_read(position: int, runs: list[bool] = runs, row: list[bool | None] = row) -> bool:
-            parent = parents[position]
-            if row[position] is None or (parent is not None and not runs[parent]):
-                return False
-            return not readers[position] or any(runs[reader] for reader in readers[position])
-
         changed = True
         while changed:
             changed = False
-            for position in reversed(everyone):
-                parent = parents[position]
-                if not runs[position]:
-                    continue
+            for position in reversed(range(len(row))):
+                parent = self.parents[position]
                 orphaned = parent is not None and not runs[parent]
-                if orphaned or not (is_read(position) or holds_carried[position]):
+                if runs[position] and (orphaned or not (kept[position] or self._is_read(position, row, runs))):
                     runs[position] = False
                     changed = True
-        step_actions: list[str] = []
-        step_frees: list[int] = []
-        for position in everyone:
+        return runs
+
+    def _is_read(self, position: int, row: list[bool | None], runs: list[bool]) -> bool:
+        parent = self.parents[position]
+        if row[position] is None or (parent is not None and not runs[parent]):
+            return False
+        readers = self.readers[position]
+        return not readers or any(runs[reader] for reader in readers)
+
+    def _emit(self, row: list[bool | None], runs: list[bool]) -> tuple[list[str], list[int]]:
+        actions: list[str] = []
+        frees: list[int] = []
+        for position in range(len(row)):
             if runs[position]:
-                step_actions.append(STORE if carried[position] else COMPUTE)
-                carried[position] = False
-            elif row[position] is False and is_read(position):
-                step_actions.append(REUSE)
-                if not carried[position]:
-                    step_frees.append(position)
-                carried[position] = True
+                actions.append(STORE if self.needed[position] else COMPUTE)
+                self.needed[position] = max(0, self.needed[position] - 1)
+            elif row[position] is False and self._is_read(position, row, runs):
+                actions.append(REUSE)
+                if not self.needed[position]:
+                    frees.append(position)
+                self.needed[position] = max(self.needed[position], self.depths[position])
             else:
-                step_actions.append(SKIP)
-        actions.append(step_actions)
-        frees.append(step_frees)
-    return actions[::-1], frees[::-1]
+                actions.append(SKIP)
+        return actions, frees
 
 
-def _pack(graph: SiteGraph, start: int, actions: list[list[str]], frees: list[list[int]]) -> Program:
+def _pack(
+    graph: SiteGraph, start: int, absent: frozenset[int], actions: list[list[str]], frees: list[list[int]]
+) -> Program:
     """Share equal rows."""
     shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     rows = []
     for step_actions, step_frees in zip(actions, frees, strict=True):
         key = tuple(step_actions)
         rows.append(Row(shared.setdefault(key, key), tuple(step_frees)))
-    parents = tuple(None if site.parent is None else graph.index[site.parent] for site in graph)
-    return Program(tuple(site.id for site in graph), start, tuple(rows), parents)
+    sites = tuple(site.id for site in graph)
+    gone = frozenset(step for step in absent if step >= start)
+    return Program(sites, _parents(graph), _auxiliary(graph), tuple(rows), start, gone)
+
+
+def _auxiliary(graph: SiteGraph) -> frozenset[int]:
+    return frozenset(position for position, site in enumerate(graph) if site.auxiliary)
+
+
+def _parents(graph: SiteGraph) -> tuple[int | None, ...]:
+    return tuple(None if site.parent is None else graph.index[site.parent] for site in graph)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from dit_accel.schedules.generators import at_least, generator
+from dit_accel.schedules.generators import at_least, every_n, generator
 from dit_accel.schedules.graph import SiteGraph
 from dit_accel.schedules.schedule import Schedule, ScheduleError
 
@@ -60,6 +60,18 @@ def deepcache(
         if outer or inner:
             rows[site.id] = bits
     return Schedule(num_steps, rows)
+
+
+@generator
+def full_steps(graph: SiteGraph, num_steps: int, *, n: int = 2) -> Schedule:
+    """One full step in n, whatever the denoiser: a UNet keeps its deep layers, any other one its leaf outputs.
+
+    The rule behind the presets: :func:`deepcache` with ``branch=0``, or
+    :func:`~dit_accel.schedules.generators.every_n`.
+    """
+    if graph.select(kinds=("up_block",)):
+        return deepcache(graph, num_steps, n=n, branch=0)
+    return every_n(graph, num_steps, n=n)
 
 
 def _full_steps(num_steps: int, n: int, power: float | None) -> frozenset[int]:

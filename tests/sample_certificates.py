@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any
 
-from dit_accel.certificate import Certificate, Measured, Prompts, Rival, SpeedClaim
-from dit_accel.conditions import Conditions, Fingerprint
-from dit_accel.plan import AccelerationPlan
+from dit_accel.plan.certificate import Certificate, Measured, Prompts, Rival, SpeedClaim, one_or_all
+from dit_accel.plan.conditions import Conditions
+from dit_accel.plan.fingerprint import Fingerprint
+from dit_accel.plan.plan import AccelerationPlan
 
 
 def sample_certificate(**fields: Any) -> Certificate:
@@ -45,5 +46,6 @@ def sample_certificate(**fields: Any) -> Certificate:
 
 def certified(plan: AccelerationPlan, **fields: Any) -> AccelerationPlan:
     """The plan with a certificate of its own."""
-    own = sample_certificate(plan_sha256=plan.content_sha256(), fingerprint=plan.fingerprint, **fields)
+    models = plan.fingerprints
+    own = sample_certificate(plan_sha256=plan.content_sha256(), fingerprint=one_or_all(models), **fields)
     return dataclasses.replace(plan, certificate=own)

@@ -1,7 +1,20 @@
 """A report with made-up numbers."""
 
-from dit_accel.evaluation.environment import Environment
-from dit_accel.evaluation.report import Fidelity, Metric, Report, Reuse, Sample, Settings, Speedup, Times, Variant
+from dit_accel.evaluation.reports.environment import Environment
+from dit_accel.evaluation.reports.report import (
+    Effects,
+    Fidelity,
+    Metric,
+    Report,
+    Sample,
+    Settings,
+    Speedup,
+    Times,
+    Variant,
+)
+from dit_accel.plan.certificate import EffectClaim
+
+CLAIM = EffectClaim(name="static_cache", what="scheduled module calls saved", planned_frac=0.5, actual_frac=0.5)
 
 
 def sample_report() -> Report:
@@ -47,13 +60,7 @@ def sample_report() -> Report:
                 times=Times.of(fast),
                 speedup=Speedup.of(plain, fast),
                 fidelity=fidelity,
-                reuse=Reuse(
-                    planned_frac=0.5,
-                    actual_frac=0.5,
-                    planned_computed_frac=0.4,
-                    actual_computed_frac=0.4,
-                    kept_mib=1.5,
-                ),
+                effects=Effects(passes=(CLAIM,), kept_mib=1.5),
             ),
             Variant(
                 name="9 steps",

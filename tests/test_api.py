@@ -14,14 +14,13 @@ from tiny import tiny_call, tiny_model, tiny_pipeline
 import dit_accel
 from dit_accel import (
     AccelerationPlan,
-    StaticCacheConfig,
     accelerate_pipeline,
     accelerated,
     is_accelerated,
     remove_acceleration,
     summary,
 )
-from dit_accel.presets import PRESETS
+from dit_accel.session.presets import PRESETS
 
 
 def _run(pipe: Any) -> torch.Tensor:
@@ -29,7 +28,7 @@ def _run(pipe: Any) -> torch.Tensor:
 
 
 def test_every_form_of_a_plan_does_the_same(tmp_path: Any) -> None:
-    config = StaticCacheConfig(schedule=PRESETS.get("balanced").rule)
+    config = PRESETS.get("balanced").make(())[0]
     plan = AccelerationPlan(passes=(config,))
     path = plan.save_pretrained(tmp_path)
     forms = [config, [config], (config,), plan, tmp_path, path, str(path), "balanced"]
@@ -117,7 +116,7 @@ def test_it_logs_and_does_not_print(capsys: pytest.CaptureFixture[str], caplog: 
         pipe = accelerate_pipeline(tiny_pipeline("pixart"), "balanced")
         accelerate_pipeline(pipe, "fast")
         _run(pipe)
-    assert "replacing plan 'balanced' by 'fast'" in caplog.text
+    assert "replaced plan 'balanced' by 'fast'" in caplog.text
     assert capsys.readouterr() == ("", "")
 
 

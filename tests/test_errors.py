@@ -1,5 +1,6 @@
 """Bad input: one clear error that says what was found, what was wanted, what to do; the pipeline stays as it was."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +22,11 @@ from dit_accel.errors import (
     PlanMismatchError,
     UnsupportedModelError,
 )
-from dit_accel.passes.base import PASSES, Pass, PassConfig
-from dit_accel.plan import PLAN_FILE
+from dit_accel.passes.base import PASSES, Pass
+from dit_accel.plan.config import PassConfig
+from dit_accel.plan.plan import PLAN_FILE
 from dit_accel.registry import Registry
+from dit_accel.runtime.sockets import DECIDES
 
 EVERY_2 = StaticCacheConfig(schedule=GeneratorSpec("every_n", n=2))
 
@@ -87,23 +90,15 @@ def test_conflicts_and_obstacles_come_from_the_passes() -> None:
     class Other(PassConfig):
         type_name = "other"
 
-    declared = Pass(
-        config=Other,
-        summary="",
-        order=1,
-        conflicts={"static_cache": "both own the attention"},
-        obstacles=lambda target: [],
-        apply=lambda session, config: None,
-    )
-    PASSES.register("other")(declared)
-    try:
+    plain = Pass(config=Other, summary="", phase="modules", example=Other, apply=lambda runtime, config: None)
+    conflicting = dataclasses.replace(plain, conflicts={"static_cache": "both own the attention"})
+    with PASSES.temporarily("other", conflicting):
         refused([EVERY_2, Other()], ConfigError, "'other' and 'static_cache' cannot be combined: both own")
-        PASSES._values["other"] = Pass(
-            config=Other, summary="", order=1, obstacles=lambda t: ["no GPU", "no luck"], apply=lambda s, c: None
-        )
+    claiming = dataclasses.replace(plain, claims=frozenset((DECIDES,)))
+    with PASSES.temporarily("other", claiming):
+        refused([EVERY_2, Other()], ConfigError, "'other' and 'static_cache' cannot be combined: both want to be the")
+    with PASSES.temporarily("other", dataclasses.replace(plain, obstacles=lambda t, c: ["no GPU", "no luck"])):
         refused([Other()], UnsupportedModelError, "'other' cannot act on 'transformer'", "no GPU; no luck")
-    finally:
-        del PASSES._values["other"]
 
 
 def test_kinds_of_errors() -> None:
@@ -123,7 +118,7 @@ def test_kinds_of_errors() -> None:
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import builtins
 
-    from dit_accel.evaluation import frechet
+    from dit_accel.evaluation.metrics import frechet
 
     native = builtins.__import__
 

@@ -5,9 +5,9 @@ import torch
 from tiny import tiny_call, tiny_pipeline
 
 from dit_accel import CompileConfig, GeneratorSpec, Schedule, StaticCacheConfig, accelerate_pipeline
-from dit_accel.evaluation.cost import DenoiserMeter
+from dit_accel.evaluation.compare.cost import DenoiserMeter
 from dit_accel.families.pipeline import find_denoisers
-from dit_accel.session import session_of
+from dit_accel.session.session import session_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -15,7 +15,7 @@ from diffusers.utils import logging as diffusers_logging  # noqa: E402
 
 from dit_accel.embedded import list_embedded  # noqa: E402
 from dit_accel.errors import DitAccelError  # noqa: E402
-from dit_accel.evaluation.environment import collect_environment, command_line  # noqa: E402
+from dit_accel.evaluation.reports.environment import collect_environment, command_line  # noqa: E402
 from rivals.arena import OWN, Arena, ArenaOptions, PipelineArena  # noqa: E402
 from rivals.assemble import assemble  # noqa: E402
 from rivals.measure import Limits, Measurement  # noqa: E402

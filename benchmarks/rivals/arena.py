@@ -7,10 +7,10 @@ import diffusers
 import torch
 
 from dit_accel.errors import ConfigError, did_you_mean
-from dit_accel.evaluation.report import Sample, Settings
+from dit_accel.evaluation.reports.report import Sample, Settings
 from dit_accel.families.pipeline import find_denoisers
-from dit_accel.generation import GenerationSettings, generate, makes_video, steps_of
-from dit_accel.loading import load_pipeline
+from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video, steps_of
+from dit_accel.pipelines.loading import load_pipeline
 from dit_accel.prompts import load_prompts
 
 OWN = "own"

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from dit_accel.evaluation.contest import Absent, Contender
-from dit_accel.evaluation.environment import collect_environment
-from dit_accel.evaluation.fidelity import FidelityScores
-from dit_accel.evaluation.perceptual import available_perceptual
-from dit_accel.evaluation.report import DenoiserCost, Fidelity, Report, Speedup, Times, Variant
+from dit_accel.evaluation.metrics.perceptual import available_perceptual
+from dit_accel.evaluation.reports.contest import Absent, Contender
+from dit_accel.evaluation.reports.environment import collect_environment
+from dit_accel.evaluation.reports.report import DenoiserCost, Fidelity, Report, Speedup, Times, Variant
+from dit_accel.evaluation.reports.scores import FidelityScores
 from dit_accel.families.pipeline import find_denoisers
 from rivals.arena import Arena
 from rivals.base import Setting

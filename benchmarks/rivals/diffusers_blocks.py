@@ -17,7 +17,7 @@ from diffusers.hooks._helpers import TransformerBlockRegistry
 from torch import nn
 
 from dit_accel.families.pipeline import find_denoisers
-from dit_accel.session import find_targets
+from dit_accel.families.targets import find_targets
 from rivals import lent
 from rivals.base import Rival, Setting, Task
 from rivals.snapshot import Snapshot

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from dit_accel.evaluation.perceptual import PERCEPTUAL
-from dit_accel.evaluation.records import Metric
-from dit_accel.evaluation.report import Report, Variant
+from dit_accel.evaluation.metrics.perceptual import PERCEPTUAL
+from dit_accel.evaluation.reports.records import Metric
+from dit_accel.evaluation.reports.report import Report, Variant
 
 OURS = "dit-accel"
 CLOCK_FRAC = 0.05  # two runs of one thing on shared cores differ by as much; else 1.98x would lose to 2.01x by law

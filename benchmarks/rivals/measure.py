@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from dit_accel.evaluation.fidelity import fidelity
-from dit_accel.evaluation.perceptual import available_perceptual
-from dit_accel.evaluation.timing import time_once
+from dit_accel.evaluation.compare.timing import time_once
+from dit_accel.evaluation.metrics.fidelity import fidelity
+from dit_accel.evaluation.metrics.perceptual import available_perceptual
 from dit_accel.families.pipeline import find_denoisers
 from rivals.arena import Arena
 from rivals.base import Rival, Setting, Task

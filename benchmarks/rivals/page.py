@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dit_accel.evaluation.report import Report, Variant
+from dit_accel.evaluation.reports.report import Report, Variant
 from rivals.front import (
     OURS,
     acted,

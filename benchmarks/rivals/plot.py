@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dit_accel.evaluation.report import Report, Variant
+from dit_accel.evaluation.reports.report import Report, Variant
 from rivals.front import OURS, acted, contenders, front, front_of, metric, metric_names, rival_of, speed
 from rivals.measure import FEWER
 

@@ -7,9 +7,10 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 from dit_accel import GeneratorSpec, StaticCacheConfig, accelerate_pipeline, remove_acceleration
-from dit_accel.presets import PRESETS
+from dit_accel.families.targets import find_targets
 from dit_accel.schedules import Schedule
-from dit_accel.session import find_targets, session_of
+from dit_accel.session.presets import PRESETS
+from dit_accel.session.session import session_of
 from rivals.base import Rival, Setting, Task
 
 

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from subjects import SHAPES
 
 from dit_accel.errors import ConfigError, did_you_mean
-from dit_accel.evaluation.report import Sample, Settings
+from dit_accel.evaluation.reports.report import Sample, Settings
 from dit_accel.families import resolve_family
 from rivals.arena import ArenaOptions
 

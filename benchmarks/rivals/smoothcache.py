@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from dit_accel.families.pipeline import find_denoisers
+from dit_accel.families.targets import find_targets
 from dit_accel.schedules import Schedule
-from dit_accel.session import find_targets
 from rivals.base import Setting, Task
 from rivals.scheduled import Scheduled
 from rivals.snapshot import Snapshot

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dit_accel.families.pipeline import find_denoisers
-from dit_accel.session import find_targets
+from dit_accel.families.targets import find_targets
 from rivals.base import Rival, Setting, Task
 from rivals.scheduled import needs_cross_attention, tgate_advice, tgate_note
 from rivals.trajectory import Trajectory

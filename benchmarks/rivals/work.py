@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from dit_accel.evaluation.contest import Action
+from dit_accel.evaluation.reports.contest import Action
 from dit_accel.families import resolve_family
 
 WEIGHTED = (functional.linear, functional.conv1d, functional.conv2d, functional.conv3d)

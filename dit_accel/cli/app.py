@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from dit_accel import __version__
 from dit_accel.cli.certify import certify_command
 from dit_accel.cli.console import Commands
 from dit_accel.cli.demo import demo_command
@@ -15,6 +14,7 @@ from dit_accel.cli.generate import generate_command
 from dit_accel.cli.presets import presets_app
 from dit_accel.cli.report import report_command
 from dit_accel.cli.train import train_embedded_command
+from dit_accel.version import __version__
 
 HELP = """Make diffusers pipelines faster, and see what it costs.
 

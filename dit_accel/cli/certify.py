@@ -12,7 +12,7 @@ from dit_accel.cli.console import err, out, print_json, tell
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dit_accel.evaluation.certify import OnProgress
+    from dit_accel.evaluation.certify.certify import OnProgress
 
 
 def certify_command(
@@ -69,9 +69,9 @@ def certify_command(
     import torch
 
     from dit_accel.cli.generate import as_path, chosen_plan
-    from dit_accel.evaluation.certify import certify
-    from dit_accel.evaluation.fidelity import require_metrics
-    from dit_accel.generation import GenerationSettings
+    from dit_accel.evaluation.certify.certify import certify
+    from dit_accel.evaluation.metrics.fidelity import require_metrics
+    from dit_accel.pipelines.generation import GenerationSettings
 
     if preset is None and plan is None:
         raise ConfigError("say what to certify: --preset NAME or --plan FOLDER")

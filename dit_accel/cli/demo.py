@@ -48,11 +48,11 @@ def demo_command(
 
     from dit_accel.cli.model import load_for_cli
     from dit_accel.cli.table import report_table
-    from dit_accel.evaluation.compare import compare_plans
-    from dit_accel.evaluation.fidelity import require_metrics
-    from dit_accel.evaluation.pictures import save_side_by_side
-    from dit_accel.generation import GenerationSettings, fps_of, makes_video
-    from dit_accel.presets import PRESETS
+    from dit_accel.evaluation.compare.compare import compare_plans
+    from dit_accel.evaluation.compare.pictures import save_side_by_side
+    from dit_accel.evaluation.metrics.fidelity import require_metrics
+    from dit_accel.pipelines.generation import GenerationSettings, fps_of, makes_video
+    from dit_accel.session.presets import PRESETS
 
     plans = {name: name for name in preset or PRESET_NAMES}
     for name in plans:

@@ -10,8 +10,8 @@ from dit_accel.cli.console import out, print_json, tell
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dit_accel.doctor import DenoiserReport, DoctorReport
-    from dit_accel.scheduler_facts import SchedulerFacts
+    from dit_accel.doctor.report import DenoiserReport, DoctorReport
+    from dit_accel.doctor.scheduler_facts import SchedulerFacts
 
 _GUIDANCE = {
     "batched": "prompt and negative prompt in one batch of two",
@@ -43,17 +43,17 @@ def doctor_command(
     """
     import json
 
-    import dit_accel.passes  # noqa: F401  (registers the passes)
     from dit_accel.cli.model import hush_loading
-    from dit_accel.doctor import doctor_report
-    from dit_accel.loading import load_pipeline
-    from dit_accel.passes.base import PASSES
+    from dit_accel.doctor.report import doctor_report
+    from dit_accel.passes.base import obstacles_by_pass
+    from dit_accel.pipelines.loading import load_pipeline
 
     tell(f"loading {model} ...", style="dim")
     hush_loading()
     pipe = load_pipeline(model)
-    checks = [(name, PASSES.get(name).obstacles) for name in PASSES]
-    report = doctor_report(pipe, checks, height_px=height, width_px=width, num_frames=frames, num_steps=steps)
+    report = doctor_report(
+        pipe, obstacles_by_pass(), height_px=height, width_px=width, num_frames=frames, num_steps=steps
+    )
     if as_json:
         print_json(json.dumps(report.to_dict(), indent=1))
     else:

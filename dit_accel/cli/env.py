@@ -9,7 +9,7 @@ def env_command(as_json: options.Json = False) -> None:
 
     Example: dit-accel env --json
     """
-    from dit_accel.evaluation.environment import collect_environment
+    from dit_accel.evaluation.reports.environment import collect_environment
 
     environment = collect_environment()
     if as_json:

@@ -14,8 +14,8 @@ from dit_accel.cli.evaluate_inputs import Needed, kind_of, model_name, named_fol
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dit_accel.evaluation.networks import LoadedNetwork
-    from dit_accel.evaluation.report import Report
+    from dit_accel.evaluation.metrics.networks import LoadedNetwork
+    from dit_accel.evaluation.reports.report import Report
     from dit_accel.evaluation.suites.protocols import Suite
     from dit_accel.evaluation.suites.run import OnProgress
 
@@ -95,7 +95,7 @@ def evaluate_command(
     """
     from dataclasses import replace
 
-    from dit_accel.evaluation.fidelity import require_metrics
+    from dit_accel.evaluation.metrics.fidelity import require_metrics
     from dit_accel.evaluation.suites.protocols import find_suite
 
     chosen = find_suite(suite)
@@ -104,13 +104,13 @@ def evaluate_command(
     if model is None and (preset or plan):
         raise ConfigError("a preset or plan needs a pipeline: name one after the evaluation")
     require_metrics()
-    from dit_accel.evaluation.environment import command_line
+    from dit_accel.evaluation.reports.environment import command_line
     from dit_accel.evaluation.suites.image_files import Preparation
     from dit_accel.evaluation.suites.prompt_files import shipped_prompts
     from dit_accel.evaluation.suites.request import Request
     from dit_accel.evaluation.suites.run import evaluate
     from dit_accel.evaluation.suites.weight_files import DEFAULT_FOLDER
-    from dit_accel.generation import GenerationSettings, makes_video
+    from dit_accel.pipelines.generation import GenerationSettings, makes_video
 
     own = chosen.preparation
     preparation = Preparation(
@@ -172,7 +172,7 @@ def evaluate_command(
 def _warn_few(
     network: "LoadedNetwork | None", reference: Path | None, count: int, suite: "Suite", say: Callable[..., None]
 ) -> None:
-    from dit_accel.evaluation.distances import FEW_IMAGES
+    from dit_accel.evaluation.metrics.distances import FEW_IMAGES
     from dit_accel.evaluation.suites.image_files import list_images
 
     if network is None or reference is None or not suite.distances:
@@ -198,7 +198,7 @@ def _state(device: str) -> Any:
 
 
 def _own_device(state: Any, device: str) -> str:
-    from dit_accel.loading import pick_device
+    from dit_accel.pipelines.loading import pick_device
 
     return str(state.device) if state is not None and device == "auto" else str(pick_device(device))
 
@@ -235,7 +235,7 @@ def _bars(state: Any) -> "Iterator[OnProgress]":
 
 def _show(report: "Report", folder: Path, *, as_json: bool) -> None:
     from dit_accel.cli.report import print_report
-    from dit_accel.evaluation.report import REPORT_FILE
+    from dit_accel.evaluation.reports.report import REPORT_FILE
     from dit_accel.evaluation.suites.sheet import SHEET_FILE
 
     if as_json:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dit_accel.evaluation.alignment import Judge
-    from dit_accel.evaluation.networks import LoadedNetwork
+    from dit_accel.evaluation.metrics.alignment import Judge
+    from dit_accel.evaluation.metrics.networks import LoadedNetwork
     from dit_accel.evaluation.suites.prompt_files import PromptSet
     from dit_accel.evaluation.suites.protocols import Suite
 

@@ -13,7 +13,7 @@ from dit_accel.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from dit_accel.generation import GenerationSettings
+    from dit_accel.pipelines.generation import GenerationSettings
 
 DEFAULT_PRESET = "balanced"
 NO_PRESET = "none"
@@ -73,7 +73,7 @@ def generate_command(
 
     Example: dit-accel generate "a red apple" "an owl" --preset fast --compare
     """
-    from dit_accel.generation import GenerationSettings
+    from dit_accel.pipelines.generation import GenerationSettings
 
     chosen = chosen_plan(preset, plan)
     if compare and chosen is None:
@@ -85,7 +85,7 @@ def generate_command(
     target = Output(path=output, zoom=zoom, fps=fps)
     target.check(len(samples), compare=compare)
     if compare:
-        from dit_accel.evaluation.fidelity import require_metrics
+        from dit_accel.evaluation.metrics.fidelity import require_metrics
 
         require_metrics()
     from dit_accel.cli.model import load_for_cli
@@ -108,12 +108,12 @@ def generate_command(
 
 def chosen_plan(preset: str | None, plan: str | None) -> str | None:
     """The preset or plan asked for; ``None``: run plain."""
-    from dit_accel.presets import PRESETS
+    from dit_accel.session.presets import PRESETS
 
     if preset is not None and plan is not None:
         raise ConfigError("--preset and --plan exclude each other: a preset is a plan by name")
     if plan is not None:
-        from dit_accel.plan import AccelerationPlan
+        from dit_accel.plan.plan import AccelerationPlan
 
         AccelerationPlan.from_pretrained(plan)  # a bad file is an error before anything is loaded
         return plan
@@ -136,7 +136,7 @@ def _drawn(
 ) -> dict[str, Any]:
     """Draw one prompt after the other, accelerated."""
     from dit_accel.api import accelerate_pipeline, summary
-    from dit_accel.generation import generate, makes_video
+    from dit_accel.pipelines.generation import generate, makes_video
 
     if plan is not None:
         accelerate_pipeline(pipe, as_path(plan), strict=strict)
@@ -148,14 +148,14 @@ def _drawn(
     _tell_rounding(settings, made)
     result: dict[str, Any] = {"files": files}
     if plan is not None:
-        from dit_accel.evaluation.compare import reuse_of
+        from dit_accel.evaluation.compare.compare import effects_of
 
         seen = summary(pipe)
-        reuse = reuse_of(seen)
+        effects = effects_of(seen)
         result |= {
             "certified": seen.certified,
             "notes": list(seen.notes),
-            "reuse": None if reuse is None else reuse.model_dump(),
+            "effects": None if effects is None else effects.model_dump(),
         }
         if not quiet:
             tell(str(seen))
@@ -175,8 +175,8 @@ def _compared(
 ) -> dict[str, Any]:
     """Draw plain and accelerated in turn, and report the difference."""
     from dit_accel.cli.table import report_table
-    from dit_accel.evaluation.compare import PLAIN, compare_plans
-    from dit_accel.evaluation.pictures import save_side_by_side
+    from dit_accel.evaluation.compare.compare import PLAIN, compare_plans
+    from dit_accel.evaluation.compare.pictures import save_side_by_side
 
     name = plan if as_path(plan) == plan else Path(plan).stem
     comparison = compare_plans(
@@ -212,6 +212,6 @@ def _tell_rounding(settings: "GenerationSettings", made: "torch.Tensor") -> None
 
 def as_path(plan: str) -> str | Path:
     """A preset stays a name; a plan that is on this machine becomes a path, so that no preset's name hides it."""
-    from dit_accel.presets import PRESETS
+    from dit_accel.session.presets import PRESETS
 
     return plan if plan in PRESETS or not Path(plan).exists() else Path(plan)

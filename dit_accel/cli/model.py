@@ -12,7 +12,7 @@ def load_for_cli(model: str, device: str, dtype: str) -> "DiffusionPipeline":
     Raises:
         ConfigError: No such pipeline, device or dtype.
     """
-    from dit_accel.loading import load_pipeline, pick_device
+    from dit_accel.pipelines.loading import load_pipeline, pick_device
 
     hush_loading()
     place = pick_device(device)

@@ -42,7 +42,7 @@ class Output:
             ConfigError: One file for several results, or no format of that name.
             MissingDependencyError: An .mp4 was asked for without the extra ``video``.
         """
-        from dit_accel.media import check_suffix, require_mp4
+        from dit_accel.pipelines.media import check_suffix, require_mp4
 
         if not self.is_file:
             return
@@ -59,8 +59,8 @@ class Output:
         Raises:
             ConfigError: The format or ``--fps`` is not for what this pipeline makes.
         """
-        from dit_accel.generation import makes_video
-        from dit_accel.media import check_suffix, default_suffix
+        from dit_accel.pipelines.generation import makes_video
+        from dit_accel.pipelines.media import check_suffix, default_suffix
 
         video = makes_video(pipe)
         if self.fps is not None and not video:
@@ -72,7 +72,7 @@ class Output:
 
     def fps_for(self, pipe: Any, made: "torch.Tensor") -> float:
         """Frames a second for what this pipeline made, images [B, 3, H, W] or videos [B, F, 3, H, W]."""
-        from dit_accel.generation import fps_of
+        from dit_accel.pipelines.generation import fps_of
 
         return self.fps or fps_of(pipe, made.shape[1] if made.dim() == 5 else 1)
 
@@ -87,7 +87,7 @@ class Output:
             samples: Prompt and seed of each.
             suffix: Of the names in a folder.
         """
-        from dit_accel.media import default_suffix, save_sample
+        from dit_accel.pipelines.media import default_suffix, save_sample
 
         kind = default_suffix(video=made.dim() == 5)
         paths = []

@@ -20,7 +20,7 @@ def list_command(as_json: options.Json = False) -> None:
     """
     import json
 
-    from dit_accel.presets import PRESETS
+    from dit_accel.session.presets import PRESETS
 
     if as_json:
         print_json(json.dumps({name: PRESETS.get(name).summary for name in PRESETS}, indent=1))
@@ -48,17 +48,19 @@ def show_command(
     """
     import json
 
-    from dit_accel.presets import PRESETS
+    from dit_accel.session.presets import PRESETS
 
     preset = PRESETS.get(name)
     if model is None:
-        rules = {"blocks": preset.rule.to_dict(), "unet": preset.unet_rule.to_dict()}
+        # Presets by rule take no notice of the model.
+        passes = [config.to_dict() for config in preset.make(())]
         if as_json:
-            print_json(json.dumps({"name": name, "summary": preset.summary, "rules": rules}, indent=1))
+            print_json(json.dumps({"name": name, "summary": preset.summary, "passes": passes}, indent=1))
             return
         out().print(f"[bold]{name}[/]: {preset.summary}")
-        for kind, rule in rules.items():
-            out().print(f"  {kind:<8}{rule['generator']} {rule['params'] or ''}", markup=False)
+        for config in passes:
+            settings = {key: value for key, value in config.items() if key not in ("type", "version")}
+            out().print(f"  {config['type']}: {json.dumps(settings)}", markup=False)
         return
     _show_for_model(name, model, steps, as_json)
 
@@ -67,19 +69,22 @@ def _show_for_model(name: str, model: str, steps: int, as_json: bool) -> None:
     import json
 
     from dit_accel.cli.model import load_for_cli
+    from dit_accel.families.targets import find_targets
     from dit_accel.passes.static_cache import StaticCacheConfig
-    from dit_accel.presets import resolve_preset
-    from dit_accel.session import check_plan, find_targets
+    from dit_accel.session.presets import resolve_preset
+    from dit_accel.session.session import check_plan
 
-    target = find_targets(load_for_cli(model, "cpu", "float32"))[0]
-    plan = resolve_preset(name, target)
+    targets = find_targets(load_for_cli(model, "cpu", "float32"))
+    plan = resolve_preset(name, targets)
     if as_json:
         print_json(json.dumps(plan.to_dict(), indent=1))
         return
     console = out()
-    doubts = check_plan(plan, (target,))
+    doubts = check_plan(plan, targets)
     state = "certified" if plan.is_certified and not doubts else "not certified"
-    console.print(f"[bold]{plan.name}[/] for {type(target.denoiser).__name__}: {state}")
+    console.print(
+        f"[bold]{plan.name}[/] for {', '.join(type(target.denoiser).__name__ for target in targets)}: {state}"
+    )
     for sentence in plan.certificate.words() if state == "certified" and plan.certificate else ():
         console.print(f"  {sentence}", markup=False)
     for doubt in doubts:
@@ -87,11 +92,14 @@ def _show_for_model(name: str, model: str, steps: int, as_json: bool) -> None:
     for note in plan.notes:
         console.print(f"  note: {note}", markup=False)
     for config in plan.passes:
-        if isinstance(config, StaticCacheConfig):
+        if not isinstance(config, StaticCacheConfig):
+            console.print(f"  {config.type_name}", markup=False)
+            continue
+        for target in targets:
             schedule = config.schedule_for(target.layout.graph, steps, with_invariants=False)
             reused = schedule.reuse_fraction(target.layout.graph)
             console.print(
-                f"  {config.type_name}: reuses {reused:.0%} of module outputs in a run of {steps} evaluations, "
-                f"at {len(schedule.recompute)} of {len(target.layout.graph)} sites",
+                f"  {config.type_name} of {target.name}: reuses {reused:.0%} of module outputs in a run of {steps} "
+                f"evaluations, at {len(schedule.recompute)} of {len(target.layout.graph)} sites",
                 markup=False,
             )

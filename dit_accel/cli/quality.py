@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dit_accel.evaluation.metrics import QUALITY, interval_words, metric_facts
-from dit_accel.evaluation.records import Distance, Quality
-from dit_accel.evaluation.report import Report
+from dit_accel.evaluation.reports.records import Distance, Quality
+from dit_accel.evaluation.reports.report import Report
+from dit_accel.plan.facts import QUALITY, interval_words, metric_facts
 
 if TYPE_CHECKING:
     from rich.table import Table

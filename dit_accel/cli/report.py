@@ -11,8 +11,8 @@ from dit_accel.cli.console import out, print_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dit_accel.evaluation.differences import Cell, Differences
-    from dit_accel.evaluation.report import Report
+    from dit_accel.evaluation.reports.differences import Cell, Differences
+    from dit_accel.evaluation.reports.report import Report
 
 
 def report_command(
@@ -25,7 +25,7 @@ def report_command(
 
     Example: dit-accel report outputs/demo benchmarks/results/demo-emoji-pixart-cpu.json
     """
-    from dit_accel.evaluation.report import Report
+    from dit_accel.evaluation.reports.report import Report
 
     reports = [Report.load(path) for path in paths]
     if len(reports) == 1:
@@ -34,7 +34,7 @@ def report_command(
         else:
             print_report(reports[0], paths[0])
         return
-    from dit_accel.evaluation.differences import compare_reports
+    from dit_accel.evaluation.reports.differences import compare_reports
 
     found = compare_reports(reports, _names(len(paths)))
     if as_json:
@@ -63,14 +63,8 @@ def print_report(report: "Report", path: Path) -> None:
     """Print one report; ``path`` is where it lies, perhaps beside a plan with its certificate."""
     from dit_accel.cli.quality import evaluation_words, method_words, quality_table
     from dit_accel.cli.table import report_table, settings_words
-    from dit_accel.evaluation.metrics import (
-        DENOISER_SPEEDUP,
-        SPEEDUP,
-        fidelity_metrics,
-        interval_words,
-        metric_facts,
-        spread_words,
-    )
+    from dit_accel.evaluation.reports.metrics import fidelity_metrics
+    from dit_accel.plan.facts import DENOISER_SPEEDUP, SPEEDUP, interval_words, metric_facts, spread_words
 
     console = out()
     for line in (*settings_words(report), *evaluation_words(report)):
@@ -101,8 +95,8 @@ def print_report(report: "Report", path: Path) -> None:
 
 def _certificate_words(path: Path) -> list[str]:
     """Of the plan that lies beside a report in a certificate's folder."""
-    from dit_accel.evaluation.report import REPORT_FILE
-    from dit_accel.plan import PLAN_FILE, AccelerationPlan
+    from dit_accel.evaluation.reports.report import REPORT_FILE
+    from dit_accel.plan.plan import PLAN_FILE, AccelerationPlan
 
     folder = path if path.is_dir() else path.parent
     if not (folder / PLAN_FILE).is_file() or (path.is_file() and path.name != REPORT_FILE):
@@ -124,7 +118,7 @@ def _table(found: "Differences") -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from dit_accel.evaluation.differences import facts_of
+    from dit_accel.evaluation.reports.differences import facts_of
 
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("variant", "metric", *found.names, "verdict"):
@@ -138,8 +132,8 @@ def _table(found: "Differences") -> "Table":
 
 
 def _cell(metric: str, cell: "Cell | None") -> str:
-    from dit_accel.evaluation.differences import facts_of
-    from dit_accel.evaluation.metrics import interval_words
+    from dit_accel.evaluation.reports.differences import facts_of
+    from dit_accel.plan.facts import interval_words
 
     if cell is None:
         return "-"

@@ -3,9 +3,9 @@
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dit_accel.evaluation.report import Report, Variant
+from dit_accel.evaluation.reports.report import Report, Variant
 
-COLUMNS = ("variant", "steps", "time", "speed-up", "PSNR", "SSIM", "reuse\nplanned", "reuse\nactual")
+COLUMNS = ("variant", "steps", "time", "speed-up", "PSNR", "SSIM", "saved\nplanned", "saved\nactual")
 
 
 def report_table(report: Report) -> Table:
@@ -63,9 +63,10 @@ def _cells(variant: Variant) -> list[str]:
         cells += [f"{variant.fidelity.psnr_db.mean:.1f} dB", f"{variant.fidelity.ssim.mean:.3f}"]
     else:
         cells += ["", ""]
-    if variant.reuse:
-        actual = variant.reuse.actual_frac
-        cells += [f"{variant.reuse.planned_frac:.0%}", "not counted" if actual is None else f"{actual:.0%}"]
+    effect = variant.effects and variant.effects.main
+    if effect:
+        actual = effect.actual_frac
+        cells += [f"{effect.planned_frac:.0%}", "not counted" if actual is None else f"{actual:.0%}"]
     else:
         cells += ["", ""]
     return cells

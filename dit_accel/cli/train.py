@@ -101,7 +101,7 @@ def train_embedded_command(
     """
     import torch
 
-    from dit_accel.loading import pick_device
+    from dit_accel.pipelines.loading import pick_device
     from dit_accel.training.data import default_cache_dir
     from dit_accel.training.pretrain import STAGES, RunOptions
     from dit_accel.training.recipes import get_recipe, scale_steps

@@ -109,8 +109,8 @@ class Family:
         text_tokens: Prompt length in the stock pipelines.
         default_px: Height and width at which the family is usually run.
         default_frames: Frames at which the family is usually run; 1 for images.
-        token_grid: Function of (model, arguments of a live call by name) to the frames, rows and columns of its tokens;
-            needed where the latents come packed (``BNC``), else the shape of the latents tells.
+        token_grid: Function of (model, arguments of a live call by name) to the frames, rows and columns of its
+            tokens; needed where the latents come packed (``BNC``), else the shape of the latents tells.
         make_inputs: Function of (model, :class:`Sample`) to the keyword arguments of one denoiser call.
         layout: Finds the sites; ``None`` takes them from ``stacks`` and ``extras`` (all but UNets).
         notes: What a user should know, one sentence each; printed by ``dit-accel doctor``.

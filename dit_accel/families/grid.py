@@ -61,7 +61,7 @@ def token_grid(family: "Family", model: nn.Module, call: Mapping[str, Any]) -> T
 
 
 def _from_latents(family: "Family", model: nn.Module, latents: Any) -> tuple[int, int, int] | None:
-    axes = family.latent_layout
+    axes: str = family.latent_layout
     if axes == "list":
         axes, latents = "CFHW", latents[0] if isinstance(latents, Sequence) and latents else None
     if not isinstance(latents, torch.Tensor) or latents.dim() != len(axes):

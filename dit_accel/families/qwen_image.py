@@ -34,9 +34,10 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
 def _grid(model: nn.Module, call: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """The first shape is that of the picture that is made; those of pictures to edit follow it."""
     shapes = call.get("img_shapes")
-    first = shapes[0] if shapes else None
-    frames, rows, columns = (first[0] if isinstance(first, list) else first) or (None, None, None)
-    return None if frames is None else (int(frames), int(rows), int(columns))
+    if not shapes:
+        return None
+    frames, rows, columns = shapes[0][0] if isinstance(shapes[0], list) else shapes[0]
+    return int(frames), int(rows), int(columns)
 
 
 QWEN_IMAGE = Family(

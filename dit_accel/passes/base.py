@@ -1,86 +1,95 @@
 """What a pass is: a frozen config, and a declaration of what it needs, what it excludes, and how it is applied."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
-from dit_accel.errors import ConfigError, did_you_mean
+from dit_accel.errors import ConfigError
+from dit_accel.families.targets import Target
+from dit_accel.plan.config import CONFIGS, PassConfig, config_class, pass_names
 from dit_accel.registry import Registry
+from dit_accel.runtime.call import Effect
+from dit_accel.runtime.denoiser import DenoiserRuntime
 
-if TYPE_CHECKING:
-    import torch
+C = TypeVar("C", bound=PassConfig)
 
-    from dit_accel.session import Session, Target
+Phase = Literal["weights", "modules", "rows", "calls", "compile"]
+"""What a pass changes, in the order of application: weights, modules, what is computed when, whole calls."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PassConfig:
-    """Base of all pass configurations. Subclasses set ``type_name`` and ``version`` and check their own fields.
-
-    A config is plain data, but for tensors, which :meth:`tensors` names so that a plan can keep them beside its JSON.
-    """
-
-    type_name: ClassVar[str] = ""
-    version: ClassVar[int] = 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data with ``type`` and ``version``."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {"type": self.type_name, "version": self.version, **fields}
-
-    def tensors(self) -> "dict[str, torch.Tensor]":
-        """Tensors that belong to this config, by name."""
-        return {}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], tensors: "Mapping[str, torch.Tensor]") -> "PassConfig":
-        """Build from the fields of :meth:`to_dict` without ``type`` and ``version``.
-
-        Raises:
-            ConfigError: A key is unknown (the nearest known one is named) or a value is not valid.
-        """
-        cls.check_keys(data)
-        return cls(**data)
-
-    @classmethod
-    def check_keys(cls, data: Mapping[str, Any]) -> None:
-        """Refuse keys that are no fields of this config."""
-        known = [f.name for f in dataclasses.fields(cls)]
-        for key in data:
-            if key not in known:
-                raise ConfigError(
-                    f"'{cls.type_name}' has no setting '{key}'.{did_you_mean(key, known)} It has: {', '.join(known)}."
-                )
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
+class Pass(Generic[C]):
     """One technique.
 
     Attributes:
         config: Its config class; ``config.type_name`` is the pass's name.
         summary: One line for people.
-        order: Where it stands: lower is applied first.
+        phase: When it is applied.
+        claims: What it is the only one to do, as a continuation of "both want to be the one that ...": two passes with
+            one claim cannot be combined.
         conflicts: Names of passes it cannot be combined with, each with the reason.
-        reversible: Whether :func:`dit_accel.remove_acceleration` can undo it.
-        obstacles: Function of a target to the reasons why the pass cannot act on it (none: it can).
-        apply: Makes the changes through ``session.ledger``.
+        reversible: Whether :func:`dit_accel.remove_acceleration` can undo it. One that cannot be undone is refused
+            wherever it would have to be: in ``accelerated``, in ``certify``, and where a plan replaces another.
+        obstacles: Function of a target and the config to the reasons why the pass cannot act on it (none: it can).
+        example: A mild config, for a check-up that has none at hand.
+        apply: Makes the changes to one denoiser, through the runtime's sockets and ``runtime.ledger``, each with
+            ``by=`` the pass's name.
+        effect: What the pass says it does to one denoiser and did in the last run; ``None``: nothing to say.
     """
 
-    config: type[PassConfig]
+    config: type[C]
     summary: str
-    order: int
+    phase: Phase
+    claims: frozenset[str] = frozenset()
     conflicts: Mapping[str, str] = field(default_factory=dict)
     reversible: bool = True
-    obstacles: "Callable[[Target], list[str]]"
-    apply: "Callable[[Session, Any], None]"
+    obstacles: Callable[[Target, C], list[str]] = lambda target, config: []
+    example: Callable[[], C]
+    apply: Callable[[DenoiserRuntime, C], None]
+    effect: Callable[[DenoiserRuntime, C], Effect | None] = lambda runtime, config: None
+
+    @property
+    def name(self) -> str:
+        """What it is called in plans and messages."""
+        return self.config.type_name
 
 
-PASSES: Registry[Pass] = Registry("pass")
+PASSES: Registry[Pass[Any]] = Registry("pass")
 
 
-def pass_of(config: PassConfig) -> Pass:
+def register_pass(acceleration: Pass[C]) -> Pass[C]:
+    """Make a pass known under its config's ``type_name``, to plans in memory and in files.
+
+    Raises:
+        ConfigError: The name is taken.
+    """
+    PASSES.register(acceleration.name)(acceleration)
+    CONFIGS.register(acceleration.name)(acceleration.config)
+    return acceleration
+
+
+def obstacles_by_pass() -> dict[str, Callable[[Target], list[str]]]:
+    """For every known pass a function from a target to the reasons why it cannot act on it."""
+
+    def check(acceleration: Pass[Any]) -> Callable[[Target], list[str]]:
+        return lambda target: acceleration.obstacles(target, acceleration.example())
+
+    return {name: check(find_pass(name)) for name in pass_names()}
+
+
+def find_pass(name: str) -> Pass[Any]:
+    """The pass of a name, imported if need be.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    config_class(name)
+    return PASSES.get(name)
+
+
+def pass_of(config: PassConfig) -> Pass[Any]:
     """The registered pass for a config object.
 
     Raises:
@@ -89,24 +98,3 @@ def pass_of(config: PassConfig) -> Pass:
     if not isinstance(config, PassConfig):
         raise ConfigError(f"expected a pass config such as StaticCacheConfig, got {type(config).__name__}")
     return PASSES.get(config.type_name)
-
-
-def config_from_dict(data: Mapping[str, Any], tensors: "Mapping[str, torch.Tensor]") -> PassConfig:
-    """Read one pass config from JSON data.
-
-    Raises:
-        ConfigError: Unknown type or key, or a version newer than this library knows.
-    """
-    fields = dict(data)
-    name, version = fields.pop("type", None), fields.pop("version", 1)
-    if not isinstance(name, str):
-        raise ConfigError("a pass needs a 'type', e.g. 'static_cache'")
-    config = PASSES.get(name).config
-    if not isinstance(version, int) or version > config.version:
-        raise ConfigError(
-            f"'{name}' has version {version}, this dit-accel reads up to {config.version}: update dit-accel"
-        )
-    try:
-        return config.from_dict(fields, tensors)
-    except TypeError as error:
-        raise ConfigError(f"'{name}': {error}") from error

@@ -7,19 +7,26 @@ stream keep what they add to it. Corrections are the per-channel affine maps of 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 
 from dit_accel.errors import ConfigError, PlanMismatchError
-from dit_accel.passes.base import PASSES, Pass, PassConfig
+from dit_accel.families.base import BoundSite
+from dit_accel.families.targets import Target
+from dit_accel.passes.base import Pass, register_pass
+from dit_accel.plan.config import PassConfig
+from dit_accel.runtime.call import Call, Effect
+from dit_accel.runtime.denoiser import DenoiserRuntime
+from dit_accel.runtime.scheduled import ScheduledRows
+from dit_accel.runtime.sockets import DECIDES
 from dit_accel.schedules import GeneratorSpec, Schedule, ScheduleError, invariants, resample
 from dit_accel.schedules.graph import SiteGraph
+from dit_accel.schedules.lowering import REUSE, SKIP
 
-if TYPE_CHECKING:
-    from dit_accel.runtime import DenoiserRuntime
-    from dit_accel.session import Session, Target
-
+NAME = "static_cache"
+WHAT = "scheduled module calls saved"
 SEVERAL_OUTPUTS = ("joint_attn", "down_block", "model")
 DEFAULT_STEPS = 20  # what a generator is tried with before the first run
 FEW_STEPS = 4  # up to here a run is one of a step-distilled model, whose steps have little in common
@@ -40,7 +47,7 @@ class StaticCacheConfig(PassConfig):
         ConfigError: A field has the wrong type, or a correction is not finite, lacks its partner, or has another T.
     """
 
-    type_name: ClassVar[str] = "static_cache"
+    type_name: ClassVar[str] = NAME
 
     schedule: Schedule | GeneratorSpec
     invariants: bool = True
@@ -89,38 +96,75 @@ class StaticCacheConfig(PassConfig):
         return schedule.merged(invariants(graph, num_steps)) if self.invariants and with_invariants else schedule
 
 
-def apply_static_cache(session: "Session", config: StaticCacheConfig) -> None:
-    """Make every denoiser of the session follow the schedule.
+def apply_static_cache(runtime: DenoiserRuntime, config: StaticCacheConfig) -> None:
+    """Make one denoiser follow the schedule.
 
     Raises:
-        PlanMismatchError: The schedule names sites that a denoiser does not have.
+        PlanMismatchError: The schedule, or a correction, is for sites that the denoiser does not have.
     """
-    for runtime in session.runtimes:
-        planner = _Planner(runtime, config)
-        try:
-            config.schedule_for(runtime.graph, planner.nominal_steps).check(runtime.graph)
-        except ScheduleError as error:
-            raise PlanMismatchError(f"{runtime.name}: {error}") from error
-        runtime.use(planner)
-        runtime.wrap(runtime.program(planner.nominal_steps))
-        if config.corrections:
-            runtime.correct = _Corrector(runtime, config)
+    schedules = _Schedules(runtime, config)
+    try:
+        config.schedule_for(runtime.graph, schedules.nominal_steps).check(runtime.graph)
+    except ScheduleError as error:
+        raise PlanMismatchError(f"{runtime.name}: {error}") from error
+    rows = ScheduledRows(runtime.graph, schedules, lambda: runtime.depths)
+    runtime.decide(rows, by=NAME)
+    runtime.ensure_wrapped(rows.program(schedules.nominal_steps))
+    for site in dict.fromkeys(name.rsplit(".", 1)[0] for name in config.corrections):
+        _check_site(runtime, site)
+        runtime.keep(site, partial(_Affine, runtime, config.corrections), by=NAME)
 
 
-class _Planner:
-    """Gives a runtime its schedule for the step count at hand, and says so when the plan was made for another."""
+def effect_of_static_cache(runtime: DenoiserRuntime, config: StaticCacheConfig) -> Effect:
+    """Share of the module calls at the scheduled sites that were not computed."""
+    stats, rows = runtime.stats, runtime.source
+    assert isinstance(rows, ScheduledRows)
+    if not stats.calls:
+        program = rows.program(_Schedules(runtime, config).nominal_steps)
+        count = sum(len(program.active) for _ in program.rows) or 1
+        saved = sum(row.actions[p] in (REUSE, SKIP) for row in program.rows for p in program.active)
+        return Effect(what=WHAT, planned_frac=saved / count)
+    total = max(1, stats.site_calls)
+    actual = stats.actual_saved
+    return Effect(
+        what=WHAT,
+        planned_frac=stats.planned_saved / total,
+        actual_frac=None if actual is None else actual / total,
+        total=total,
+        shortfall=_shortfall(runtime, rows.program(stats.num_steps).planned(REUSE)),
+    )
 
-    def __init__(self, runtime: "DenoiserRuntime", config: StaticCacheConfig) -> None:
+
+def _shortfall(runtime: DenoiserRuntime, planned: int) -> str | None:
+    """What to tell the user of a run that reused less than its plan says; ``planned`` is of a whole run."""
+    stats = runtime.stats
+    if planned and not stats.planned_reuse and stats.answered < stats.calls:
+        return (
+            f"the plan reuses outputs of '{runtime.name}', but this run of {stats.num_steps} steps reused none "
+            f"({stats.reasons or 'too few steps'}); it was no faster than without the plan."
+        )
+    if stats.actual_reuse is None or stats.actual_reuse >= stats.planned_reuse:
+        return None
+    silent = runtime.never_called
+    return (
+        f"'{runtime.name}' reused {stats.actual_reuse} of {stats.planned_reuse} planned outputs; "
+        f"never called: {', '.join(silent[:4]) or 'none'}{' ...' if len(silent) > 4 else ''}."
+    )
+
+
+class _Schedules:
+    """Gives the schedule for the step count at hand, and says so when the plan was made for another."""
+
+    def __init__(self, runtime: DenoiserRuntime, config: StaticCacheConfig) -> None:
         self.runtime = runtime
         self.config = config
-        fixed = isinstance(config.schedule, Schedule)
-        self.nominal_steps = config.schedule.num_steps if fixed else DEFAULT_STEPS  # type: ignore[union-attr]
+        self.made_for = config.schedule.num_steps if isinstance(config.schedule, Schedule) else None
+        self.nominal_steps = self.made_for or DEFAULT_STEPS
 
     def __call__(self, num_steps: int) -> Schedule:
-        made_for = self.config.schedule.num_steps if isinstance(self.config.schedule, Schedule) else num_steps
-        if made_for != num_steps:
+        if self.made_for not in (None, num_steps):
             self.runtime.warn(
-                f"the schedule was made for {made_for} denoiser evaluations and the run has {num_steps}: "
+                f"the schedule was made for {self.made_for} denoiser evaluations and the run has {num_steps}: "
                 "resampled at the same fractions of the trajectory; what was measured for it no longer holds."
             )
         schedule = self.config.schedule_for(self.runtime.graph, num_steps)
@@ -132,34 +176,38 @@ class _Planner:
         return schedule
 
 
-class _Corrector:
-    """The affine maps of one step, one per site, on the denoiser's device."""
+class _Affine:
+    """A keeper that corrects the kept value by the affine map of the step, one scale and one shift a channel."""
 
-    def __init__(self, runtime: "DenoiserRuntime", config: StaticCacheConfig) -> None:
-        self.runtime = runtime
-        self.tables = dict(config.corrections)
-        self.num_steps = len(next(iter(self.tables.values())))
-        for name in self.tables:
-            site = name.rsplit(".", 1)[0]
-            if site not in runtime.graph:
-                raise PlanMismatchError(f"{runtime.name}: correction '{name}' is for a site this model does not have")
-            if runtime.layout.sites[runtime.graph.index[site]].streams:
-                raise PlanMismatchError(f"{runtime.name}: '{site}' keeps a residual; corrections are for raw outputs")
-            if runtime.graph.sites[runtime.graph.index[site]].kind in SEVERAL_OUTPUTS:
-                raise PlanMismatchError(f"{runtime.name}: '{site}' returns several tensors; corrections are for one")
+    depth = 1
 
-    def __call__(self, step: int, num_steps: int) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
-        row = step * self.num_steps // num_steps
-        parameter = next(self.runtime.denoiser.parameters())
-        maps: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(self.runtime.graph)
-        for name, table in self.tables.items():
-            site, part = name.rsplit(".", 1)
-            if part == "scale":
-                pair = (table[row], self.tables[f"{site}.shift"][row])
-                maps[self.runtime.graph.index[site]] = tuple(  # type: ignore[assignment]
-                    t.to(parameter.device, parameter.dtype) for t in pair
-                )
-        return maps
+    def __init__(self, runtime: DenoiserRuntime, corrections: Mapping[str, torch.Tensor], site: BoundSite) -> None:
+        self.denoiser = runtime.target.denoiser
+        self.scale, self.shift = (corrections[f"{site.info.id}.{part}"] for part in ("scale", "shift"))
+
+    def numbers(self, call: Call, steps: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+        """Scale and shift of the step that stands at the same part of the trajectory."""
+        row = call.step * len(self.scale) // call.run.num_steps
+        parameter = next(self.denoiser.parameters())
+        return tuple(table[row].to(parameter.device, parameter.dtype) for table in (self.scale, self.shift))
+
+    def recall(self, values: tuple[Any, ...], numbers: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """The corrected value, [B, N, C] or [B, C, H, W]."""
+        kept: torch.Tensor = values[0]
+        scale, shift = numbers
+        if kept.dim() == 4:
+            scale, shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
+        return kept * scale + shift
+
+
+def _check_site(runtime: DenoiserRuntime, site: str) -> None:
+    if site not in runtime.graph:
+        raise PlanMismatchError(f"{runtime.name}: a correction is for '{site}', which this model does not have")
+    position = runtime.graph.index[site]
+    if runtime.target.layout.sites[position].streams:
+        raise PlanMismatchError(f"{runtime.name}: '{site}' keeps a residual; corrections are for raw outputs")
+    if runtime.graph.sites[position].kind in SEVERAL_OUTPUTS:
+        raise PlanMismatchError(f"{runtime.name}: '{site}' returns several tensors; corrections are for one")
 
 
 def _check_corrections(schedule: Schedule | GeneratorSpec, corrections: Mapping[str, torch.Tensor]) -> None:
@@ -182,7 +230,7 @@ def _check_corrections(schedule: Schedule | GeneratorSpec, corrections: Mapping[
             raise ConfigError(f"correction '{name}' holds {bad} values that are not finite (NaN or infinity)")
 
 
-def _obstacles(target: "Target") -> list[str]:
+def _obstacles(target: Target, config: StaticCacheConfig) -> list[str]:
     if not target.layout.graph.select(kinds=None):
         return ["no module whose output could be kept was found"]
     chunked = [name for name, module in target.denoiser.named_modules() if getattr(module, "_chunk_size", None)]
@@ -194,12 +242,15 @@ def _obstacles(target: "Target") -> list[str]:
     return []
 
 
-PASSES.register("static_cache")(
+register_pass(
     Pass(
         config=StaticCacheConfig,
         summary="keeps module outputs and reuses them at the steps a schedule names",
-        order=20,
+        phase="rows",
+        claims=frozenset((DECIDES,)),
         obstacles=_obstacles,
+        example=lambda: StaticCacheConfig(schedule=GeneratorSpec("custom", reuse={})),
         apply=apply_static_cache,
+        effect=effect_of_static_cache,
     )
 )

@@ -2,14 +2,7 @@
 
 from typing import Any
 
-from dit_accel.training.card_text import (
-    TEXTS,
-    cost_rows,
-    note_list,
-    parameter_text,
-    settings_text,
-    source_list,
-)
+from dit_accel.training.card_text import TEXTS, cost_rows, note_list, parameter_text, settings_text, source_list
 from dit_accel.training.measure_video import FRAMES_A_VIDEO
 from dit_accel.training.recipe import EmbeddedRecipe
 from dit_accel.training.sprites import CANVAS_PX, DISPLACEMENT_PX, GROWTH, MOTIONS

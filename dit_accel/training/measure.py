@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from dit_accel.evaluation.concepts import ConceptAccuracy, concept_accuracy
-from dit_accel.evaluation.features import EffNetLite0Features, extract_features
-from dit_accel.evaluation.frechet import NAME_EFFNET_LITE0, frechet_distance
-from dit_accel.generation import GenerationSettings, generate, makes_video
+from dit_accel.evaluation.metrics.concepts import ConceptAccuracy, concept_accuracy
+from dit_accel.evaluation.metrics.features import EffNetLite0Features, extract_features
+from dit_accel.evaluation.metrics.frechet import NAME_EFFNET_LITE0, frechet_distance
+from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video
 from dit_accel.training.kinds import KINDS
 from dit_accel.training.pretrain import sampling_settings
 from dit_accel.training.recipe import EmbeddedRecipe

@@ -14,18 +14,11 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from dit_accel.evaluation.concepts import concept_accuracy
-from dit_accel.evaluation.features import EffNetLite0Features, extract_features
-from dit_accel.evaluation.frechet import NAME_EFFNET_LITE0, frechet_distance
-from dit_accel.evaluation.motion import MotionScore, crop_foreground, motion_score
-from dit_accel.training.measure import (
-    REPORT_VERSION,
-    MeasureConfig,
-    concept_shares,
-    draw,
-    draw_untrained,
-    environment,
-)
+from dit_accel.evaluation.metrics.concepts import concept_accuracy
+from dit_accel.evaluation.metrics.features import EffNetLite0Features, extract_features
+from dit_accel.evaluation.metrics.frechet import NAME_EFFNET_LITE0, frechet_distance
+from dit_accel.evaluation.metrics.motion import MotionScore, crop_foreground, motion_score
+from dit_accel.training.measure import REPORT_VERSION, MeasureConfig, concept_shares, draw, draw_untrained, environment
 from dit_accel.training.pretrain import sampling_settings
 from dit_accel.training.recipe import EmbeddedRecipe
 from dit_accel.training.training_set import VideoSet

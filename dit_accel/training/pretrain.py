@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 
 from dit_accel.embedded import embedded_path, load_folder
 from dit_accel.errors import ConfigError, DitAccelError
-from dit_accel.generation import GenerationSettings, generate
+from dit_accel.pipelines.generation import GenerationSettings, generate
 from dit_accel.training.denoiser import LatentData, TrainingLatents, denoiser_loop
 from dit_accel.training.export import export_pipeline
 from dit_accel.training.guidance import guidance_loop

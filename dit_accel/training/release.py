@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from dit_accel.generation import generate, generate_images
-from dit_accel.media import save_video
+from dit_accel.pipelines.generation import generate, generate_images
+from dit_accel.pipelines.media import save_video
 from dit_accel.prompts import load_prompts
 from dit_accel.training.card import run_costs, write_card
 from dit_accel.training.data import attribution_text

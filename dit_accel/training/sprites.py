@@ -2,7 +2,7 @@
 
 A sprite moves on a straight line over a white canvas and changes its size at a constant rate. Everything random comes
 from the generator given, so a seed names a video. The motion is known exactly, which is what makes the trained
-pipeline measurable: ``dit_accel.evaluation.motion`` reads it back from the frames.
+pipeline measurable: ``dit_accel.evaluation.metrics.motion`` reads it back from the frames.
 """
 
 import io
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from dit_accel.errors import ConfigError, did_you_mean
-from dit_accel.evaluation.motion import DIRECTIONS, SCALES
+from dit_accel.evaluation.metrics.motion import DIRECTIONS, SCALES
 from dit_accel.training.concepts import split_concepts, with_article
 from dit_accel.training.data import load_concepts, load_files
 

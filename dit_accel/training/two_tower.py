@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from dit_accel.embedded import load_embedded
-from dit_accel.evaluation.features import EffNetLite0Features, extract_features
-from dit_accel.evaluation.two_tower import TwoTower, split_words
+from dit_accel.evaluation.metrics.features import EffNetLite0Features, extract_features
+from dit_accel.evaluation.metrics.two_tower import TwoTower, split_words
 from dit_accel.training.augment import draw_variant, reconstruct
 from dit_accel.training.captions import caption_rows
 from dit_accel.training.concepts import Concept, split_concepts

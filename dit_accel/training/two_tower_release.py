@@ -15,10 +15,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from dit_accel.embedded import load_embedded
-from dit_accel.evaluation.concepts import concept_accuracy
-from dit_accel.evaluation.features import EffNetLite0Features, extract_features
-from dit_accel.evaluation.two_tower import FOLDER, TwoTower
-from dit_accel.generation import GenerationSettings, generate_images
+from dit_accel.evaluation.metrics.concepts import concept_accuracy
+from dit_accel.evaluation.metrics.features import EffNetLite0Features, extract_features
+from dit_accel.evaluation.metrics.two_tower import FOLDER, TwoTower
+from dit_accel.pipelines.generation import GenerationSettings, generate_images
 from dit_accel.training.augment import draw_variant, reconstruct
 from dit_accel.training.concepts import caption
 from dit_accel.training.data import ANIMALS_AND_FOODS, attribution_text, default_cache_dir

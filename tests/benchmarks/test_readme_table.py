@@ -7,7 +7,7 @@ import pytest
 from sample_reports import sample_report
 
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.report import Report
+from dit_accel.evaluation.reports.report import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("readme_table", ROOT / "benchmarks" / "readme_table.py")

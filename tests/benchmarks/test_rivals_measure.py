@@ -18,7 +18,7 @@ from tiny_pipelines import tiny_pipeline
 from tiny_text import save_tiny_text_pipeline
 
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.report import Report
+from dit_accel.evaluation.reports.report import Report
 
 STEPS = 7
 OPTIONS = ArenaOptions(images=3, batch_size=2, num_timed=2, calibration_images=2)

@@ -7,9 +7,9 @@ from rivals.front import acted, closest, front
 from rivals.page import write_page
 from sample_reports import sample_report
 
-from dit_accel.evaluation.contest import Absent, Action, Contender
-from dit_accel.evaluation.records import Fidelity, Metric
-from dit_accel.evaluation.report import DenoiserCost, Report, Speedup, Times, Variant
+from dit_accel.evaluation.reports.contest import Absent, Action, Contender
+from dit_accel.evaluation.reports.records import Fidelity, Metric
+from dit_accel.evaluation.reports.report import DenoiserCost, Report, Speedup, Times, Variant
 
 PLAIN_S = [1.0, 1.0, 1.0]
 

@@ -103,7 +103,7 @@ def test_a_pipeline_without_a_denoiser(run, monkeypatch: pytest.MonkeyPatch) -> 
         def __call__(self, prompt: str) -> None: ...
 
     pipe = NothingToDenoise(diffusers.DDIMScheduler())
-    monkeypatch.setattr("dit_accel.loading.load_pipeline", lambda *args, **kwargs: pipe)
+    monkeypatch.setattr("dit_accel.pipelines.loading.load_pipeline", lambda *args, **kwargs: pipe)
     check(run("generate", "an owl"), "denoiser")
     assert set(vars(pipe)) == set(vars(NothingToDenoise(diffusers.DDIMScheduler()))) | {"_progress_bar_config"}
 

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from dit_accel.evaluation.report import Report
-from dit_accel.plan import AccelerationPlan
+from dit_accel.evaluation.reports.report import Report
+from dit_accel.plan.plan import AccelerationPlan
 
 SMALL = ("--num-prompts", "2", "--batch-size", "2", "--repeats", "1", "--steps", "6")
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dit_accel.certificate.MIN_IMAGES", 2)
+    monkeypatch.setattr("dit_accel.plan.certificate.MIN_IMAGES", 2)
     for place in ("certify", "compare"):
-        monkeypatch.setattr(f"dit_accel.evaluation.{place}.available_perceptual", lambda: ())
+        monkeypatch.setattr(f"dit_accel.evaluation.{place}.{place}.available_perceptual", lambda: ())
 
 
 def test_certify_show_generate_and_report(run, tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +34,7 @@ def test_certify_show_generate_and_report(run, tiny_folder: str, monkeypatch: py
     assert strict.exit_code == 2 and "does not cover this run" in strict.stderr
 
     # Shipped: found by the preset's name and the model's fingerprint.
-    monkeypatch.setattr("dit_accel.presets.resources.files", lambda package: Path.cwd())
+    monkeypatch.setattr("dit_accel.session.presets.resources.files", lambda package: Path.cwd())
     shown = run("presets", "show", "balanced", "--model", tiny_folder).stdout
     assert "PixArtTransformer2DModel: certified" in shown and "held-out prompts" in shown
     assert "not certified" in run("presets", "show", "fast", "--model", tiny_folder).stdout

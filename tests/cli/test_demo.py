@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from dit_accel.cli.demo import NUM_PROMPTS, demo_prompts
-from dit_accel.evaluation.report import Report
+from dit_accel.evaluation.reports.report import Report
 
 
 def test_demo_on_a_tiny_pipeline(run, tiny_folder: str) -> None:
@@ -17,7 +17,11 @@ def test_demo_on_a_tiny_pipeline(run, tiny_folder: str) -> None:
     report = Report.load(Path("outputs/demo"))
     assert [variant.kind for variant in report.variants][:2] == ["plain", "plan"]
     turbo = report.variant("turbo")
-    for number in (f"{turbo.speedup.ratio:.2f}x", f"{turbo.fidelity.ssim.mean:.3f}", f"{turbo.reuse.actual_frac:.0%}"):
+    for number in (
+        f"{turbo.speedup.ratio:.2f}x",
+        f"{turbo.fidelity.ssim.mean:.3f}",
+        f"{turbo.effects.main.actual_frac:.0%}",
+    ):
         assert number in result.stdout
     picture = Image.open("outputs/demo/demo.png")
     assert picture.height > 192 * len(report.variants)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from sample_pictures import pictures
 
-from dit_accel.evaluation.report import Report
-from dit_accel.media import to_pil
+from dit_accel.evaluation.reports.report import Report
+from dit_accel.pipelines.media import to_pil
 from dit_accel.prompts import load_prompts
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dit_accel.evaluation.report import Report
+from dit_accel.evaluation.reports.report import Report
 
 TINY = ("--steps", "4", "--device", "cpu")
 CLIP = (*TINY, "--height", "32", "--width", "64", "--frames", "5")

@@ -9,9 +9,9 @@ from sample_certificates import certified
 from sample_reports import sample_report
 
 from dit_accel import AccelerationPlan
-from dit_accel.certificate import sha256_of
-from dit_accel.conditions import Fingerprint
-from dit_accel.evaluation.report import VERSION
+from dit_accel.evaluation.reports.report import VERSION
+from dit_accel.plan.certificate import sha256_of
+from dit_accel.plan.fingerprint import Fingerprint
 
 
 def test_one_report(run) -> None:
@@ -41,14 +41,14 @@ def test_several_reports(run) -> None:
 def test_the_certificate_beside_a_report(run) -> None:
     path = sample_report().save("folder")
     model = Fingerprint(model_class="X", sites="0", config="0")
-    plan = certified(AccelerationPlan(name="fast", fingerprint=model), report_sha256=sha256_of(path))
+    plan = certified(AccelerationPlan(name="fast", fingerprints=(model,)), report_sha256=sha256_of(path))
     plan.save_pretrained("folder")
     for place in ("folder", "folder/report.json"):
         text = run("report", place).stdout
         assert "certificate of plan 'fast', made from this report:\n  on 200 held-out prompts (tiny" in text
     path.write_text(path.read_text() + " ")
     assert "was made from another report than this one" in run("report", "folder").stdout
-    dataclasses.replace(plan, fingerprint=None).save_pretrained("folder")
+    dataclasses.replace(plan, fingerprints=()).save_pretrained("folder")
     text = run("report", "folder").stdout
     assert "the plan beside it is not certified: the plan was changed" in text and "held-out" not in text
 

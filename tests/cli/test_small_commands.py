@@ -5,7 +5,7 @@ import json
 import pytest
 
 import dit_accel
-from dit_accel.presets import PRESETS
+from dit_accel.session.presets import PRESETS
 
 
 def test_presets_list(run) -> None:
@@ -15,9 +15,9 @@ def test_presets_list(run) -> None:
 
 
 def test_presets_show_rule_and_plan(run, tiny_folder: str) -> None:
-    rules = json.loads(run("presets", "show", "fast", "--json").stdout)["rules"]
-    assert rules == {"blocks": PRESETS.get("fast").rule.to_dict(), "unet": PRESETS.get("fast").unet_rule.to_dict()}
-    assert rules["blocks"]["generator"] in run("presets", "show", "fast").stdout
+    rules = json.loads(run("presets", "show", "fast", "--json").stdout)["passes"]
+    assert rules == [config.to_dict() for config in PRESETS.get("fast").make(())]
+    assert rules[0]["schedule"]["generator"] in run("presets", "show", "fast").stdout
     plan = json.loads(run("presets", "show", "fast", "--model", tiny_folder, "--json").stdout)
     assert plan["format"] == "dit-accel/plan"
     assert plan["fingerprint"]["model_class"] == "PixArtTransformer2DModel"

@@ -11,9 +11,9 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
 
-from dit_accel.doctor import doctor_report
+from dit_accel.doctor.report import doctor_report
 from dit_accel.embedded import embedded_path, list_embedded, load_embedded
-from dit_accel.generation import GenerationSettings, generate, makes_video, steps_of
+from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video, steps_of
 
 MAX_BYTES = 40 * 2**20
 PROMPTS = ("a red apple moves left", "a penguin moves right")

@@ -9,7 +9,7 @@ import torch
 from tiny_videos import tiny_video_pipeline
 
 from dit_accel.embedded import flux, pixart, wan
-from dit_accel.generation import GenerationSettings, steps_of
+from dit_accel.pipelines.generation import GenerationSettings, steps_of
 
 
 @pytest.mark.parametrize("module", [flux, pixart, wan], ids=lambda module: module.__name__.rpartition(".")[2])

@@ -19,7 +19,10 @@ def test_import_loads_no_model_code(tmp_path: Path, module: str) -> None:
     assert loaded(f"import {module}", tmp_path, OPTIONAL + HEAVY) == []
 
 
-@pytest.mark.parametrize("module", ["dit_accel.api", "dit_accel.loading", "dit_accel.evaluation.report"])
+CORE = ("dit_accel.api", "dit_accel.pipelines.loading", "dit_accel.evaluation.reports.report")
+
+
+@pytest.mark.parametrize("module", CORE)
 def test_core_needs_no_extra(tmp_path: Path, module: str) -> None:
     """``triton`` comes with torch, which may load it itself."""
     assert loaded(f"import {module}", tmp_path, tuple(name for name in OPTIONAL if name != "triton")) == []

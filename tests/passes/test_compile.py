@@ -16,7 +16,7 @@ from dit_accel import (
     summary,
 )
 from dit_accel.errors import AccelerationWarning, ConfigError, UnsupportedModelError
-from dit_accel.session import session_of
+from dit_accel.session.session import session_of
 
 EVERY_3 = StaticCacheConfig(schedule=GeneratorSpec("every_n", n=3))
 
@@ -61,12 +61,12 @@ def test_one_graph_per_distinct_row(name: str) -> None:
     accelerate_pipeline(pipe, EVERY_3, strict=True)
     eager = _run(pipe, name)
     recorder = Recorder()
-    session_of(pipe).runtimes[0].denoiser.compile(backend=recorder, fullgraph=True)
+    session_of(pipe).runtimes[0].target.denoiser.compile(backend=recorder, fullgraph=True)
     with torch._dynamo.config.patch(error_on_recompile=True):  # shapes are fixed: one graph, one set of guards
         compiled = _run(pipe, name)
         again = _run(pipe, name)
 
-    rows = session_of(pipe).runtimes[0].program(6).distinct_actions
+    rows = session_of(pipe).runtimes[0].source.program(6).distinct_actions
     assert len(recorder.graphs) == len(rows) == 3
     torch.testing.assert_close(compiled, eager, rtol=0, atol=0)
     torch.testing.assert_close(again, eager, rtol=0, atol=0)
@@ -124,7 +124,7 @@ def test_compile_config_alone_compiles_one_row() -> None:
     plain = _run(pipe, "pixart")
     accelerate_pipeline(pipe, CompileConfig(backend="eager"))
     assert torch.equal(_run(pipe, "pixart"), plain)
-    assert len(session_of(pipe).runtimes[0].runner.rows) == 1
+    assert len(session_of(pipe).runtimes[0].compiler.rows) == 1
 
 
 def test_inductor_agrees_with_eager_and_undo_is_exact() -> None:

@@ -10,11 +10,12 @@ from reference import config, every_second, replayed, tensor_of
 from tiny import tiny_call, tiny_inputs, tiny_model, tiny_pipeline
 
 from dit_accel import AccelerationPlan, accelerate_pipeline, summary
-from dit_accel.conditions import Conditions, Fingerprint, fingerprint
 from dit_accel.errors import AccelerationWarning, PlanMismatchError
 from dit_accel.families import resolve_family
+from dit_accel.families.targets import find_targets
+from dit_accel.plan.conditions import Conditions
+from dit_accel.plan.fingerprint import Fingerprint, fingerprint
 from dit_accel.schedules import GeneratorSpec, Schedule, resample
-from dit_accel.session import find_targets
 
 STEPS = 8
 
@@ -106,7 +107,7 @@ def test_latent_size_is_without_batch_and_channels(name: str, size: tuple[int, .
 def test_another_model() -> None:
     own = tiny_pipeline("pixart")
     found = fingerprint(find_targets(own)[0])
-    fits = AccelerationPlan(passes=(config(GeneratorSpec("every_n", n=2)),), fingerprint=found)
+    fits = AccelerationPlan(passes=(config(GeneratorSpec("every_n", n=2)),), fingerprints=(found,))
     accelerate_pipeline(own, fits, strict=True)
     deeper = diffusers.PixArtTransformer2DModel(**{**dict(own.transformer.config), "num_layers": 4})
     other = tiny_pipeline("pixart")
@@ -120,7 +121,7 @@ def test_another_model() -> None:
             accelerate_pipeline(pipe, fits)
     finetuned = AccelerationPlan(
         passes=fits.passes,
-        fingerprint=Fingerprint(model_class=found.model_class, sites=found.sites, config="0" * 16),
+        fingerprints=(Fingerprint(model_class=found.model_class, sites=found.sites, config="0" * 16),),
     )
     fourth = tiny_pipeline("pixart")
     with pytest.raises(PlanMismatchError, match="another config; its measurements may not hold"):

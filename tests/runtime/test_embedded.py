@@ -16,7 +16,7 @@ from dit_accel import (
     summary,
 )
 from dit_accel.embedded import list_embedded
-from dit_accel.generation import GenerationSettings, generate, makes_video
+from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video
 
 STEPS = 6
 NOTHING = StaticCacheConfig(schedule=Schedule(STEPS, {}), invariants=False)

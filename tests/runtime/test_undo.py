@@ -15,7 +15,8 @@ from tiny import TINY_PIPELINE_NAMES, tiny_call, tiny_model, tiny_pipeline
 from dit_accel import accelerate_pipeline, accelerated, is_accelerated, remove_acceleration, summary
 from dit_accel.errors import AccelerationWarning, ConfigError, DitAccelError
 from dit_accel.families.pipeline import find_denoisers
-from dit_accel.passes.base import PASSES, Pass, PassConfig
+from dit_accel.passes.base import PASSES, Pass
+from dit_accel.plan.config import PassConfig
 from dit_accel.schedules import GeneratorSpec
 
 UNET_PLANS = [config(GeneratorSpec("deepcache", n=2)), config(GeneratorSpec("encoder_propagation", key_steps=[0, 2]))]
@@ -99,16 +100,13 @@ def _failing_pass():
     class FailingConfig(PassConfig):
         type_name = "failing"
 
-    def fail(session: Any, config: Any) -> None:
-        session.ledger.set(session.targets[0].denoiser, "left_behind", 1)
+    def fail(runtime: Any, config: Any) -> None:
+        runtime.ledger.set(runtime.target.denoiser, "left_behind", 1, by="failing")
         raise DitAccelError("this pass fails half-way")
 
-    kept = Pass(config=FailingConfig, summary="", order=99, obstacles=lambda target: [], apply=fail)
-    PASSES.register("failing")(kept)
-    try:
+    failing = Pass(config=FailingConfig, summary="", phase="compile", example=FailingConfig, apply=fail)
+    with PASSES.temporarily("failing", failing):
         yield FailingConfig()
-    finally:
-        del PASSES._values["failing"]
 
 
 def test_when_the_second_pass_fails_the_first_is_undone() -> None:

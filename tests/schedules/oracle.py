@@ -4,13 +4,13 @@ A value is a number that stands for (site, step, the values it was computed from
 model's output is the same number at every step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from dit_accel.schedules.graph import SiteGraph
 from dit_accel.schedules.lowering import COMPUTE, REUSE, SKIP, STORE, Program
 from dit_accel.schedules.schedule import Schedule
 
-Node = tuple[int, str]  # a site computed at a step
+Node = tuple[int, str]  # a site computed, or recalled from several kept values, at a step
 
 
 class Symbols:
@@ -33,21 +33,39 @@ def inputs(graph: SiteGraph, site: str) -> list[str]:
     return native + [other.id for other in graph if site in other.feeds]
 
 
-def reference(graph: SiteGraph, schedule: Schedule, start: int, symbols: Symbols) -> list[int]:
-    """The model's output at each step when every reuse returns the last computed value."""
-    kept: dict[str, int] = {}
+def recalled(values: tuple[int, ...], step: int, symbols: Symbols) -> int:
+    """A site's answer from its kept values, newest first: the value itself when it keeps one."""
+    return values[0] if len(values) == 1 else symbols("recall", step, values)
+
+
+def reference(
+    graph: SiteGraph,
+    schedule: Schedule,
+    start: int,
+    symbols: Symbols,
+    depth: Mapping[str, int] | None = None,
+    absent: Collection[int] = (),
+) -> list[int]:
+    """The model's output at each step that runs, when every reuse is answered from the last computed values."""
+    kept: dict[str, tuple[int, ...]] = {}
     outputs = []
+    last = start - 1
     for step in range(start, schedule.num_steps):
+        if step in absent:
+            continue
+        since = range(last + 1, step + 1)
+        last = step
         now: dict[str, int] = {}
 
-        def visit(site: str, step: int = step, now: dict[str, int] = now) -> None:
+        def visit(site: str, step: int = step, since: range = since, now: dict[str, int] = now) -> None:
             auxiliary = graph.sites[graph.index[site]].auxiliary
-            if not auxiliary and site in kept and not schedule.recomputes(step, site):
-                now[site] = kept[site]
+            if not auxiliary and site in kept and not any(schedule.recomputes(s, site) for s in since):
+                now[site] = recalled(kept[site], step, symbols)
                 return
             for child in children(graph, site):
                 visit(child)
-            kept[site] = now[site] = symbols(site, step, tuple(now[other] for other in inputs(graph, site)))
+            now[site] = symbols(site, step, tuple(now[other] for other in inputs(graph, site)))
+            kept[site] = (now[site], *kept.get(site, ()))[: (depth or {}).get(site, 1)]
 
         root = graph.sites[0].id
         visit(root)
@@ -58,18 +76,24 @@ def reference(graph: SiteGraph, schedule: Schedule, start: int, symbols: Symbols
 class Execution:
     """Runs a program as wrapped modules would, and fails on any read of what is not there."""
 
-    def __init__(self, graph: SiteGraph, program: Program, symbols: Symbols) -> None:
+    def __init__(
+        self, graph: SiteGraph, program: Program, symbols: Symbols, depth: Mapping[str, int] | None = None
+    ) -> None:
         self.graph = graph
+        self.depth = depth or {}
         self.program = program
         self.symbols = symbols
-        self.slots: dict[str, tuple[int, Node]] = {}  # the kept value, and where it was computed
+        self.slots: dict[str, list[tuple[int, Node]]] = {}  # kept values, newest first, and where they were computed
         self.outputs: list[int] = []
         self.held: list[set[str]] = []  # what is kept after each step
         self.reads: dict[Node, list[Node]] = {}  # what each computed node was computed from
         self.roots: list[Node] = []
         self.answered: set[Node] = set()  # nodes that ran, or were answered from a slot
         for step in range(program.start, program.start + len(program.rows)):
-            self._step(step)
+            if step not in program.absent:
+                self._step(step)
+            else:
+                self.held.append(set(self.slots))
 
     def _step(self, step: int) -> None:
         row = self.program.row(step)
@@ -97,21 +121,28 @@ class Execution:
             return
         if action == REUSE:
             assert site in self.slots, f"step {step}: {site} is reused but not kept"
-            now[site] = self.slots[site]
+            values = self.slots[site]
+            node = (step, site)
+            if len(values) == 1:
+                now[site] = values[0]
+                return
+            self.reads[node] = [where for _, where in values]
+            now[site] = (recalled(tuple(number for number, _ in values), step, self.symbols), node)
             return
         assert action in (COMPUTE, STORE)
         for child in children(self.graph, site):
             yield from self._call(child, step, actions, now)
-        values = []
+        read = []
         for other in inputs(self.graph, site):
             value = now[other]
             assert value is not None, f"step {step}: {site} reads {other}, which was skipped"
-            values.append(value)
+            read.append(value)
         node = (step, site)
-        self.reads[node] = [where for _, where in values]
-        now[site] = (self.symbols(site, step, tuple(number for number, _ in values)), node)
+        self.reads[node] = [where for _, where in read]
+        now[site] = (self.symbols(site, step, tuple(number for number, _ in read)), node)
         if action == STORE:
-            self.slots[site] = now[site]  # type: ignore[assignment]
+            older = self.slots.get(site, [])
+            self.slots[site] = [now[site], *older][: self.depth.get(site, 1)]  # type: ignore[list-item]
 
     def needed(self) -> set[Node]:
         """Every computation that some output depends on, and the parents inside of which those must run."""

@@ -47,7 +47,8 @@ def graphs(draw: st.DrawFn) -> SiteGraph:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[SiteGraph, Schedule]:
+def cases(draw: st.DrawFn) -> tuple[SiteGraph, Schedule, dict[str, int], frozenset[int]]:
+    """A graph, a schedule, how many values some sites keep, and steps at which the denoiser is not called."""
     graph = draw(graphs())
     num_steps = draw(st.integers(1, 7))
     rows = {
@@ -55,26 +56,34 @@ def cases(draw: st.DrawFn) -> tuple[SiteGraph, Schedule]:
         for site in graph.schedulable
         if draw(st.integers(0, 3))
     }
-    return graph, Schedule(num_steps, rows)
+    depth = {site.id: draw(st.integers(1, 3)) for site in graph.schedulable if draw(st.booleans())}
+    absent = draw(st.frozensets(st.integers(1, num_steps), max_size=3)) if draw(st.booleans()) else frozenset()
+    return graph, Schedule(num_steps, rows), depth, absent
 
 
 @settings(max_examples=250, deadline=None)
 @given(cases())
-def test_random_programs(case: tuple[SiteGraph, Schedule]) -> None:
-    graph, schedule = case
+def test_random_programs(case: tuple[SiteGraph, Schedule, dict[str, int], frozenset[int]]) -> None:
+    graph, schedule, depth, absent = case
     for start in range(schedule.num_steps):
         symbols = Symbols()
-        program = lower(schedule, graph, start)
-        run = Execution(graph, program, symbols)  # fails on a read of what is skipped, not yet kept, or freed
-        assert run.outputs == reference(graph, schedule, start, symbols)
+        program = lower(schedule, graph, start, depth=depth, absent=absent)
+        run = Execution(graph, program, symbols, depth)  # fails on a read of what is skipped, not yet kept, or freed
+        assert run.outputs == reference(graph, schedule, start, symbols, depth, absent)
         dead = set(run.reads) - run.needed()
         assert not dead, f"computed for nobody: {sorted(dead)}"
         for offset, held in enumerate(run.held):
             for site in held:
                 position = graph.index[site]
-                rest = [row.actions[position] for row in program.rows[offset + 1 :]]
-                following = next((a for a in rest if a in (REUSE, STORE, COMPUTE)), None)
-                assert following == REUSE, f"{site} is held after step {start + offset} and never read again"
+                rest = [
+                    row.actions[position]
+                    for step, row in enumerate(program.rows[offset + 1 :], start + offset + 1)
+                    if step not in absent
+                ]
+                before = rest[: rest.index(REUSE)] if REUSE in rest else None
+                assert before is not None, f"{site} is held after step {start + offset} and never read again"
+                # What is computed in between pushes it out when it is the last that is kept.
+                assert before.count(STORE) + before.count(COMPUTE) < depth.get(site, 1), site
         for row in program.rows:
             stored = [p for p, action in enumerate(row.actions) if action == STORE]
             assert all(not graph.sites[p].auxiliary for p in stored)
@@ -173,3 +182,20 @@ def test_unknown_site_and_auxiliary_site_are_refused() -> None:
         lower(Schedule(2, {"b.attm": "10"}), _block())
     with pytest.raises(ScheduleError, match=r"b\.norm"):
         lower(Schedule(2, {"b.norm": "10"}), _block())
+
+
+def test_a_forecast_keeps_the_last_computations_and_no_more() -> None:
+    graph = _block()
+    position = graph.index["b.attn"]
+    program = lower(Schedule(6, {"b.attn": "111101"}), graph, depth={"b.attn": 2})
+    assert [row.actions[position] for row in program.rows] == [COMPUTE, COMPUTE, STORE, STORE, REUSE, COMPUTE]
+    assert [step for step, row in enumerate(program.rows) if position in row.frees] == [4]
+
+
+def test_what_was_to_be_recomputed_at_an_absent_step_is_recomputed_at_the_next() -> None:
+    graph = _block()
+    position = graph.index["b.attn"]
+    program = lower(Schedule(6, {"b.attn": "100100"}), graph, absent={1, 3})
+    assert program.absent == {1, 3}
+    found = [row.actions[position] for step, row in enumerate(program.rows) if step not in program.absent]
+    assert found == [STORE, REUSE, STORE, REUSE]

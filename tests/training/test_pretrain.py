@@ -12,7 +12,7 @@ from tiny_recipes import PIXART, SD, SMALL, STAGES_OF, WAN, small_data
 
 from dit_accel.embedded import load_folder
 from dit_accel.errors import ConfigError, DitAccelError
-from dit_accel.generation import GenerationSettings, generate
+from dit_accel.pipelines.generation import GenerationSettings, generate
 from dit_accel.prompts import PROMPT_LISTS, load_prompts
 from dit_accel.training.card import TEXTS
 from dit_accel.training.export import export_pipeline

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sample_pictures import pictures
 
-from dit_accel.evaluation.features import FEATURE_DIM
+from dit_accel.evaluation.metrics.features import FEATURE_DIM
 from dit_accel.training import augment
 from dit_accel.training.concepts import Concept, caption
 from dit_accel.training.two_tower import TwoTowerData, TwoTowerRecipe, train_two_tower

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from dit_accel.api import accelerated, summary
-from dit_accel.conditions import Conditions
-from dit_accel.evaluation.compare import conditions_of, reuse_of
-from dit_accel.evaluation.records import Record
-from dit_accel.evaluation.report import Reuse
+from dit_accel.evaluation.compare.compare import conditions_of, effects_of
+from dit_accel.evaluation.reports.records import Record
+from dit_accel.evaluation.reports.report import Effects
 from dit_accel.evaluation.suites.job import Job, Source
 from dit_accel.evaluation.suites.prompt_files import Item
-from dit_accel.generation import GenerationSettings, generate
-from dit_accel.plan import AccelerationPlan
+from dit_accel.pipelines.generation import GenerationSettings, generate
+from dit_accel.plan.conditions import Conditions
+from dit_accel.plan.plan import AccelerationPlan
 
 DRAWN = "drawn"
 
@@ -22,11 +22,11 @@ class Drawn(Record):
     """What was found out while a chunk was drawn.
 
     Attributes:
-        reuse: ``None`` without a plan.
+        effects: What the passes did; ``None`` without a plan.
         conditions: What could be told of the run.
     """
 
-    reuse: Reuse | None = None
+    effects: Effects | None = None
     conditions: Conditions | None = None
 
 
@@ -76,7 +76,7 @@ class Painter:
         items = self.chunks[number]
         made = generate(self.pipe, [item.prompt for item in items], [item.seed for item in items], self.settings)
         seen = None if self.plan is None else summary(self.pipe)
-        kept = Drawn() if seen is None else Drawn(reuse=reuse_of(seen), conditions=conditions_of(seen))
+        kept = Drawn() if seen is None else Drawn(effects=effects_of(seen), conditions=conditions_of(seen))
         for item, sample in zip(items, made, strict=True):
             self.source.write(item, sample)
         self.job.keep_note(self.source.name, DRAWN, number, kept.model_dump(mode="json"))

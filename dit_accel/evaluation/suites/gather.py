@@ -5,14 +5,20 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from dit_accel.conditions import Conditions, digest
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.certify_result import mean_reuse
-from dit_accel.evaluation.distances import distance_notes
-from dit_accel.evaluation.environment import Environment
-from dit_accel.evaluation.fidelity import FidelityScores
-from dit_accel.evaluation.records import Alignment, Evaluation, Fidelity, Metric, Quality, Skipped, VideoQuality
-from dit_accel.evaluation.report import Report, Sample, Settings, Variant
+from dit_accel.evaluation.metrics.distances import distance_notes
+from dit_accel.evaluation.reports.environment import Environment
+from dit_accel.evaluation.reports.records import (
+    Alignment,
+    Evaluation,
+    Fidelity,
+    Metric,
+    Quality,
+    Skipped,
+    VideoQuality,
+)
+from dit_accel.evaluation.reports.report import Effects, Report, Sample, Settings, Variant
+from dit_accel.evaluation.reports.scores import FidelityScores
 from dit_accel.evaluation.suites import score
 from dit_accel.evaluation.suites.job import Source
 from dit_accel.evaluation.suites.joined import Joined
@@ -20,6 +26,8 @@ from dit_accel.evaluation.suites.prompt_files import Item, PromptSet
 from dit_accel.evaluation.suites.protocols import Suite
 from dit_accel.evaluation.suites.real_images import RealFolder, RealImages
 from dit_accel.evaluation.suites.score import Scorer
+from dit_accel.plan.conditions import Conditions
+from dit_accel.plan.fingerprint import digest
 
 if TYPE_CHECKING:
     pass
@@ -108,7 +116,7 @@ class Gathering:
         name, painter = joined.source.name, self.scorer.painters.get(joined.source.name)
         plan = None if painter is None else painter.plan
         drawn = [] if painter is None else [painter.drawn(number) for number in range(len(joined.kept))]
-        reuses = [each.reuse for each in drawn if each.reuse is not None]
+        effects = [each.effects for each in drawn if each.effects is not None]
         kind: Any = "images" if painter is None else "plain" if plan is None else "plan"
         fidelity = None
         if self.suite.fidelity and plan is not None:
@@ -122,7 +130,7 @@ class Gathering:
             certified=None if plan is None else plan.is_certified,
             fidelity=fidelity,
             quality=None if self.suite.fidelity else self._quality(joined, real),
-            reuse=mean_reuse(reuses) if reuses else None,
+            effects=Effects.mean(effects) if effects else None,
         )
 
     def _quality(self, joined: Joined, real: RealImages | None) -> Quality:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from dit_accel.conditions import digest
 from dit_accel.evaluation.progress_files import claim, read_json, write_json, write_whole
 from dit_accel.evaluation.suites.image_files import DamagedImage, read_image, to_tensor
 from dit_accel.evaluation.suites.prompt_files import Item
-from dit_accel.media import to_pil
+from dit_accel.pipelines.media import to_pil
+from dit_accel.plan.fingerprint import digest
 
 if TYPE_CHECKING:
     import torch

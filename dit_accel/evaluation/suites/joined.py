@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.alignment import Judge
+from dit_accel.evaluation.metrics.alignment import Judge
 from dit_accel.evaluation.suites import score
 from dit_accel.evaluation.suites.job import Source
 from dit_accel.evaluation.suites.prompt_files import Item

@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from dit_accel.errors import ConfigError, did_you_mean
-from dit_accel.evaluation.alignment import ImageRewardScore, Judge, OpenClipScore
-from dit_accel.evaluation.networks import LoadedNetwork, load_network
+from dit_accel.evaluation.metrics.alignment import ImageRewardScore, Judge, OpenClipScore
+from dit_accel.evaluation.metrics.networks import LoadedNetwork, load_network
 from dit_accel.evaluation.suites.protocols import CLIP, IMAGE_REWARD, INCEPTION, TWO_TOWER
 from dit_accel.evaluation.suites.weight_files import CLIP_ARCHITECTURE, find_weights
 
@@ -16,7 +16,7 @@ def load_feature_network(name: str, weights: Path, *, device: str = "cpu", downl
     """A feature network on a device.
 
     Args:
-        name: A key of ``dit_accel.evaluation.networks.NETWORKS``.
+        name: A key of ``dit_accel.evaluation.metrics.networks.NETWORKS``.
         weights: Folder of weights.
         device: Where it runs.
         download: Fetch missing weights.
@@ -49,7 +49,7 @@ def load_judge(name: str, weights: Path, *, device: str = "cpu", download: bool 
         files = [find_weights(key, weights, download=download) for key in (IMAGE_REWARD, f"{IMAGE_REWARD}-config")]
         return ImageRewardScore(*files, device=device)
     if name == TWO_TOWER:
-        from dit_accel.evaluation.two_tower import EmojiTwoTower
+        from dit_accel.evaluation.metrics.two_tower import EmojiTwoTower
 
         judge = EmojiTwoTower()
         judge.features.to(device)

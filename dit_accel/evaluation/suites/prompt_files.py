@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.records import Skipped
+from dit_accel.evaluation.reports.records import Skipped
 from dit_accel.prompts import load_prompts
 
 PROMPT_KEYS = ("prompt", "caption", "text", "prompt_en")

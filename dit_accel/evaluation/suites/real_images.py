@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.distances import set_distances
-from dit_accel.evaluation.records import Distance, Skipped
+from dit_accel.evaluation.metrics.distances import set_distances
+from dit_accel.evaluation.reports.records import Distance, Skipped
 from dit_accel.evaluation.suites import score
 from dit_accel.evaluation.suites.score import Scorer
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from dit_accel.api import PlanLike
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.alignment import Judge
-from dit_accel.evaluation.compare import PLAIN
-from dit_accel.evaluation.networks import LoadedNetwork
+from dit_accel.evaluation.compare.compare import PLAIN
+from dit_accel.evaluation.metrics.alignment import Judge
+from dit_accel.evaluation.metrics.networks import LoadedNetwork
 from dit_accel.evaluation.suites.image_files import Preparation, list_images
 from dit_accel.evaluation.suites.prompt_files import Item, PromptSet
 from dit_accel.evaluation.suites.protocols import Suite
 from dit_accel.evaluation.suites.real_images import LEAST_IMAGES, RealFolder
-from dit_accel.generation import GenerationSettings
+from dit_accel.pipelines.generation import GenerationSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

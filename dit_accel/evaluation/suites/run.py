@@ -5,14 +5,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_accel import __version__
 from dit_accel.api import is_accelerated, resolve_plan
-from dit_accel.conditions import Conditions, digest
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.compare import PLAIN
-from dit_accel.evaluation.environment import collect_environment
-from dit_accel.evaluation.fidelity import require_metrics
-from dit_accel.evaluation.report import Report, Settings
+from dit_accel.evaluation.compare.compare import PLAIN
+from dit_accel.evaluation.metrics.fidelity import require_metrics
+from dit_accel.evaluation.reports.environment import collect_environment
+from dit_accel.evaluation.reports.report import Report, Settings
 from dit_accel.evaluation.suites.draw import Painter
 from dit_accel.evaluation.suites.gather import Gathering
 from dit_accel.evaluation.suites.job import Job, Source
@@ -22,10 +20,13 @@ from dit_accel.evaluation.suites.request import Request
 from dit_accel.evaluation.suites.score import Scorer, num_reference_chunks
 from dit_accel.evaluation.suites.sheet import save_sheet
 from dit_accel.families.pipeline import find_denoisers
-from dit_accel.generation import fps_of, makes_video, steps_of
-from dit_accel.plan import AccelerationPlan
-from dit_accel.session import find_targets
-from dit_accel.weights import sample_weights
+from dit_accel.families.targets import find_targets
+from dit_accel.pipelines.generation import fps_of, makes_video, steps_of
+from dit_accel.plan.conditions import Conditions
+from dit_accel.plan.fingerprint import digest
+from dit_accel.plan.plan import AccelerationPlan
+from dit_accel.plan.weights import sample_weights
+from dit_accel.version import __version__
 
 if TYPE_CHECKING:
     from accelerate import PartialState

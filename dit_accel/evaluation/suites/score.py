@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.alignment import Judge
-from dit_accel.evaluation.features import extract_features
-from dit_accel.evaluation.fidelity import fidelity
-from dit_accel.evaluation.motion import motion_score
-from dit_accel.evaluation.networks import LoadedNetwork
-from dit_accel.evaluation.perceptual import available_perceptual
+from dit_accel.evaluation.metrics.alignment import Judge
+from dit_accel.evaluation.metrics.features import extract_features
+from dit_accel.evaluation.metrics.fidelity import fidelity
+from dit_accel.evaluation.metrics.motion import motion_score
+from dit_accel.evaluation.metrics.networks import LoadedNetwork
+from dit_accel.evaluation.metrics.perceptual import available_perceptual
+from dit_accel.evaluation.metrics.temporal import motion_right, temporal_flickering
 from dit_accel.evaluation.suites.draw import Painter
 from dit_accel.evaluation.suites.image_files import AS_IT_IS, DamagedImage, Preparation, read_image, to_tensor
 from dit_accel.evaluation.suites.job import Job, Source, key_of
 from dit_accel.evaluation.suites.prompt_files import Item
-from dit_accel.evaluation.temporal import motion_right, temporal_flickering
 
 if TYPE_CHECKING:
     import torch

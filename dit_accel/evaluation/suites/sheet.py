@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from dit_accel.evaluation.pictures import save_side_by_side
-from dit_accel.evaluation.report import Report
+from dit_accel.evaluation.compare.pictures import save_side_by_side
+from dit_accel.evaluation.reports.report import Report
 from dit_accel.evaluation.suites.image_files import to_tensor
 from dit_accel.evaluation.suites.job import Source
 from dit_accel.evaluation.suites.prompt_files import Item

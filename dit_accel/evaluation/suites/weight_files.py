@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from dit_accel.errors import MissingDependencyError
-from dit_accel.evaluation.networks import INCEPTION_FILE, INCEPTION_SHA256, INCEPTION_URL
+from dit_accel.evaluation.metrics.networks import INCEPTION_FILE, INCEPTION_SHA256, INCEPTION_URL
 
 DEFAULT_FOLDER = Path("~/.cache/dit_accel/weights")
 CLIP_ARCHITECTURE = "ViT-L-14-quickgelu"  # OpenAI's weights were trained with QuickGELU; "ViT-L-14" runs them wrongly

@@ -10,7 +10,7 @@ from sample_pictures import pictures
 
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.suites.image_files import DamagedImage, Preparation, list_images, read_image, to_tensor
-from dit_accel.media import to_pil
+from dit_accel.pipelines.media import to_pil
 
 
 def test_what_is_transparent_is_on_white(tmp_path: Path) -> None:

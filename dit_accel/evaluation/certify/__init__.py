@@ -1,0 +1,1 @@
+"""Certifies a plan on held-out prompts: the subject, the resumable job, the result."""

@@ -1,0 +1,1 @@
+"""Numbers of images and videos: fidelity to the plain run, distances to real sets, alignment, motion."""

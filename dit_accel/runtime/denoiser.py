@@ -1,0 +1,353 @@
+"""Runs one denoiser under a plan: read from top to bottom, this is what happens in one call of it.
+
+1. :class:`Gate` stands in place of the denoiser's ``forward`` and hands every call to :meth:`DenoiserRuntime.call`.
+2. The clock, which listens to the scheduler, says which step it is; at a new run its conditions are compared with the
+   plan's, and passes are told.
+3. :class:`~dit_accel.runtime.branches.Branches` finds the :class:`~dit_accel.runtime.tracks.Track` of this guidance
+   branch, with the values that may be used again, or a new one begins.
+4. The row source chooses a row: what every site does in this call.
+5. The frame is filled, which is all that the wrappers of sites see.
+6. Whatever wraps the whole call is run from the outside in, then the denoiser itself, compiled or not.
+7. The books are kept: what was stored, what is no longer needed, what was counted.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from dit_accel.errors import PlanMismatchError
+from dit_accel.families.grid import token_grid
+from dit_accel.families.targets import Target
+from dit_accel.plan.plan import AccelerationPlan
+from dit_accel.runtime.branches import Branches, CacheContext
+from dit_accel.runtime.call import Call, Frame, Inner, Keeper, Run
+from dit_accel.runtime.clock import Clock
+from dit_accel.runtime.ledger import RUNTIME, PatchLedger
+from dit_accel.runtime.observe import conditions_of_run, warn_user
+from dit_accel.runtime.patch import Patch
+from dit_accel.runtime.rows import RowCompiler
+from dit_accel.runtime.scheduled import ComputeEverything
+from dit_accel.runtime.sockets import Sockets
+from dit_accel.runtime.stats import RunStats
+from dit_accel.runtime.tracks import InputReader, Inputs, Track
+from dit_accel.runtime.trees import Tree, map_tree, versions
+from dit_accel.runtime.wrapping import Wrappers
+from dit_accel.schedules.lowering import REUSE, STORE, Row, RowSet, compute_everything
+
+# A pipeline calls its denoiser once per guidance branch and step; more calls than this without the scheduler
+# stepping means that another scheduler drives the run.
+MAX_BRANCHES = 8
+
+
+class Gate(Patch[nn.Module]):
+    """The denoiser's ``forward``."""
+
+    def __init__(self, denoiser: nn.Module, runtime: "DenoiserRuntime") -> None:
+        super().__init__(denoiser, "forward")
+        self.runtime = runtime
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.runtime.released:
+            return self.original(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return _call_outside_graph(self.runtime, args, kwargs)
+        return self.runtime.call(args, kwargs)
+
+
+class DenoiserRuntime(Sockets):
+    """The state machine of one accelerated denoiser.
+
+    A track may be used only at the step that follows its last one and with inputs of the same shape; anything else
+    (image-to-image starting late, guidance switched off or on half-way, a second denoiser taking over, a changed
+    batch) starts a new track at the current step, which computes everything. That one rule makes all those cases
+    exact.
+
+    Args:
+        target: The denoiser.
+        clock: Shared by all denoisers of the pipeline.
+        ledger: Records every change, also those of passes.
+        plan: Its conditions are compared with those of each run.
+        strict: Turn warnings into :class:`PlanMismatchError`.
+    """
+
+    def __init__(
+        self, target: Target, clock: Clock, ledger: PatchLedger, *, plan: AccelerationPlan, strict: bool
+    ) -> None:
+        super().__init__(target.name, target.layout)
+        self.target = target
+        self.clock = clock
+        self.ledger = ledger
+        self.plan = plan
+        self.strict = strict
+        self.graph = target.layout.graph
+        self.stats = RunStats()
+        self.released = False
+        self.compiler: RowCompiler | None = None
+        self._plain = ComputeEverything(self.graph)
+        self._exact = compute_everything(self.graph)
+        self._nothing: list[Tree] = [None] * len(self.graph)
+        self.frame = Frame(
+            actions=self._exact.actions,
+            slots=self._nothing,
+            keepers=self.keepers,
+            numbers=[()] * len(self.graph),
+            hollows=list(self._nothing),
+            clones=[False] * len(self.graph),
+            called=[False] * len(self.graph),
+        )
+        self._run: Run | None = None
+        self._branches = Branches(lambda reason: self.stats.restarted(reason))
+        self._wrappers = Wrappers(target.denoiser, target.layout.sites, self.frame, ledger)
+        self._wrappers.spans = self.spans
+        self._inputs = InputReader(target.denoiser, target.family.conditioning)
+        self._warned: set[str] = set()
+        self._entered = False
+        self._kept_by_keepers: list[tuple[int, Keeper]] = []
+        self._inner: Inner = self._whole
+        self.gate = Gate(target.denoiser, self)
+        ledger.set(target.denoiser, "forward", self.gate, by=RUNTIME)
+        if hasattr(target.denoiser, "cache_context"):
+            ledger.set(target.denoiser, "cache_context", CacheContext(target.denoiser, self._branches), by=RUNTIME)
+        clock.on_end.append(self._finish)
+
+    @property
+    def name(self) -> str:
+        """Attribute of the pipeline that holds the denoiser, for messages."""
+        return self.target.name
+
+    # -- one call -------------------------------------------------------------------------------------------------
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One denoiser call."""
+        step, num_steps = self.clock.position()
+        if self._run is None or self.clock.run != self._run.number:
+            self._begin_run(num_steps, args, kwargs)
+        run = self._run
+        assert run is not None
+        place = self._branches.count_call(run.number, step)
+        if step >= num_steps or place >= MAX_BRANCHES:
+            return self._outside_a_run(args, kwargs)
+        try:
+            call = Call(run=run, step=step, branch=None, args=args, kwargs=kwargs, row=self._exact)
+            return self._on_track(call, self._inputs(args, kwargs))
+        except BaseException:
+            self._drop()
+            raise
+
+    def _on_track(self, call: Call, inputs: Inputs) -> Any:
+        track = None
+        if self.keeps_branches_apart:
+            call.branch, track = self._branches.find(inputs, call.step)
+        if track is None:
+            track = self._start(call, inputs)
+        self._choose(call, track)
+        tampered = track.tampered(call.row.actions)
+        if tampered:
+            for position in tampered:
+                self.frame.clones[position] = True
+            self.stats.restarted("a kept output was modified in place")
+            track = self._start(call, inputs)
+            self._choose(call, track)
+        older = self._fill(call, track)
+        self._entered = False
+        output = self._inner(call)
+        if self._entered:
+            self._book(call, track, older)
+        else:
+            self._book_answered(call, track)
+        self._rest()
+        return output
+
+    def _start(self, call: Call, inputs: Inputs) -> Track:
+        """A branch begins a trajectory at this call."""
+        source = self.source or self._plain
+        rows = source.rows(call.run, call.step, self.absent(call.run, call.branch))
+        self._wrappers.ensure(rows)
+        track = Track(rows, inputs, call.step)
+        track.state = source.begin(call, rows)
+        if self.keeps_branches_apart:
+            self._branches.keep(call.branch, track)
+        return track
+
+    def _choose(self, call: Call, track: Track) -> None:
+        call.state = track.state
+        call.row = (self.source or self._plain).choose(call)
+
+    def _fill(self, call: Call, track: Track) -> dict[int, tuple[Tree, tuple[int, ...]]]:
+        """Fill the frame; returns the kept values in front of which new ones will be put, with their versions."""
+        frame = self.frame
+        frame.actions, frame.variant, frame.state = call.row.actions, call.row.variant, call.state
+        frame.slots, frame.hollows, frame.versions = track.slots, track.hollows, track.versions
+        older: dict[int, tuple[Tree, tuple[int, ...]]] = {}
+        for position, keeper in self._kept_by_keepers:
+            if frame.actions[position] == REUSE:
+                frame.numbers[position] = keeper.numbers(call, track.steps[position])
+            elif frame.actions[position] == STORE:
+                older[position] = (track.slots[position], track.versions.get(position, ()))
+        return older
+
+    def switch(self, call: Call, row: Row) -> None:
+        """Change the row of the call that is running, for the sites that it has not reached. Not in compiled rows."""
+        call.row = row
+        self.frame.actions, self.frame.variant = row.actions, row.variant
+
+    def _whole(self, call: Call) -> Any:
+        """Inside all that wraps a call: run the denoiser; its own output is a site too, the first one."""
+        self._entered = True
+        frame, action = self.frame, call.row.actions[0]
+        if action in (STORE, REUSE) and frame.counting:
+            frame.called[0] = True
+            frame.reused += action == REUSE
+            frame.computed += action == STORE
+        if action == REUSE:
+            kept, keeper = frame.slots[0], frame.keepers[0]
+            if keeper is not None:
+                return keeper.recall(kept, frame.numbers[0])
+            return map_tree(torch.clone, kept) if frame.clones[0] else kept
+        if self.compiler is None:
+            output = self.gate.original(*call.args, **call.kwargs)
+        else:
+            output = self.compiler(call.row, self.gate.original, call.args, call.kwargs)
+        if action == STORE:
+            frame.slots[0] = map_tree(torch.clone, output) if frame.clones[0] else output
+            frame.versions[0] = versions(frame.slots[0])
+        return output
+
+    def _book(self, call: Call, track: Track, older: dict[int, tuple[Tree, tuple[int, ...]]]) -> None:
+        actions = call.row.actions
+        if not self.frame.counting:
+            track.seal(actions)
+        for position, (slot, its_versions) in older.items():
+            keeper = self.keepers[position]
+            assert keeper is not None
+            track.push(position, keeper, call.step, slot, its_versions)
+        self.stats.book(track.rows, actions, self._branches, self.frame)
+        track.free(call.row.frees)
+        track.next_step = call.step + 1
+
+    def _book_answered(self, call: Call, track: Track) -> None:
+        """Whatever wraps the call answered it, and the denoiser was not called."""
+        self.stats.calls += 1
+        self.stats.answered += 1
+        if STORE in call.row.actions:  # what should have been kept was not computed
+            self.stats.restarted("a call was answered without the denoiser")
+            self._branches.forget(call.branch)
+        else:
+            track.next_step = call.step + 1
+
+    def _outside_a_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._drop()
+        self.warn(
+            f"'{self.name}' was called outside a run of this pipeline's scheduler "
+            f"({type(self.clock.scheduler).__name__}); it computes everything. If another scheduler drives it, "
+            "pass that one: accelerate_pipeline(denoiser, plan, scheduler=scheduler)."
+        )
+        return self.gate.original(*args, **kwargs)
+
+    # -- one run --------------------------------------------------------------------------------------------------
+
+    def _begin_run(self, num_steps: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._drop()
+        target, frame = self.target, self.frame
+        frame.counting = self.compiler is None and not any(m._compiled_call_impl for m in target.denoiser.modules())
+        frame.computed = frame.reused = 0
+        frame.called = [False] * len(self.graph)
+        self._kept_by_keepers = [(p, keeper) for p, keeper in enumerate(self.keepers) if keeper is not None]
+        self._inner = self.chain(self._whole)
+        call = self._inputs.by_name(args, kwargs)
+        grid = token_grid(target.family, target.denoiser, call)
+        found = conditions_of_run(
+            self.clock.owner,
+            self.clock.scheduler,
+            target.denoiser,
+            num_steps=num_steps,
+            latent_size=target.family.latent_size(self._inputs(args, kwargs).signature[0][0]),
+            grid=grid,
+        )
+        self._run = Run(
+            number=self.clock.run, num_steps=num_steps, scheduler=self.clock.scheduler, grid=grid, conditions=found
+        )
+        for doubt in self.plan.doubts(found):
+            self.warn(doubt)
+        self.stats = RunStats(num_steps=num_steps, conditions=found, uncovered=self.plan.uncovered(found))
+        if not frame.counting:
+            self.stats.actual_computed = self.stats.actual_reuse = None
+        for hook in self.on_run:
+            hook(self._run)
+
+    def _finish(self) -> None:
+        """The scheduler has taken its last step: check that what was planned happened."""
+        self._drop()
+        if not self.gate.in_place():
+            self.warn(
+                f"someone has replaced '{self.name}.forward', so the plan is no longer in force; apply it again after "
+                "whatever wraps the denoiser."
+            )
+        if self._run is None or self._run.number != self.clock.run or not self.stats.calls:
+            return
+        for effect in self.effects().values():
+            if effect.shortfall is not None:
+                self.warn(effect.shortfall)
+
+    def _drop(self) -> None:
+        self._branches.clear()
+        self._rest()
+        self.frame.hollows = list(self._nothing)
+
+    def _rest(self) -> None:
+        self.frame.actions, self.frame.slots = self._exact.actions, self._nothing
+        self.frame.variant = self.frame.state = None
+
+    # -- for passes and those who apply them ----------------------------------------------------------------------
+
+    def ensure_wrapped(self, rows: RowSet) -> None:
+        """Wrap what these rows touch now, before the first call."""
+        self._wrappers.ensure(rows)
+
+    def compile(self, function: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Run every distinct row through a compiled function of its own from the next call on."""
+        self.compiler = RowCompiler(function)
+
+    @property
+    def num_wrapped(self) -> int:
+        """How many modules are wrapped."""
+        return len(self._wrappers)
+
+    @property
+    def never_called(self) -> tuple[str, ...]:
+        """Sites of the last run's rows whose module was not called at all."""
+        return tuple(self.graph.sites[p].id for p in self.stats.active if not self.frame.called[p])
+
+    def remember(self, older: "DenoiserRuntime") -> None:
+        """Take over what ``summary`` tells of the last run: this one puts back the plan that the other one had."""
+        self.stats, self.frame.called = older.stats, older.frame.called
+
+    def release(self) -> None:
+        """Forget everything that is kept; wrappers that others still hold on to then only compute."""
+        self.released = True
+        self._drop()
+        if self._finish in self.clock.on_end:
+            self.clock.on_end.remove(self._finish)
+
+    def warn(self, message: str) -> None:
+        """Warn once; with ``strict`` raise instead.
+
+        Raises:
+            PlanMismatchError: ``strict`` is set.
+        """
+        if self.strict:
+            raise PlanMismatchError(message)
+        if message not in self._warned:
+            self._warned.add(message)
+            warn_user(message)
+
+
+@torch.compiler.disable(reason="dit-accel: compile with pipe.transformer.compile() or CompileConfig, row by row")
+def _call_outside_graph(runtime: DenoiserRuntime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    runtime.warn(
+        f"'{runtime.name}' was compiled around the acceleration with torch.compile(module); it now runs uncompiled. "
+        "Compile it with pipe.transformer.compile() or a CompileConfig in the plan instead."
+    )
+    return runtime.call(args, kwargs)
