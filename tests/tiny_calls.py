@@ -197,3 +197,43 @@ def allegro_call() -> dict[str, Any]:
         "num_frames": 5,
         "guidance_scale": 5.0,
     }
+
+
+def aura_flow_call() -> dict[str, Any]:
+    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 16), **_masks(), "negative_prompt": None, "guidance_scale": 3.5}
+
+
+def flux2_call() -> dict[str, Any]:
+    return {**_SQUARE, "prompt_embeds": _randn(1, TEXT_TOKENS, 12), "guidance_scale": 4.0}
+
+
+def flux2_klein_call() -> dict[str, Any]:
+    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 12), "guidance_scale": 4.0}
+
+
+def hidream_call() -> dict[str, Any]:
+    embeds = {"t5": (1, TEXT_TOKENS, 12), "llama3": (3, 1, TEXT_TOKENS, 16)}
+    prompts = {f"prompt_embeds_{name}": _randn(*shape) for name, shape in embeds.items()}
+    negative = {f"negative_prompt_embeds_{name}": _randn(*shape, seed=8) for name, shape in embeds.items()}
+    pooled = {"pooled_prompt_embeds": _randn(1, 10), "negative_pooled_prompt_embeds": _randn(1, 10, seed=8)}
+    return {**_SQUARE, **prompts, **negative, **pooled, "guidance_scale": 5.0}
+
+
+def chroma_call() -> dict[str, Any]:
+    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 12), **_masks(), "guidance_scale": 5.0}
+
+
+def cogview4_call() -> dict[str, Any]:
+    return {**_SQUARE, **_pair(1, TEXT_TOKENS, 16), "guidance_scale": 5.0}
+
+
+def qwen_image_edit_call() -> dict[str, Any]:
+    return {**qwen_image_call(), "height": 512, "width": 512, "image": _picture(32, 32)}
+
+
+def qwen_image_edit_plus_call() -> dict[str, Any]:
+    return {**qwen_image_edit_call(), "image": [_picture(32, 32), _picture(64, 16)]}
+
+
+def _picture(width: int, height: int) -> Image.Image:
+    return Image.radial_gradient("L").resize((width, height)).convert("RGB")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tiny_image_configs import IMAGES
 from torch import nn
 
 TEXT_TOKENS = 6
@@ -19,29 +20,6 @@ class Tiny:
     px: int = 64
     frames: int = 1
     inputs: Callable[[nn.Module, torch.Generator, int], dict[str, Any]] | None = None
-
-
-def _randn(generator: torch.Generator, *shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=generator)
-
-
-def _lumina2_inputs(model: nn.Module, generator: torch.Generator, batch: int) -> dict[str, Any]:
-    return {
-        "hidden_states": _randn(generator, batch, 4, 8, 8),
-        "timestep": torch.full((batch,), 0.5),
-        "encoder_hidden_states": _randn(generator, batch, TEXT_TOKENS, 16),
-        "encoder_attention_mask": torch.ones(batch, TEXT_TOKENS, dtype=torch.bool),
-        "return_dict": False,
-    }
-
-
-def _z_image_inputs(model: nn.Module, generator: torch.Generator, batch: int) -> dict[str, Any]:
-    return {
-        "x": [_randn(generator, 4, 1, 8, 8) for _ in range(batch)],
-        "t": torch.full((batch,), 0.5),
-        "cap_feats": [_randn(generator, TEXT_TOKENS, 16) for _ in range(batch)],
-        "return_dict": False,
-    }
 
 
 _UNET: dict[str, Any] = {
@@ -253,7 +231,6 @@ TINY: dict[str, Tiny] = {
             "axes_lens": (16, 16, 16),
             "cap_feat_dim": 16,
         },
-        inputs=_lumina2_inputs,
     ),
     "z_image": Tiny(
         "ZImageTransformer2DModel",
@@ -270,7 +247,6 @@ TINY: dict[str, Tiny] = {
             "axes_dims": [4, 2, 2],
             "axes_lens": [128, 32, 32],
         },
-        inputs=_z_image_inputs,
     ),
     "mochi": Tiny(
         "MochiTransformer3DModel",
@@ -288,3 +264,4 @@ TINY: dict[str, Tiny] = {
         frames=7,
     ),
 }
+TINY |= {name: Tiny(**facts) for name, facts in IMAGES.items()}

@@ -6,7 +6,9 @@ from typing import Any
 import diffusers
 import tiny_calls
 import torch
+from tiny_image_pipelines import IMAGE_PIPELINES
 from tiny_models import randomise, tiny_model
+from tiny_vae import without_vae
 from tiny_video_pipelines import VIDEO_PIPELINES
 
 
@@ -91,15 +93,8 @@ def _dit() -> diffusers.DiffusionPipeline:
     return diffusers.DiTPipeline(transformer=tiny_model("dit"), vae=_vae(), scheduler=diffusers.DDIMScheduler())
 
 
-def _without_vae(pipeline: str, model: str, *more_encoders: str) -> diffusers.DiffusionPipeline:
-    """A flow-matching pipeline that only ever returns latents."""
-    empty = dict.fromkeys(("vae", "text_encoder", "tokenizer", *more_encoders))
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-    return getattr(diffusers, pipeline)(transformer=tiny_model(model), scheduler=scheduler, **empty)
-
-
 def _sana() -> diffusers.DiffusionPipeline:
-    return _without_vae("SanaPipeline", "sana")
+    return without_vae("SanaPipeline", "sana")
 
 
 def _cogvideox() -> diffusers.DiffusionPipeline:
@@ -113,27 +108,27 @@ def _cogvideox() -> diffusers.DiffusionPipeline:
 
 
 def _ltx() -> diffusers.DiffusionPipeline:
-    return _without_vae("LTXPipeline", "ltx")
+    return without_vae("LTXPipeline", "ltx")
 
 
 def _hunyuan_video() -> diffusers.DiffusionPipeline:
-    return _without_vae("HunyuanVideoPipeline", "hunyuan_video", "text_encoder_2", "tokenizer_2")
+    return without_vae("HunyuanVideoPipeline", "hunyuan_video", "text_encoder_2", "tokenizer_2")
 
 
 def _qwen_image() -> diffusers.DiffusionPipeline:
-    return _without_vae("QwenImagePipeline", "qwen_image")
+    return without_vae("QwenImagePipeline", "qwen_image")
 
 
 def _lumina2() -> diffusers.DiffusionPipeline:
-    return _without_vae("Lumina2Pipeline", "lumina2")
+    return without_vae("Lumina2Pipeline", "lumina2")
 
 
 def _z_image() -> diffusers.DiffusionPipeline:
-    return _without_vae("ZImagePipeline", "z_image")
+    return without_vae("ZImagePipeline", "z_image")
 
 
 def _mochi() -> diffusers.DiffusionPipeline:
-    return _without_vae("MochiPipeline", "mochi")
+    return without_vae("MochiPipeline", "mochi")
 
 
 _PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[[], dict[str, Any]]]] = {
@@ -153,6 +148,7 @@ _PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[
     "mochi": (_mochi, tiny_calls.mochi_call),
     **VIDEO_PIPELINES,
 }
+_PIPELINES |= IMAGE_PIPELINES
 
 TINY_PIPELINE_NAMES = tuple(_PIPELINES)
 

@@ -9,6 +9,7 @@ import transformers
 from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from tiny_models import randomise, tiny_model
+from tiny_vae import without_vae
 from transformers import CLIPImageProcessorPil
 
 _NO_TEXT = {"tokenizer": None, "text_encoder": None}
@@ -199,18 +200,8 @@ def _svd() -> diffusers.DiffusionPipeline:
     )
 
 
-def _without_vae(pipeline: str, model: str, *more_encoders: str) -> diffusers.DiffusionPipeline:
-    """A flow-matching pipeline that only ever returns latents."""
-    return getattr(diffusers, pipeline)(
-        **_NO_TEXT,
-        **dict.fromkeys(("vae", *more_encoders)),
-        transformer=tiny_model(model),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-    )
-
-
 def _kandinsky5() -> diffusers.DiffusionPipeline:
-    return _without_vae("Kandinsky5T2VPipeline", "kandinsky5", "text_encoder_2", "tokenizer_2")
+    return without_vae("Kandinsky5T2VPipeline", "kandinsky5", "text_encoder_2", "tokenizer_2")
 
 
 def hunyuan_video15_parts() -> dict[str, Any]:

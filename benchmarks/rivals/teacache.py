@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from dit_accel.families import resolve_family
-from dit_accel.families.base import stream_positions
 from dit_accel.families.pipeline import find_denoisers
+from dit_accel.families.source import stream_positions
 from rivals.base import Rival, Setting, Task
 from rivals.snapshot import Snapshot
 from rivals.trajectory import Trajectory

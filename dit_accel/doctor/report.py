@@ -209,6 +209,8 @@ def _cost(
         twin = meta_twin(model)
         if twin is None:
             return None, "the model cannot be rebuilt from its config"
+        if family.on_shapes is not None:
+            family.on_shapes(twin)
         inputs = family.sample_inputs(
             twin, height_px=height, width_px=width, num_frames=frames, vae_scale=scale, text_tokens=text_tokens,
             dtype=torch.float32,

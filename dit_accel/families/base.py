@@ -1,16 +1,19 @@
 """What the rest of the code knows of a model: a Family is data, a Layout is that data found in one live model."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
 from dit_accel.errors import UnsupportedModelError
 from dit_accel.families.sample import Sample
+from dit_accel.families.source import stream_positions
 from dit_accel.schedules.graph import SiteGraph, SiteInfo
+
+if TYPE_CHECKING:
+    from dit_accel.families.grid import TokenGrid
 
 Guidance = Literal["batched", "two_calls", "distilled", "unknown"]
 TextPosition = Literal["cross", "prefix", "suffix", "pooled", "none", "unknown"]
@@ -110,8 +113,11 @@ class Family:
         default_px: Height and width at which the family is usually run.
         default_frames: Frames at which the family is usually run; 1 for images.
         token_grid: Function of (model, arguments of a live call by name) to the frames, rows and columns of its
-            tokens; needed where the latents come packed (``BNC``), else the shape of the latents tells.
+            tokens, or to a :class:`~dit_accel.families.grid.TokenGrid` where there may be reference pictures, or text
+            that does not just stand before or after; needed for packed latents (``BNC``), else their shape tells.
         make_inputs: Function of (model, :class:`Sample`) to the keyword arguments of one denoiser call.
+        on_shapes: Function of a weightless copy of the model that makes it run although there are no values to read
+            (which expert does a token go to?), at the same cost; needed only where the model's code reads values.
         layout: Finds the sites; ``None`` takes them from ``stacks`` and ``extras`` (all but UNets).
         notes: What a user should know, one sentence each; printed by ``dit-accel doctor``.
     """
@@ -129,8 +135,9 @@ class Family:
     text_tokens: int = 77
     default_px: int = 1024
     default_frames: int = 1
-    token_grid: Callable[[nn.Module, Mapping[str, Any]], tuple[int, int, int] | None] | None = None
+    token_grid: Callable[[nn.Module, Mapping[str, Any]], "tuple[int, int, int] | TokenGrid | None"] | None = None
     make_inputs: Callable[[nn.Module, Sample], dict[str, Any]] | None = None
+    on_shapes: Callable[[nn.Module], None] | None = None
     layout: Callable[["Family", nn.Module], Layout] | None = None
     notes: tuple[str, ...] = ()
 
@@ -223,25 +230,6 @@ def submodule(model: nn.Module, path: str) -> nn.Module | None:
         if module is None:
             return None
     return module if isinstance(module, nn.Module) else None
-
-
-def stream_positions(block: nn.Module, streams: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
-    """Positions of the named parameters in a block's ``forward`` (without ``self``), in the order given.
-
-    Raises:
-        UnsupportedModelError: ``forward`` has no parameter of that name.
-    """
-    # The class's forward, not the instance's: offloading hooks put theirs over it.
-    names = list(inspect.signature(type(block).forward).parameters)[1:]
-    if not set(streams) <= set(names):
-        names = list(inspect.signature(block.forward).parameters)
-    for stream in streams:
-        if stream not in names:
-            raise UnsupportedModelError(
-                f"{type(block).__name__}.forward has no parameter '{stream}' to be a residual stream; "
-                f"it takes {', '.join(names)}"
-            )
-    return tuple((names.index(stream), stream) for stream in streams)
 
 
 def layout_from_stacks(family: Family, model: nn.Module) -> Layout:

@@ -1,35 +1,45 @@
 """Which family a model belongs to: the registered ones by class name, then discovery."""
 
-import importlib
-
 from torch import nn
 
 from dit_accel.errors import ConfigError, UnsupportedModelError
+from dit_accel.families.allegro import ALLEGRO
+from dit_accel.families.animatediff import ANIMATEDIFF
 from dit_accel.families.base import Family
+from dit_accel.families.chroma import CHROMA
+from dit_accel.families.cogvideox import COGVIDEOX
+from dit_accel.families.cogview4 import COGVIEW4
+from dit_accel.families.dit import DIT
+from dit_accel.families.flux import FLUX
+from dit_accel.families.flux2 import FLUX2
+from dit_accel.families.hidream import HIDREAM
+from dit_accel.families.hunyuan_video import HUNYUAN_VIDEO
+from dit_accel.families.hunyuan_video15 import HUNYUAN_VIDEO15
+from dit_accel.families.kandinsky5 import KANDINSKY5
+from dit_accel.families.ltx import LTX
+from dit_accel.families.ltx2 import LTX2
+from dit_accel.families.lumina2 import LUMINA2
+from dit_accel.families.mochi import MOCHI
+from dit_accel.families.pixart import PIXART
+from dit_accel.families.qwen_image import QWEN_IMAGE
+from dit_accel.families.sana import SANA
+from dit_accel.families.sd3 import SD3
+from dit_accel.families.svd import SVD
+from dit_accel.families.unet import UNET
+from dit_accel.families.wan import WAN
+from dit_accel.families.wan_animate import WAN_ANIMATE
+from dit_accel.families.wan_vace import WAN_VACE
+from dit_accel.families.z_image import Z_IMAGE
 
-# Class name of a denoiser -> (module, constant). Modules are imported when a model of theirs turns up.
-_SHIPPED = {
-    "PixArtTransformer2DModel": ("pixart", "PIXART"),
-    "DiTTransformer2DModel": ("dit", "DIT"),
-    "SD3Transformer2DModel": ("sd3", "SD3"),
-    "FluxTransformer2DModel": ("flux", "FLUX"),
-    "SanaTransformer2DModel": ("sana", "SANA"),
-    "WanTransformer3DModel": ("wan", "WAN"),
-    "CogVideoXTransformer3DModel": ("cogvideox", "COGVIDEOX"),
-    "HunyuanVideoTransformer3DModel": ("hunyuan_video", "HUNYUAN_VIDEO"),
-    "LTXVideoTransformer3DModel": ("ltx", "LTX"),
-    "QwenImageTransformer2DModel": ("qwen_image", "QWEN_IMAGE"),
-    "UNet2DConditionModel": ("unet", "UNET"),
-    "WanVACETransformer3DModel": ("wan_vace", "WAN_VACE"),
-    "WanAnimateTransformer3DModel": ("wan_animate", "WAN_ANIMATE"),
-    "LTX2VideoTransformer3DModel": ("ltx2", "LTX2"),
-    "UNetMotionModel": ("animatediff", "ANIMATEDIFF"),
-    "UNetSpatioTemporalConditionModel": ("svd", "SVD"),
-    "Kandinsky5Transformer3DModel": ("kandinsky5", "KANDINSKY5"),
-    "HunyuanVideo15Transformer3DModel": ("hunyuan_video15", "HUNYUAN_VIDEO15"),
-    "MochiTransformer3DModel": ("mochi", "MOCHI"),
-    "AllegroTransformer3DModel": ("allegro", "ALLEGRO"),
-}
+SHIPPED = (
+    *(PIXART, DIT, SD3, FLUX, SANA, QWEN_IMAGE, UNET),
+    *(WAN, COGVIDEOX, HUNYUAN_VIDEO, LTX),
+    *(FLUX2, Z_IMAGE, HIDREAM, CHROMA, COGVIEW4, LUMINA2),
+    *(WAN_VACE, WAN_ANIMATE, LTX2, KANDINSKY5, HUNYUAN_VIDEO15, MOCHI, ALLEGRO),
+    *(ANIMATEDIFF, SVD),
+)
+
+_shipped = {name: family for family in SHIPPED for name in family.model_classes}
 _registered: dict[str, Family] = {}
 
 RECIPE = """\
@@ -70,10 +80,8 @@ def find_family(model: nn.Module) -> Family | None:
     for cls in type(unwrapped(model)).__mro__:
         if cls.__name__ in _registered:
             return _registered[cls.__name__]
-        if cls.__name__ in _SHIPPED:
-            module, constant = _SHIPPED[cls.__name__]
-            family: Family = getattr(importlib.import_module(f"dit_accel.families.{module}"), constant)
-            return family
+        if cls.__name__ in _shipped:
+            return _shipped[cls.__name__]
     return None
 
 
@@ -99,7 +107,7 @@ def unregister_family(family: Family) -> None:
 
 def known_families() -> tuple[str, ...]:
     """The model class names that need no discovery."""
-    return tuple(dict.fromkeys((*_SHIPPED, *_registered)))
+    return tuple(dict.fromkeys((*_shipped, *_registered)))
 
 
 def resolve_family(model: nn.Module) -> Family:

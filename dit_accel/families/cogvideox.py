@@ -1,21 +1,17 @@
 """CogVideoX: joint attention and feed-forward over text and video, expert adaLN for each (2408.06072)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from dit_accel.families.base import Family, SiteSpec, Stack, config_of
+from dit_accel.families.common import FF, norm, text, video_patch
 from dit_accel.families.sample import Sample
-
-
-def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    return (config["patch_size_t"] or 1, config["patch_size"], config["patch_size"])
 
 
 def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
     config = config_of(model)
-    patch_frames, patch, _ = _patch(config)
+    patch_frames, patch, _ = video_patch(config)
     # CogVideoX 1.5 pads the latent frames to whole temporal patches.
     frames = -(-sample.frames // patch_frames) * patch_frames
     rotary = config["use_rotary_positional_embeddings"]
@@ -45,19 +41,19 @@ COGVIDEOX = Family(
             streams=("hidden_states", "encoder_hidden_states"),
             sites=(
                 # One LayerNorm normalises first the video, then the text; both feed the same reader.
-                SiteSpec(path="norm1.norm", kind="norm", feeds=("attn1",), auxiliary=True),
+                norm("norm1.norm", "attn1"),
                 SiteSpec(path="attn1", kind="joint_attn"),
-                SiteSpec(path="norm2.norm", kind="norm", feeds=("ff",), auxiliary=True),
-                SiteSpec(path="ff", kind="ff"),
+                norm("norm2.norm", "ff"),
+                FF,
             ),
         ),
     ),
-    extras=(SiteSpec(path="patch_embed.text_proj", kind="text", invariant=True),),
+    extras=(text("patch_embed.text_proj"),),
     guidance="batched",
     conditioning=("encoder_hidden_states",),
     text="prefix",
     latent_layout="BFCHW",
-    patch=_patch,
+    patch=video_patch,
     vae_scale=(4, 8),
     text_tokens=226,
     default_px=480,

@@ -1,17 +1,13 @@
 """DiT: class-conditional diffusion transformer, adaLN-Zero (Peebles and Xie, 2212.09748)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from dit_accel.families.base import Family, SiteSpec, Stack, config_of
+from dit_accel.families.common import FF, norm, square_patch
 from dit_accel.families.sample import Sample
-
-
-def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    return (1, config["patch_size"], config["patch_size"])
 
 
 def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
@@ -35,10 +31,10 @@ DIT = Family(
             streams=("hidden_states",),
             sites=(
                 # norm1 also returns the gates, so only its inner LayerNorm may be skipped.
-                SiteSpec(path="norm1.norm", kind="norm", feeds=("attn1",), auxiliary=True),
+                norm("norm1.norm", "attn1"),
                 SiteSpec(path="attn1", kind="self_attn"),
-                SiteSpec(path="norm3", kind="norm", feeds=("ff",), auxiliary=True),
-                SiteSpec(path="ff", kind="ff"),
+                norm("norm3", "ff"),
+                FF,
             ),
         ),
     ),
@@ -46,7 +42,7 @@ DIT = Family(
     conditioning=("class_labels",),
     text="pooled",
     latent_layout="BCHW",
-    patch=_patch,
+    patch=square_patch,
     text_tokens=0,
     default_px=256,
     make_inputs=_inputs,

@@ -9,9 +9,10 @@ from torch import nn
 from dit_accel.errors import UnsupportedModelError
 from dit_accel.families.base import config_of
 from dit_accel.families.sample import Sample
-from dit_accel.families.source import required_parameters
+from dit_accel.families.source import parameter_names, required_parameters
 
 _TEXT_DIMS = ("joint_attention_dim", "text_embed_dim", "cap_feat_dim", "caption_channels", "text_dim", "text_in_dim")
+_NEEDED = ("hidden_states", "encoder_hidden_states", "timestep")  # also where they have a default (AuraFlow)
 _MORE_TEXT_DIMS = ("caption_dim", "encoder_hidden_dim", "cross_attention_dim")
 _Make = Callable[[Mapping[str, Any], Sample, bool], Any]
 
@@ -25,7 +26,10 @@ def guessed_inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
     config = config_of(model)
     video = "3D" in type(model).__name__
     inputs: dict[str, Any] = {}
-    for name in required_parameters(type(model)):
+    required = required_parameters(type(model))
+    for name in parameter_names(type(model)):
+        if name not in required and name not in _NEEDED:
+            continue
         make = _MAKERS.get(name)
         if make is None:
             raise UnsupportedModelError(

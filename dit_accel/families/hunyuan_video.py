@@ -1,17 +1,13 @@
 """HunyuanVideo: double-stream blocks, then single-stream blocks on the joined sequence (video first; 2412.03603)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from dit_accel.families.base import Family, SiteSpec, Stack, config_of
+from dit_accel.families.base import Family, Stack, config_of
+from dit_accel.families.common import JOINT_SITES, SINGLE_SITES, video_patch
 from dit_accel.families.sample import Sample
-
-
-def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    return (config["patch_size_t"], config["patch_size"], config["patch_size"])
 
 
 def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
@@ -36,26 +32,13 @@ HUNYUAN_VIDEO = Family(
             path="transformer_blocks",
             alias="blocks",
             streams=("hidden_states", "encoder_hidden_states"),
-            sites=(
-                SiteSpec(path="norm1.norm", kind="norm", feeds=("attn",), auxiliary=True),
-                SiteSpec(path="norm1_context.norm", kind="norm", feeds=("attn",), auxiliary=True),
-                SiteSpec(path="attn", kind="joint_attn"),
-                SiteSpec(path="norm2", kind="norm", feeds=("ff",), auxiliary=True),
-                SiteSpec(path="norm2_context", kind="norm", feeds=("ff_context",), auxiliary=True),
-                SiteSpec(path="ff", kind="ff"),
-                SiteSpec(path="ff_context", kind="ff_context"),
-            ),
+            sites=JOINT_SITES,
         ),
         Stack(
             path="single_transformer_blocks",
             alias="single",
             streams=("hidden_states", "encoder_hidden_states"),
-            sites=(
-                SiteSpec(path="norm.norm", kind="norm", feeds=("proj_mlp", "attn"), auxiliary=True),
-                SiteSpec(path="proj_mlp", kind="proj_mlp", feeds=("proj_out",)),
-                SiteSpec(path="attn", kind="single_attn", feeds=("proj_out",)),
-                SiteSpec(path="proj_out", kind="proj_out"),
-            ),
+            sites=SINGLE_SITES,
         ),
     ),
     # No invariant text site: the token refiner in context_embedder is modulated by the timestep.
@@ -63,7 +46,7 @@ HUNYUAN_VIDEO = Family(
     conditioning=("encoder_hidden_states", "pooled_projections"),
     text="suffix",
     latent_layout="BCFHW",
-    patch=_patch,
+    patch=video_patch,
     vae_scale=(4, 8),
     text_tokens=256,
     default_px=720,

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dit_accel.families.base import Family, SiteSpec, Stack, config_of
+from dit_accel.families.common import norm, text
 from dit_accel.families.sample import Sample
 
 
@@ -33,10 +34,10 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
 
 
 _SELF_ATTENTION = (
-    SiteSpec(path="self_attention_norm", kind="norm", feeds=("self_attention",), auxiliary=True),
+    norm("self_attention_norm", "self_attention"),
     SiteSpec(path="self_attention", kind="self_attn"),
 )
-_FEED_FORWARD_NORM = SiteSpec(path="feed_forward_norm", kind="norm", feeds=("feed_forward",), auxiliary=True)
+_FEED_FORWARD_NORM = norm("feed_forward_norm", "feed_forward")
 
 KANDINSKY5 = Family(
     name="kandinsky5",
@@ -55,7 +56,7 @@ KANDINSKY5 = Family(
             # The text blocks are modulated by the timestep, so keys and values of the text change at every step.
             sites=(
                 *_SELF_ATTENTION,
-                SiteSpec(path="cross_attention_norm", kind="norm", feeds=("cross_attention",), auxiliary=True),
+                norm("cross_attention_norm", "cross_attention"),
                 SiteSpec(path="cross_attention", kind="cross_attn"),
                 _FEED_FORWARD_NORM,
                 SiteSpec(path="feed_forward", kind="ff"),
@@ -63,8 +64,8 @@ KANDINSKY5 = Family(
         ),
     ),
     extras=(
-        SiteSpec(path="text_embeddings", kind="text", invariant=True),
-        SiteSpec(path="pooled_text_embeddings", kind="text", invariant=True),
+        text("text_embeddings"),
+        text("pooled_text_embeddings"),
     ),
     guidance="two_calls",
     conditioning=("encoder_hidden_states", "pooled_projections"),

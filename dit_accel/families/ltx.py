@@ -6,15 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from dit_accel.families.base import Family, SiteSpec, Stack, config_of
+from dit_accel.families.base import Family, Stack, config_of
+from dit_accel.families.common import ADALN_CROSS_ATTENTIONS, FF, norm, text, video_patch
 from dit_accel.families.sample import Sample
 
 _FRAME_RATE = 25
-
-
-def ltx_patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Patch size of LTX-Video and LTX-2: frames, height, width."""
-    return (config["patch_size_t"], config["patch_size"], config["patch_size"])
 
 
 def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
@@ -34,7 +30,7 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
 
 
 def ltx_grid(model: nn.Module, call: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """The grid that the call itself names, unless other tokens (of conditions, of references) follow the video's."""
+    """The grid that the call itself names, unless tokens of conditions or references stand beside the video's."""
     sizes = [call.get(name) for name in ("num_frames", "height", "width")]
     if any(size is None for size in sizes):
         return None
@@ -53,24 +49,15 @@ LTX = Family(
             path="transformer_blocks",
             alias="blocks",
             streams=("hidden_states",),
-            sites=(
-                SiteSpec(path="norm1", kind="norm", feeds=("attn1",), auxiliary=True),
-                SiteSpec(path="attn1", kind="self_attn"),
-                SiteSpec(path="attn2", kind="cross_attn"),
-                SiteSpec(path="attn2.to_k", kind="text", invariant=True),
-                SiteSpec(path="attn2.to_v", kind="text", invariant=True),
-                # norm2 stands in front of the feed-forward; cross-attention has no norm.
-                SiteSpec(path="norm2", kind="norm", feeds=("ff",), auxiliary=True),
-                SiteSpec(path="ff", kind="ff"),
-            ),
+            sites=(*ADALN_CROSS_ATTENTIONS, norm("norm2", "ff"), FF),
         ),
     ),
-    extras=(SiteSpec(path="caption_projection", kind="text", invariant=True),),
+    extras=(text("caption_projection"),),
     guidance="batched",
     conditioning=("encoder_hidden_states",),
     text="cross",
     latent_layout="BNC",
-    patch=ltx_patch,
+    patch=video_patch,
     vae_scale=(8, 32),
     text_tokens=128,
     default_px=512,

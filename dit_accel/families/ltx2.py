@@ -7,14 +7,11 @@ from typing import Any
 from torch import nn
 
 from dit_accel.families.base import Family, Layout, SiteSpec, Stack, config_of, layout_from_stacks
-from dit_accel.families.ltx import ltx_grid, ltx_patch
+from dit_accel.families.common import norm, text, video_patch
+from dit_accel.families.ltx import ltx_grid
 from dit_accel.families.sample import Sample
 
 _FRAME_RATE = 24.0
-
-
-def _text_projections(attention: str) -> tuple[SiteSpec, ...]:
-    return tuple(SiteSpec(path=f"{attention}.{name}", kind="text", invariant=True) for name in ("to_k", "to_v"))
 
 
 def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
@@ -74,48 +71,40 @@ LTX2 = Family(
             alias="blocks",
             streams=("hidden_states", "audio_hidden_states"),
             sites=(
-                SiteSpec(path="norm1", kind="norm", feeds=("attn1",), auxiliary=True),
+                norm("norm1", "attn1"),
                 SiteSpec(path="attn1", kind="self_attn"),
-                SiteSpec(path="audio_norm1", kind="norm", feeds=("audio_attn1",), auxiliary=True),
+                norm("audio_norm1", "audio_attn1"),
                 SiteSpec(path="audio_attn1", kind="self_attn"),
-                SiteSpec(path="norm2", kind="norm", feeds=("attn2",), auxiliary=True),
+                norm("norm2", "attn2"),
                 SiteSpec(path="attn2", kind="cross_attn"),
-                *_text_projections("attn2"),
-                SiteSpec(path="audio_norm2", kind="norm", feeds=("audio_attn2",), auxiliary=True),
+                text("attn2.to_k"),
+                text("attn2.to_v"),
+                norm("audio_norm2", "audio_attn2"),
                 SiteSpec(path="audio_attn2", kind="cross_attn"),
-                *_text_projections("audio_attn2"),
+                text("audio_attn2.to_k"),
+                text("audio_attn2.to_v"),
                 # Both attentions between the streams read both norms.
-                SiteSpec(
-                    path="audio_to_video_norm",
-                    kind="norm",
-                    feeds=("audio_to_video_attn", "video_to_audio_attn"),
-                    auxiliary=True,
-                ),
-                SiteSpec(
-                    path="video_to_audio_norm",
-                    kind="norm",
-                    feeds=("audio_to_video_attn", "video_to_audio_attn"),
-                    auxiliary=True,
-                ),
+                norm("audio_to_video_norm", "audio_to_video_attn", "video_to_audio_attn"),
+                norm("video_to_audio_norm", "audio_to_video_attn", "video_to_audio_attn"),
                 # Not "cross_attn", which is attention to the prompt.
                 SiteSpec(path="audio_to_video_attn", kind="joint_attn"),
                 SiteSpec(path="video_to_audio_attn", kind="joint_attn"),
-                SiteSpec(path="norm3", kind="norm", feeds=("ff",), auxiliary=True),
+                norm("norm3", "ff"),
                 SiteSpec(path="ff", kind="ff"),
-                SiteSpec(path="audio_norm3", kind="norm", feeds=("audio_ff",), auxiliary=True),
+                norm("audio_norm3", "audio_ff"),
                 SiteSpec(path="audio_ff", kind="ff"),
             ),
         ),
     ),
     extras=(
-        SiteSpec(path="caption_projection", kind="text", invariant=True),
-        SiteSpec(path="audio_caption_projection", kind="text", invariant=True),
+        text("caption_projection"),
+        text("audio_caption_projection"),
     ),
     guidance="batched",
     conditioning=("encoder_hidden_states", "audio_encoder_hidden_states"),
     text="cross",
     latent_layout="BNC",
-    patch=ltx_patch,
+    patch=video_patch,
     vae_scale=(8, 32),
     text_tokens=1024,
     default_px=512,

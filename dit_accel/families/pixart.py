@@ -1,16 +1,12 @@
 """PixArt-alpha, PixArt-Sigma: cross-attention DiT blocks, adaLN-single (Chen et al., 2310.00426, 2403.04692)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from dit_accel.families.base import Family, SiteSpec, Stack, config_of
+from dit_accel.families.base import Family, Stack, config_of
+from dit_accel.families.common import ADALN_CROSS_ATTENTIONS, FF, norm, square_patch, text
 from dit_accel.families.sample import Sample
-
-
-def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    return (1, config["patch_size"], config["patch_size"])
 
 
 def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
@@ -36,24 +32,15 @@ PIXART = Family(
             path="transformer_blocks",
             alias="blocks",
             streams=("hidden_states",),
-            sites=(
-                SiteSpec(path="norm1", kind="norm", feeds=("attn1",), auxiliary=True),
-                SiteSpec(path="attn1", kind="self_attn"),
-                SiteSpec(path="attn2", kind="cross_attn"),
-                SiteSpec(path="attn2.to_k", kind="text", invariant=True),
-                SiteSpec(path="attn2.to_v", kind="text", invariant=True),
-                # adaLN-single applies norm2 in front of the feed-forward; cross-attention has no norm.
-                SiteSpec(path="norm2", kind="norm", feeds=("ff",), auxiliary=True),
-                SiteSpec(path="ff", kind="ff"),
-            ),
+            sites=(*ADALN_CROSS_ATTENTIONS, norm("norm2", "ff"), FF),
         ),
     ),
-    extras=(SiteSpec(path="caption_projection", kind="text", invariant=True),),
+    extras=(text("caption_projection"),),
     guidance="batched",
     conditioning=("encoder_hidden_states",),
     text="cross",
     latent_layout="BCHW",
-    patch=_patch,
+    patch=square_patch,
     text_tokens=120,
     make_inputs=_inputs,
     notes=("PixArt-Sigma pads prompts to 300 tokens, PixArt-alpha to 120.",),

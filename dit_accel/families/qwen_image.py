@@ -1,5 +1,6 @@
-"""Qwen-Image: double-stream joint attention over text and image (text first; 2508.02324)."""
+"""Qwen-Image and Qwen-Image-Edit: double-stream joint attention over text and image (text first; 2508.02324)."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,12 +8,9 @@ import torch
 from torch import nn
 
 from dit_accel.families.base import Family, SiteSpec, Stack, config_of
+from dit_accel.families.common import norm, packed_patch, text
+from dit_accel.families.grid import TokenGrid
 from dit_accel.families.sample import Sample
-
-
-def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    # The pipeline packs 2×2 latent cells into one token before the model sees them.
-    return (1, 2, 2)
 
 
 def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
@@ -31,13 +29,14 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
     return inputs
 
 
-def _grid(model: nn.Module, call: Mapping[str, Any]) -> tuple[int, int, int] | None:
+def _grid(model: nn.Module, call: Mapping[str, Any]) -> TokenGrid | None:
     """The first shape is that of the picture that is made; those of pictures to edit follow it."""
     shapes = call.get("img_shapes")
     if not shapes:
         return None
-    frames, rows, columns = shapes[0][0] if isinstance(shapes[0], list) else shapes[0]
-    return int(frames), int(rows), int(columns)
+    first, *others = shapes[0] if isinstance(shapes[0], list) else shapes[:1]
+    frames, rows, columns = (int(size) for size in first)
+    return TokenGrid(frames=frames, rows=rows, columns=columns, reference=sum(math.prod(size) for size in others))
 
 
 QWEN_IMAGE = Family(
@@ -49,25 +48,25 @@ QWEN_IMAGE = Family(
             alias="blocks",
             streams=("encoder_hidden_states", "hidden_states"),
             sites=(
-                SiteSpec(path="img_norm1", kind="norm", feeds=("attn",), auxiliary=True),
-                SiteSpec(path="txt_norm1", kind="norm", feeds=("attn",), auxiliary=True),
+                norm("img_norm1", "attn"),
+                norm("txt_norm1", "attn"),
                 SiteSpec(path="attn", kind="joint_attn"),
-                SiteSpec(path="img_norm2", kind="norm", feeds=("img_mlp",), auxiliary=True),
+                norm("img_norm2", "img_mlp"),
                 SiteSpec(path="img_mlp", kind="ff"),
-                SiteSpec(path="txt_norm2", kind="norm", feeds=("txt_mlp",), auxiliary=True),
+                norm("txt_norm2", "txt_mlp"),
                 SiteSpec(path="txt_mlp", kind="ff_context"),
             ),
         ),
     ),
     extras=(
-        SiteSpec(path="txt_norm", kind="text", invariant=True),
-        SiteSpec(path="txt_in", kind="text", invariant=True),
+        text("txt_norm"),
+        text("txt_in"),
     ),
     guidance="two_calls",
     conditioning=("encoder_hidden_states",),
     text="prefix",
     latent_layout="BNC",
-    patch=_patch,
+    patch=packed_patch,
     text_tokens=512,
     default_px=1328,
     token_grid=_grid,

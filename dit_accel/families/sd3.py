@@ -1,16 +1,12 @@
 """Stable Diffusion 3 and 3.5: joint attention over image and text (image first); 3.5-medium adds image attention."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from dit_accel.families.base import Family, SiteSpec, Stack, config_of
+from dit_accel.families.common import JOINT_FEED_FORWARDS, norm, square_patch, text
 from dit_accel.families.sample import Sample
-
-
-def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    return (1, config["patch_size"], config["patch_size"])
 
 
 def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
@@ -34,23 +30,20 @@ SD3 = Family(
             # The last block is `context_pre_only`: it returns None for the text stream.
             streams=("encoder_hidden_states", "hidden_states"),
             sites=(
-                SiteSpec(path="norm1.norm", kind="norm", feeds=("attn", "attn2"), auxiliary=True),
-                SiteSpec(path="norm1_context.norm", kind="norm", feeds=("attn",), auxiliary=True),
+                norm("norm1.norm", "attn", "attn2"),
+                norm("norm1_context.norm", "attn"),
                 SiteSpec(path="attn", kind="joint_attn"),
                 SiteSpec(path="attn2", kind="self_attn"),
-                SiteSpec(path="norm2", kind="norm", feeds=("ff",), auxiliary=True),
-                SiteSpec(path="ff", kind="ff"),
-                SiteSpec(path="norm2_context", kind="norm", feeds=("ff_context",), auxiliary=True),
-                SiteSpec(path="ff_context", kind="ff_context"),
+                *JOINT_FEED_FORWARDS,
             ),
         ),
     ),
-    extras=(SiteSpec(path="context_embedder", kind="text", invariant=True),),
+    extras=(text("context_embedder"),),
     guidance="batched",
     conditioning=("encoder_hidden_states", "pooled_projections"),
     text="suffix",
     latent_layout="BCHW",
-    patch=_patch,
+    patch=square_patch,
     text_tokens=333,
     make_inputs=_inputs,
     notes=("Skip-layer guidance calls the denoiser once more per step, without some of its blocks.",),

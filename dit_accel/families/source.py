@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
+from dit_accel.errors import UnsupportedModelError
+
 MANY = 2
 
 
@@ -111,3 +113,22 @@ def required_parameters(cls: type[nn.Module]) -> tuple[str, ...]:
     parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return tuple(p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in variadic)
+
+
+def stream_positions(block: nn.Module, streams: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
+    """Positions of the named parameters in a block's ``forward`` (without ``self``), in the order given.
+
+    Raises:
+        UnsupportedModelError: ``forward`` has no parameter of that name.
+    """
+    # The class's forward, not the instance's: offloading hooks put theirs over it.
+    names = list(inspect.signature(type(block).forward).parameters)[1:]
+    if not set(streams) <= set(names):
+        names = list(inspect.signature(block.forward).parameters)
+    for stream in streams:
+        if stream not in names:
+            raise UnsupportedModelError(
+                f"{type(block).__name__}.forward has no parameter '{stream}' to be a residual stream; "
+                f"it takes {', '.join(names)}"
+            )
+    return tuple((names.index(stream), stream) for stream in streams)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dit_accel.families.base import Family, SiteSpec, Stack, config_of
+from dit_accel.families.common import CROSS_ATTENTION, norm, text
 from dit_accel.families.sample import Sample
 
 # Latent channels of the autoencoder of Wan 2.2 5B, which scales by 16; its pipelines give one timestep per token.
@@ -14,22 +15,20 @@ _CHANNELS_OF_5B = 48
 _IMAGE_TOKENS = 257
 
 WAN_SITES = (
-    SiteSpec(path="norm1", kind="norm", feeds=("attn1",), auxiliary=True),
+    norm("norm1", "attn1"),
     SiteSpec(path="attn1", kind="self_attn"),
-    SiteSpec(path="norm2", kind="norm", feeds=("attn2",), auxiliary=True),
-    SiteSpec(path="attn2", kind="cross_attn"),
-    SiteSpec(path="attn2.to_k", kind="text", invariant=True),
-    SiteSpec(path="attn2.to_v", kind="text", invariant=True),
-    SiteSpec(path="attn2.add_k_proj", kind="text", invariant=True),
-    SiteSpec(path="attn2.add_v_proj", kind="text", invariant=True),
-    SiteSpec(path="norm3", kind="norm", feeds=("ffn",), auxiliary=True),
+    norm("norm2", "attn2"),
+    *CROSS_ATTENTION,
+    text("attn2.add_k_proj"),
+    text("attn2.add_v_proj"),
+    norm("norm3", "ffn"),
     SiteSpec(path="ffn", kind="ff"),
 )
 WAN_BLOCKS = Stack(path="blocks", alias="blocks", streams=("hidden_states",), sites=WAN_SITES)
 # The rest of condition_embedder embeds the timestep.
 WAN_EXTRAS = (
-    SiteSpec(path="condition_embedder.text_embedder", kind="text", invariant=True),
-    SiteSpec(path="condition_embedder.image_embedder", kind="text", invariant=True),
+    text("condition_embedder.text_embedder"),
+    text("condition_embedder.image_embedder"),
 )
 
 

@@ -2,33 +2,32 @@
 
 import dataclasses
 import functools
-from functools import partial
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
-from proof import Tree, flat, noise_like, prove_feeds, record, run
 from tiny import TINY_NAMES, tiny_inputs, tiny_model
 from torch import nn
 
-from dit_accel.families import resolve_family
-from dit_accel.families.base import BoundSite, Layout, SiteSpec
-from dit_accel.families.check import check_layout
+from dit_accel.families import Family, SiteSpec, Stack, resolve_family
+from dit_accel.families.check import check_family, check_layout
+from dit_accel.families.proofs import (
+    Trial,
+    feeds_faults,
+    grid_faults,
+    invariant_faults,
+    matter_faults,
+    repeat_faults,
+    stream_faults,
+)
 from dit_accel.families.unet_layout import unet_layout
 
 
 @functools.cache
-def _case(name: str) -> tuple[nn.Module, Layout, dict[str, Any], dict[str, list[Tree]], torch.Tensor]:
+def _trial(name: str) -> tuple[Trial, Family]:
     model = tiny_model(name)
-    layout = resolve_family(model).bind(model)
-    inputs = tiny_inputs(name, model, seed=3)
-    seen = record(model, layout, inputs)
-    return model, layout, inputs, seen, flat(seen["model"][0])
-
-
-def _influences(name: str, site_id: str) -> bool:
-    model, layout, inputs, _, plain = _case(name)
-    return not torch.equal(run(model, layout, inputs, {site_id: lambda out, _: noise_like(out)}), plain)
+    family = resolve_family(model)
+    return Trial(model, family.bind(model), tiny_inputs(name, model, seed=3)), family
 
 
 # Their models add to the stream between blocks: hints of a control video, attention to a face.
@@ -38,84 +37,51 @@ ADDED_BETWEEN_BLOCKS = ("wan_vace", "wan_animate")
 @pytest.mark.parametrize("name", TINY_NAMES)
 def test_a_dry_run_finds_nothing_wrong(name: str) -> None:
     """Sites exist and are called once; streams go from block to block under their names."""
-    model, layout, inputs, _, _ = _case(name)
-    problems = check_layout(model, layout, inputs)
+    trial, family = _trial(name)
+    problems = check_layout(trial.model, trial.layout, trial.inputs)
     if name in ADDED_BETWEEN_BLOCKS:
         assert {problem.split(": ")[1] for problem in problems} == {
             "what it returns as 'hidden_states' is not what the next block takes as 'hidden_states'"
         }
     else:
         assert problems == ()
-    assert any(site.streams for site in layout.sites) or resolve_family(model).layout is unet_layout
+    assert repeat_faults(trial) == []
+    assert any(site.streams for site in trial.layout.sites) or family.layout is unet_layout
 
 
 @pytest.mark.parametrize("name", TINY_NAMES)
 def test_every_site_matters(name: str) -> None:
-    """Only the text side of a last block may be without influence: nobody reads that stream any more."""
-    _, layout, _, _, _ = _case(name)
-    last = layout.graph.num_blocks - 1
-    for site in layout.graph:
-        if not _influences(name, site.id):
-            assert site.block == last, site.id
-            assert site.kind == "ff_context" or site.auxiliary, site.id
+    trial, _ = _trial(name)
+    assert [fault for site in trial.layout.sites for fault in matter_faults(trial, site)] == []
 
 
 @pytest.mark.parametrize("name", TINY_NAMES)
 def test_feeds_name_every_reader(name: str) -> None:
-    model, layout, inputs, seen, _ = _case(name)
-    for site in layout.sites:
-        if site.info.feeds:
-            prove_feeds(model, layout, inputs, seen, site)
+    trial, _ = _trial(name)
+    sites = [site for site in trial.layout.sites if site.info.feeds]
+    assert [fault for site in sites for fault in feeds_faults(trial, site)] == []
 
 
 @pytest.mark.parametrize("name", TINY_NAMES)
 def test_invariant_sites_see_neither_latent_nor_time(name: str) -> None:
-    model, layout, inputs, seen, plain = _case(name)
-    other = dict(inputs)
-    latent = next(key for key in ("hidden_states", "sample", "x") if key in inputs)
-    time = next(key for key in ("timestep", "t") if key in inputs)
-    other[latent] = noise_like(inputs[latent])
-    other[time] = inputs[time] * 0 + (0.25 if inputs[time].is_floating_point() else 123)
-    if "audio_hidden_states" in inputs:
-        other |= {"audio_hidden_states": noise_like(inputs["audio_hidden_states"]), "sigma": other[time]}
-    if isinstance(inputs.get("guidance"), torch.Tensor):
-        other["guidance"] = inputs["guidance"] * 0.5
-    seen_other = record(model, layout, other)
-    assert not torch.equal(flat(seen_other["model"][0]), plain)
-    for site in layout.graph:
-        if site.invariant:
-            assert torch.equal(flat(seen[site.id]), flat(seen_other[site.id])), site.id
+    trial, family = _trial(name)
+    assert invariant_faults(trial, family.conditioning) == []
 
 
 @pytest.mark.parametrize("name", TINY_NAMES)
 def test_a_block_adds_to_its_streams(name: str) -> None:
-    """What a block keeps, output minus input, gives its output back when it is added to the same input."""
-    model, layout, inputs, _, plain = _case(name)
-    taken: dict[str, list[torch.Tensor]] = {}
+    trial, _ = _trial(name)
+    assert stream_faults(trial) == []
 
-    def note(module: nn.Module, args: Any, kwargs: Any, site: BoundSite) -> None:
-        taken[site.info.id] = [kwargs[n] if n in kwargs else args[p] for p, n in site.streams]
 
-    def restore(output: Tree, site_id: str) -> Tree:
-        outs = (output,) if isinstance(output, torch.Tensor) else output
-        sums = [None if out is None else x + (out - x) for x, out in zip(taken[site_id], outs, strict=True)]
-        return sums[0] if isinstance(output, torch.Tensor) else tuple(sums)
-
-    handles = [
-        model.get_submodule(site.path).register_forward_pre_hook(partial(note, site=site), with_kwargs=True)
-        for site in layout.sites
-        if site.streams
-    ]
-    blocks = [site.info.id for site in layout.sites if site.streams]
-    restored = run(model, layout, inputs, {b: (lambda out, _, b=b: restore(out, b)) for b in blocks})
-    for handle in handles:
-        handle.remove()
-    torch.testing.assert_close(restored, plain, rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_blocks_see_as_many_tokens_as_the_grid_has(name: str) -> None:
+    trial, family = _trial(name)
+    assert grid_faults(trial, family) == []
 
 
 def test_a_dry_run_tells_what_is_wrong() -> None:
-    model, _, inputs, _, _ = _case("flux")
-    family = resolve_family(model)
+    trial, family = _trial("flux")
     double, single = family.stacks
     wrong = dataclasses.replace(
         family,
@@ -124,13 +90,125 @@ def test_a_dry_run_tells_what_is_wrong() -> None:
             dataclasses.replace(single, streams=("hidden_states",), sites=(SiteSpec(path="norm.silu", kind="norm"),)),
         ),
     )
-    problems = check_layout(model, wrong.bind(model), inputs)
+    problems = check_layout(trial.model, wrong.bind(trial.model), trial.inputs)
     assert any("blocks.0: stream 'hidden_states' goes in as" in problem for problem in problems)
     assert any("single.1: returns 2 values and has 1 streams" in problem for problem in problems)
-    wan, _, inputs, _, _ = _case("wan")
-    twice = dataclasses.replace(
-        resolve_family(wan), stacks=(), extras=(SiteSpec(path="condition_embedder.act_fn", kind="x"),)
-    )
-    assert check_layout(wan, twice.bind(wan), inputs) == ()
+    assert check_family(trial.model, wrong, trial.inputs) == problems
+    wan, family = _trial("wan")
+    twice = dataclasses.replace(family, stacks=(), extras=(SiteSpec(path="condition_embedder.act_fn", kind="x"),))
+    assert check_layout(wan.model, twice.bind(wan.model), wan.inputs) == ()
     unused = dataclasses.replace(twice, extras=(SiteSpec(path="blocks", kind="x"),))
-    assert check_layout(wan, unused.bind(wan), inputs) == ("blocks: called 0 times in one run, not once",)
+    assert check_layout(wan.model, unused.bind(wan.model), wan.inputs) == (
+        "blocks: called 0 times in one run, not once",
+    )
+    hollow = SiteSpec(path="norm1", kind="norm", feeds=("attn",), auxiliary=True)  # it returns the gates too
+    wrong = _with_sites(_trial("flux")[1], lambda specs: (hollow, *specs))
+    problems = check_layout(trial.model, wrong.bind(trial.model), trial.inputs)
+    assert problems[0].startswith("blocks.0.norm1: cannot be `auxiliary`: it does not return one tensor")
+
+
+def _with_sites(family: Family, change: Callable[[tuple[SiteSpec, ...]], tuple[SiteSpec, ...]]) -> Family:
+    first, *rest = family.stacks
+    return dataclasses.replace(family, stacks=(dataclasses.replace(first, sites=change(first.sites)), *rest))
+
+
+def _with_fact(family: Family, path: str, **facts: object) -> Family:
+    def change(specs: tuple[SiteSpec, ...]) -> tuple[SiteSpec, ...]:
+        return tuple(dataclasses.replace(spec, **facts) if spec.path == path else spec for spec in specs)
+
+    return _with_sites(family, change)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "facts", "fault"),
+    [
+        ("sd3", "norm1.norm", {"feeds": ("attn",)}, "has more readers than its `feeds` (blocks.0.attn)"),
+        (
+            "flux",
+            "norm2",
+            {"feeds": ("ff", "ff_context")},
+            "is not read by blocks.0.ff_context, which its `feeds` name",
+        ),
+        ("pixart", "ff", {"feeds": ("attn2",)}, "is not read by blocks.0.attn2, which its `feeds` name"),
+        ("pixart", "ff", {"invariant": True}, "is called `invariant`, but sees the latents or the time"),
+    ],
+    ids=["a reader is missing", "a reader is made up", "not read at all", "not invariant"],
+)
+def test_a_wrong_fact_of_a_site_is_found(name: str, path: str, facts: dict[str, object], fault: str) -> None:
+    trial, family = _trial(name)
+    faults = check_family(trial.model, _with_fact(family, path, **facts), trial.inputs)
+    assert f"blocks.0.{path}: {fault}" in faults
+
+
+class _Swapping(nn.Module):
+    """A one-block denoiser whose second stream comes out as what the first one was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([_SwappingBlock()])
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor]:
+        a, b = self.blocks[0](x, text)
+        return (a * t + b,)
+
+
+class _SwappingBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return text + self.attn(x), x
+
+
+def _swapping_family(streams: tuple[str, ...], *, patch: int = 1) -> Family:
+    sites = (SiteSpec(path="attn", kind="self_attn"),)
+    return Family(
+        name="swapping",
+        model_classes=("_Swapping",),
+        stacks=(Stack(path="blocks", alias="blocks", streams=streams, sites=sites),),
+        guidance="batched",
+        conditioning=("text",),
+        text="cross",
+        latent_layout="BNC",
+        patch=lambda config: (1, patch, patch),
+        token_grid=lambda model, call: (1, 3 * patch, 1),
+    )
+
+
+def test_wrong_streams_are_found() -> None:
+    model, inputs = _Swapping().eval(), {"x": torch.randn(1, 3, 4), "t": torch.ones(1), "text": torch.randn(1, 3, 4)}
+    faults = check_family(model, _swapping_family(("x", "text")), inputs)
+    assert faults[:2] == tuple(
+        f"blocks.0: what it returns as '{name}' is not its '{name}' plus something" for name in ("x", "text")
+    )
+    assert check_family(model, _swapping_family(("text", "x")), inputs) == ()
+    wrong = check_family(model, _swapping_family(("text", "x"), patch=2), inputs)
+    assert wrong == ("token grid 1×6×1 is 6 tokens (6 with text), but the blocks see 3",)
+
+
+def test_a_model_that_cannot_be_proven_says_so() -> None:
+    trial, family = _trial("pixart")
+    endless = {**trial.inputs, "hidden_states": trial.inputs["hidden_states"] * torch.inf}
+    assert "not finite" in check_family(trial.model, family, endless)[0]
+    model = tiny_model("pixart")
+    model.transformer_blocks[0].ff.net[1] = nn.Dropout(0.5).train()
+    assert check_family(model, family, trial.inputs) == (
+        "two equal calls answer differently, so nothing can be proven (dropout? a cache?)",
+    )
+
+
+@pytest.mark.parametrize("name", ["pixart", "sd"])
+def test_a_check_leaves_the_model_as_it_was(name: str) -> None:
+    model = tiny_model(name)
+    family, inputs = resolve_family(model), tiny_inputs(name, model)
+    with torch.no_grad():
+        before = model(**inputs)[0]
+    given = {key: value.clone() for key, value in inputs.items() if isinstance(value, torch.Tensor)}
+    done = []
+    assert check_family(model, family, inputs, track=lambda proofs: (done.append(p) or p for p in proofs)) == ()
+    assert len(done) > len(family.bind(model).sites)
+    with torch.no_grad():
+        assert torch.equal(model(**inputs)[0], before)
+    assert all(torch.equal(inputs[key], value) for key, value in given.items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

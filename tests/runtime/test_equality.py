@@ -11,17 +11,9 @@ from dit_accel.schedules import GeneratorSpec, Schedule
 from dit_accel.schedules.generators import LEAF_KINDS
 
 STEPS = 6
-TWO_CALLS = (
-    "wan",
-    "wan22_low",
-    "wan_ti2v",
-    "wan_vace",
-    "wan_animate",
-    "qwen_image",
-    "lumina2",
-    "kandinsky5",
-    "hunyuan_video15",
-)
+TWO_CALLS = ("wan", "qwen_image", "lumina2", "flux2_klein", "chroma", "cogview4")
+TWO_CALLS += ("qwen_image_edit", "qwen_image_edit_plus")
+TWO_CALLS += ("wan22_low", "wan_ti2v", "wan_vace", "wan_animate", "kandinsky5", "hunyuan_video15")
 
 
 def _run(pipe: object, name: str, **more: object) -> torch.Tensor:
@@ -64,7 +56,10 @@ def test_every_second_step_equals_the_replay(name: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("name", ["pixart", "flux", "sd", "sd3", "wan", "hunyuan_video", "cogvideox"])
+@pytest.mark.parametrize(
+    "name",
+    ["pixart", "flux", "sd", "sd3", "wan", "hunyuan_video", "cogvideox", "flux2", "z_image", "hidream", "cogview4"],
+)
 def test_random_schedules_equal_the_replay(name: str, seed: int) -> None:
     """Any mixture of leaves, whole blocks, encoders and the whole model."""
     plain_pipe, pipe = tiny_pipeline(name), tiny_pipeline(name)

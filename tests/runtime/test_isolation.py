@@ -39,7 +39,7 @@ def _request(name: str, kind: str) -> dict[str, Any]:
 KINDS = ("prompt", "seed", "size", "batch", "steps", "fewer", "unguided")
 
 
-@pytest.mark.parametrize("name", ["pixart", "flux", "sd", "wan"])
+@pytest.mark.parametrize("name", ["pixart", "flux", "sd", "wan", "flux2"])
 def test_a_then_b_equals_b_alone(name: str) -> None:
     used = accelerate_pipeline(tiny_pipeline(name), PLAN)
     alone = {}

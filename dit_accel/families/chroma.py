@@ -1,0 +1,50 @@
+"""Chroma: FLUX.1's blocks without its guidance, modulated by one small network for all of them (text first)."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dit_accel.families.base import Family, Stack, config_of
+from dit_accel.families.common import JOINT_SITES, SINGLE_SITES, packed_patch, position_ids, text
+from dit_accel.families.grid import grid_from_ids
+from dit_accel.families.sample import Sample
+
+
+def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
+    config = config_of(model)
+    rows, columns = sample.height // 2, sample.width // 2
+    tokens = sample.text_tokens + rows * columns
+    return {
+        "hidden_states": sample.randn(sample.batch, rows * columns, config["in_channels"]),
+        "encoder_hidden_states": sample.text(config["joint_attention_dim"]),
+        "timestep": sample.timestep(0.5, sample.dtype),
+        "img_ids": position_ids(sample, rows, columns),
+        "txt_ids": torch.zeros(sample.text_tokens, 3, device=sample.device, dtype=sample.dtype),
+        "attention_mask": torch.ones(sample.batch, tokens, device=sample.device, dtype=sample.dtype),
+        "return_dict": False,
+    }
+
+
+CHROMA = Family(
+    name="chroma",
+    model_classes=("ChromaTransformer2DModel",),
+    stacks=(
+        Stack(
+            path="transformer_blocks",
+            alias="blocks",
+            streams=("encoder_hidden_states", "hidden_states"),
+            sites=JOINT_SITES,
+        ),
+        Stack(path="single_transformer_blocks", alias="single", streams=("hidden_states",), sites=SINGLE_SITES),
+    ),
+    extras=(text("context_embedder"),),
+    guidance="two_calls",
+    conditioning=("encoder_hidden_states", "attention_mask"),
+    text="prefix",
+    latent_layout="BNC",
+    patch=packed_patch,
+    text_tokens=512,
+    token_grid=lambda model, call: grid_from_ids(call.get("img_ids"), frame=None, picture=0),
+    make_inputs=_inputs,
+)
