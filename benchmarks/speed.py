@@ -33,7 +33,7 @@ from dit_accel.evaluation.reports.report import (
     DenoiserCost,
     Fidelity,
     Report,
-    Sample,
+    ReportSample,
     Settings,
     Speedup,
     Times,
@@ -73,7 +73,7 @@ def variants(steps: int, compiled: bool) -> dict[str, tuple[PassConfig, ...]]:
     return chosen
 
 
-class Bench:
+class Candidate:
     """One variant on its own copy."""
 
     def __init__(self, subject: Subject, passes: tuple[PassConfig, ...]) -> None:
@@ -99,7 +99,7 @@ class Bench:
             self.overhead_s.append(meter.seconds - (self.overhead.inner_s - before))
 
 
-def measure(benches: Mapping[str, Bench], steps: int, repeats: int, warmup: int) -> tuple[Variant, ...]:
+def measure(benches: Mapping[str, Candidate], steps: int, repeats: int, warmup: int) -> tuple[Variant, ...]:
     """Time all variants in turn, then put the numbers together."""
     times = time_interleaved({name: bench.run for name, bench in benches.items()}, repeats=repeats, warmup=warmup)
     plain = benches["plain"]
@@ -138,7 +138,7 @@ def measure(benches: Mapping[str, Bench], steps: int, repeats: int, warmup: int)
     return tuple(rows)
 
 
-def _overhead(bench: Bench, warmup: int) -> float | None:
+def _overhead(bench: Candidate, warmup: int) -> float | None:
     shares = [a / b for a, b in zip(bench.overhead_s[warmup:], bench.denoiser_s[warmup:], strict=False)]
     return median(shares) if shares else None
 
@@ -204,7 +204,7 @@ def main(
         source, label = ShapeSource(model, size, steps, device, kind), f"{model}-{size}"
     else:
         source, label = EmbeddedSource(model, prompts, steps, device, kind), f"{Path(model).name}-x{images}"
-    benches = {name: Bench(source.subject(), passes) for name, passes in variants(steps, compiled).items()}
+    benches = {name: Candidate(source.subject(), passes) for name, passes in variants(steps, compiled).items()}
     rows = measure(benches, steps, repeats, warmup)
     subject = benches["plain"].subject
     result = benches["plain"].result
@@ -227,7 +227,7 @@ def main(
             repeats=repeats,
             warmup=warmup,
         ),
-        samples=tuple(Sample(prompt=prompt, seed=seed) for seed, prompt in enumerate(prompts))
+        samples=tuple(ReportSample(prompt=prompt, seed=seed) for seed, prompt in enumerate(prompts))
         if model not in SHAPES
         else (),
         variants=rows,

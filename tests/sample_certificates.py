@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from dit_accel.plan.certificate import Certificate, Measured, Prompts, Rival, SpeedClaim, one_or_all
+from dit_accel.plan.certificate import Certificate, FewerSteps, Measured, Prompts, SpeedClaim, one_or_all
 from dit_accel.plan.conditions import Conditions
 from dit_accel.plan.fingerprint import Fingerprint
 from dit_accel.plan.plan import AccelerationPlan
@@ -39,7 +39,7 @@ def sample_certificate(**fields: Any) -> Certificate:
             run_ratio=1.8,
             run_ci95=(1.7, 1.9),
         ),
-        "rival": Rival(num_inference_steps=10, run_ratio=1.9, fidelity={"psnr_db": psnr}),
+        "rival": FewerSteps(num_inference_steps=10, run_ratio=1.9, fidelity={"psnr_db": psnr}),
     }
     return Certificate(**{**values, **fields}).sealed()
 

@@ -6,7 +6,7 @@ from dit_accel.evaluation.reports.report import (
     Fidelity,
     Metric,
     Report,
-    Sample,
+    ReportSample,
     Settings,
     Speedup,
     Times,
@@ -48,7 +48,7 @@ def sample_report() -> Report:
             repeats=3,
             warmup=1,
         ),
-        samples=(Sample(prompt="a red apple", seed=0), Sample(prompt="an owl", seed=1)),
+        samples=(ReportSample(prompt="a red apple", seed=0), ReportSample(prompt="an owl", seed=1)),
         variants=(
             Variant(name="plain", kind="plain", num_inference_steps=20, times=Times.of(plain)),
             Variant(

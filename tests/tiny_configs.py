@@ -228,7 +228,7 @@ TINY: dict[str, Tiny] = {
             "num_kv_heads": 1,
             "multiple_of": 16,
             "axes_dim_rope": (4, 2, 2),
-            "axes_lens": (16, 16, 16),
+            "axes_lens": (32, 16, 16),
             "cap_feat_dim": 16,
         },
     ),

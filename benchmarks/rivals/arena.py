@@ -7,7 +7,7 @@ import diffusers
 import torch
 
 from dit_accel.errors import ConfigError, did_you_mean
-from dit_accel.evaluation.reports.report import Sample, Settings
+from dit_accel.evaluation.reports.report import ReportSample, Settings
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video, steps_of
 from dit_accel.pipelines.loading import load_pipeline
@@ -39,7 +39,7 @@ class Arena(Protocol):
 
     label: str
     pipe: Any
-    samples: tuple[Sample, ...]
+    samples: tuple[ReportSample, ...]
     num_inference_steps: int
     batch_size: int
     num_timed: int
@@ -101,7 +101,7 @@ class PipelineArena:
         self.generation = replace(self.generation, num_inference_steps=self.num_inference_steps)
         self.batch_size, self.num_timed = options.batch_size, min(options.num_timed, options.images)
         prompts = load_prompts("certify", "video" if makes_video(self.pipe) else "image").prompts
-        self.samples = tuple(Sample(prompt=prompts[k % len(prompts)], seed=k) for k in range(options.images))
+        self.samples = tuple(ReportSample(prompt=prompts[k % len(prompts)], seed=k) for k in range(options.images))
         own = type(self.pipe.scheduler).__name__ if sampler == OWN else sampler
         self.label = f"{model.rstrip('/').rpartition('/')[2]}-{own}-{self.num_inference_steps}".replace("++", "pp")
 

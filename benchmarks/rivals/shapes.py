@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from subjects import SHAPES
 
 from dit_accel.errors import ConfigError, did_you_mean
-from dit_accel.evaluation.reports.report import Sample, Settings
+from dit_accel.evaluation.reports.report import ReportSample, Settings
 from dit_accel.families import resolve_family
 from rivals.arena import ArenaOptions
 
@@ -106,7 +106,7 @@ class ShapeArena:
         shape = SHAPES[shape_name]
         self.options, self.num_inference_steps = options, steps
         self.label = f"{name}-{torch.device(options.device).type}-{steps}"
-        self.samples = (Sample(prompt="", seed=0),)
+        self.samples = (ReportSample(prompt="", seed=0),)
         self.batch_size = self.num_timed = 1
         torch.manual_seed(0)
         with torch.device(options.device):

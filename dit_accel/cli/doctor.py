@@ -1,11 +1,13 @@
 """``dit-accel doctor``: what was found in a pipeline, and which passes can act on it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dit_accel.cli import options
-from dit_accel.cli.console import out, print_json, tell
+from dit_accel.cli.console import EXIT_FAILED, out, print_json, tell
+from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +37,17 @@ def doctor_command(
     steps: Annotated[
         int, typer.Option("--steps", min=1, help="Count the scheduler's evaluations for this many.")
     ] = 20,
+    check_family: Annotated[
+        bool,
+        typer.Option(
+            "--check-family",
+            help="Instead, run the denoiser many times to prove what is known of it; exit with 1 if it is not so.",
+        ),
+    ] = False,
+    family_file: Annotated[
+        Path | None,
+        typer.Option("--family-file", help="A Python file that registers a family of your own; it is run first."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Examine a pipeline: blocks, sites, tokens, guidance, scheduler, cost, and what each pass could do or why not.
@@ -48,7 +61,12 @@ def doctor_command(
     from dit_accel.passes.base import obstacles_by_pass
     from dit_accel.pipelines.loading import load_pipeline
 
+    if family_file is not None:
+        _run_family_file(family_file)
     tell(f"loading {model} ...", style="dim")
+    if check_family:
+        _check_families(model, height, width, frames, as_json=as_json)
+        return
     hush_loading()
     pipe = load_pipeline(model)
     report = doctor_report(
@@ -58,6 +76,31 @@ def doctor_command(
         print_json(json.dumps(report.to_dict(), indent=1))
     else:
         print_doctor(report)
+
+
+def _run_family_file(file: Path) -> None:
+    import runpy
+
+    if not file.is_file():
+        raise ConfigError(f"no Python file at '{file}'")
+    runpy.run_path(str(file))
+
+
+def _check_families(model: str, height: int | None, width: int | None, frames: int | None, *, as_json: bool) -> None:
+    import json
+
+    from dit_accel.cli.check_family import check_families, print_faults
+    from dit_accel.cli.model import load_for_cli
+    from dit_accel.pipelines.generation import GenerationSettings
+
+    settings = GenerationSettings(num_inference_steps=2, height=height, width=width, num_frames=frames)
+    faults = check_families(load_for_cli(model, "auto", "auto"), settings)
+    if as_json:
+        print_json(json.dumps(faults, indent=1))
+    else:
+        print_faults(faults)
+    if any(faults.values()):
+        raise typer.Exit(EXIT_FAILED)
 
 
 def print_doctor(report: "DoctorReport") -> None:

@@ -105,7 +105,7 @@ def train_embedded_command(
     from dit_accel.training.data import default_cache_dir
     from dit_accel.training.pretrain import STAGES, RunOptions
     from dit_accel.training.recipes import get_recipe, scale_steps
-    from dit_accel.training.zoo import ALL, Job, measure_job, order_names, pack_training_data, train_zoo
+    from dit_accel.training.zoo import ALL, TrainingJob, measure_job, order_names, pack_training_data, train_zoo
 
     start = time.monotonic()
     _log_to_stderr()
@@ -139,7 +139,7 @@ def train_embedded_command(
             compile_modules=compile_modules,
         )
         final = folder / "final" if output is None else output / recipe.name if several else output
-        jobs.append(Job(recipe=recipe, options=options, output=final))
+        jobs.append(TrainingJob(recipe=recipe, options=options, output=final))
     if stage is Stage.measure:
         for job in jobs:
             measure_job(job, data_dir)

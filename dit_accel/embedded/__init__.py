@@ -52,7 +52,7 @@ def load_embedded(name: str, **from_pretrained_kwargs: Any) -> "DiffusionPipelin
 
     Returns:
         A pipeline of the stock class. Where the stock call's defaults do not fit 64 x 64 pixels, a same-named subclass
-        with other defaults: ``dit_accel.embedded.pixart``, ``.flux``, ``.wan``.
+        with other defaults: ``dit_accel.embedded.pixart_pipeline``, ``.flux_pipeline``, ``.wan_pipeline``.
 
     Raises:
         ConfigError: No pipeline of that name ships.
@@ -70,9 +70,9 @@ def load_folder(path: Path, **from_pretrained_kwargs: Any) -> "DiffusionPipeline
     import torch
     from diffusers import DiffusionPipeline
 
-    from dit_accel.embedded.flux import FluxPipeline
-    from dit_accel.embedded.pixart import PixArtAlphaPipeline
-    from dit_accel.embedded.wan import WanPipeline
+    from dit_accel.embedded.flux_pipeline import FluxPipeline
+    from dit_accel.embedded.pixart_pipeline import PixArtAlphaPipeline
+    from dit_accel.embedded.wan_pipeline import WanPipeline
 
     if "torch_dtype" not in from_pretrained_kwargs:
         from_pretrained_kwargs.setdefault("dtype", torch.float32)

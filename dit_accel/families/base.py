@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -10,10 +10,8 @@ from torch import nn
 from dit_accel.errors import UnsupportedModelError
 from dit_accel.families.sample import Sample
 from dit_accel.families.source import stream_positions
+from dit_accel.families.tokens import TokenGrid
 from dit_accel.schedules.graph import SiteGraph, SiteInfo
-
-if TYPE_CHECKING:
-    from dit_accel.families.grid import TokenGrid
 
 Guidance = Literal["batched", "two_calls", "distilled", "unknown"]
 TextPosition = Literal["cross", "prefix", "suffix", "pooled", "none", "unknown"]
@@ -113,7 +111,7 @@ class Family:
         default_px: Height and width at which the family is usually run.
         default_frames: Frames at which the family is usually run; 1 for images.
         token_grid: Function of (model, arguments of a live call by name) to the frames, rows and columns of its
-            tokens, or to a :class:`~dit_accel.families.grid.TokenGrid` where there may be reference pictures, or text
+            tokens, or to a :class:`TokenGrid` where there may be reference pictures, or text
             that does not just stand before or after; needed for packed latents (``BNC``), else their shape tells.
         make_inputs: Function of (model, :class:`Sample`) to the keyword arguments of one denoiser call.
         on_shapes: Function of a weightless copy of the model that makes it run although there are no values to read
@@ -135,7 +133,7 @@ class Family:
     text_tokens: int = 77
     default_px: int = 1024
     default_frames: int = 1
-    token_grid: Callable[[nn.Module, Mapping[str, Any]], "tuple[int, int, int] | TokenGrid | None"] | None = None
+    token_grid: Callable[[nn.Module, Mapping[str, Any]], tuple[int, int, int] | TokenGrid | None] | None = None
     make_inputs: Callable[[nn.Module, Sample], dict[str, Any]] | None = None
     on_shapes: Callable[[nn.Module], None] | None = None
     layout: Callable[["Family", nn.Module], Layout] | None = None

@@ -127,4 +127,7 @@ def resolve_family(model: nn.Module) -> Family:
         return discover_family(model)
     except UnsupportedModelError as error:
         recipe = RECIPE.format(model_class=type(model).__name__)
-        raise UnsupportedModelError(f"{error}\nTo describe it yourself:\n{recipe}") from None
+        proof = "dit-accel doctor MODEL --check-family --family-file FILE.py"
+        raise UnsupportedModelError(
+            f"{error}\nTo describe it yourself:\n{recipe}\nand to prove it on the model: `{proof}`"
+        ) from None

@@ -7,8 +7,8 @@ from torch import nn
 
 from dit_accel.families.base import Family, Stack, config_of
 from dit_accel.families.common import JOINT_SITES, SINGLE_SITES, packed_patch, position_ids, text
-from dit_accel.families.grid import grid_from_ids
 from dit_accel.families.sample import Sample
+from dit_accel.families.tokens import grid_from_ids
 
 
 def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:

@@ -1,48 +1,17 @@
-"""The token grid of a live call: how the denoised tokens lie in frames, rows and columns, and where text sits."""
+"""The token grid of a live call: from what the family says, else from the shape of the latents."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from dit_accel.families.base import Family
+from dit_accel.families.base import Family, config_of
+from dit_accel.families.tokens import TokenGrid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenGrid:
-    """How one call's tokens are arranged.
-
-    Attributes:
-        frames: Token frames; 1 for images.
-        rows: Token rows.
-        columns: Token columns.
-        text: First and one past the last position of the text tokens in the joint sequence that attention sees;
-            ``None`` where text is no part of that sequence.
-        reference: Tokens of pictures that are only looked at (to edit, to imitate); they stand behind the grid's own.
-    """
-
-    frames: int
-    rows: int
-    columns: int
-    text: tuple[int, int] | None = None
-    reference: int = 0
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the image or video that is made, without text and reference pictures."""
-        return self.frames * self.rows * self.columns
-
-    @property
-    def size(self) -> tuple[int, int, int]:
-        """Frames, rows and columns."""
-        return (self.frames, self.rows, self.columns)
-
-
-def token_grid(family: "Family", model: nn.Module, call: Mapping[str, Any]) -> TokenGrid | None:
+def token_grid(family: Family, model: nn.Module, call: Mapping[str, Any]) -> TokenGrid | None:
     """The grid of a live call, or ``None`` where the call does not tell.
 
     Args:
@@ -62,7 +31,7 @@ def token_grid(family: "Family", model: nn.Module, call: Mapping[str, Any]) -> T
     return found if found.text is not None else dataclasses.replace(found, text=_text_span(family, found, call))
 
 
-def _from_latents(family: "Family", model: nn.Module, latents: Any) -> tuple[int, int, int] | None:
+def _from_latents(family: Family, model: nn.Module, latents: Any) -> tuple[int, int, int] | None:
     axes: str = family.latent_layout
     if axes == "BNC":
         return None
@@ -71,13 +40,13 @@ def _from_latents(family: "Family", model: nn.Module, latents: Any) -> tuple[int
     if not isinstance(latents, torch.Tensor) or latents.dim() != len(axes):
         return None
     sizes = dict(zip(axes, latents.shape, strict=True))
-    patch = family.patch(getattr(model, "config", None) or {})
+    patch = family.patch(config_of(model))
     cells = (sizes.get("F", 1), sizes["H"], sizes["W"])
     frames, rows, columns = (-(-cell // size) for cell, size in zip(cells, patch, strict=True))
     return frames, rows, columns
 
 
-def _text_span(family: "Family", grid: TokenGrid, call: Mapping[str, Any]) -> tuple[int, int] | None:
+def _text_span(family: Family, grid: TokenGrid, call: Mapping[str, Any]) -> tuple[int, int] | None:
     if family.text not in ("prefix", "suffix"):
         return None
     text = call.get(family.conditioning[0])
@@ -88,30 +57,3 @@ def _text_span(family: "Family", grid: TokenGrid, call: Mapping[str, Any]) -> tu
     length = text.shape[1] + sum(x.shape[1] for x in others if isinstance(x, torch.Tensor) and x.dim() == 3)
     image = grid.num_tokens + grid.reference
     return (0, length) if family.text == "prefix" else (image, image + length)
-
-
-def grid_from_ids(
-    ids: Any, *, frame: int | None = 0, row: int = 1, column: int = 2, picture: int | None = None
-) -> TokenGrid | None:
-    """The grid (without text) from position ids [N, axes] or [B, N, axes], by their largest values.
-
-    Reads values, so it waits for the device: once a run, at its first call.
-
-    Args:
-        ids: Of the image tokens.
-        frame: Axis of the frame; ``None`` for images.
-        row: Axis of the row.
-        column: Axis of the column.
-        picture: Axis that tells pictures apart. That of the generated one is 0, reference pictures have larger ones.
-    """
-    if not isinstance(ids, torch.Tensor) or ids.dim() not in (2, 3) or ids.device.type == "meta":
-        return None
-    if ids.dim() == 3:
-        ids = ids[0]
-    reference = 0
-    if picture is not None:
-        generated = ids[ids[:, picture] == ids[:, picture].amin()]
-        reference, ids = len(ids) - len(generated), generated
-    largest = [int(value) + 1 for value in ids.amax(dim=0).tolist()]
-    frames = 1 if frame is None else largest[frame]
-    return TokenGrid(frames=frames, rows=largest[row], columns=largest[column], reference=reference)

@@ -10,8 +10,8 @@ from torch import nn
 
 from dit_accel.families.base import Family, Layout, SiteSpec, Stack, config_of, layout_from_stacks, submodule
 from dit_accel.families.common import norm, square_patch, text
-from dit_accel.families.grid import TokenGrid
 from dit_accel.families.sample import Sample
+from dit_accel.families.tokens import TokenGrid
 
 
 def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
@@ -28,20 +28,21 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
     }
 
 
-def _grid(model: nn.Module, call: Mapping[str, Any]) -> TokenGrid | None:
-    latents, t5 = call.get("hidden_states"), call.get("encoder_hidden_states_t5")
-    llama = call.get("encoder_hidden_states_llama3")
-    if not all(isinstance(value, torch.Tensor) for value in (latents, t5, llama)) or latents.dim() != 4:
+def _grid(model: Any, call: Mapping[str, Any]) -> TokenGrid | None:
+    latents: Any = call.get("hidden_states")
+    texts = [call.get(f"encoder_hidden_states_{name}") for name in ("t5", "llama3")]
+    if not all(isinstance(value, torch.Tensor) for value in (latents, *texts)) or latents.dim() != 4:
         return None
     patch = config_of(model)["patch_size"]
     rows, columns = latents.shape[-2] // patch, latents.shape[-1] // patch
     # Pictures that are not square are padded to the largest number of tokens.
-    start = rows * columns if rows == columns else int(model.max_seq)
+    start = rows * columns if rows == columns else model.max_seq
     # T5's tokens, those of Llama's last layer, and those of the layer that is this block's.
-    return TokenGrid(frames=1, rows=rows, columns=columns, text=(start, start + t5.shape[1] + 2 * llama.shape[-2]))
+    t5, llama = (text.shape[-2] for text in texts if text is not None)
+    return TokenGrid(frames=1, rows=rows, columns=columns, text=(start, start + t5 + 2 * llama))
 
 
-def _on_shapes(model: nn.Module) -> None:
+def _on_shapes(model: Any) -> None:
     """Where a token goes is read from its values; at the same cost, all tokens go to the first expert."""
     model.patchify = partial(_patchify, model, model.patchify)
     for module in model.modules():

@@ -9,8 +9,8 @@ from torch import nn
 
 from dit_accel.families.base import Family, SiteSpec, Stack, config_of
 from dit_accel.families.common import norm, packed_patch, text
-from dit_accel.families.grid import TokenGrid
 from dit_accel.families.sample import Sample
+from dit_accel.families.tokens import TokenGrid
 
 
 def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:

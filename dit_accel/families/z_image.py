@@ -8,8 +8,8 @@ from torch import nn
 
 from dit_accel.families.base import Family, SiteSpec, Stack, config_of
 from dit_accel.families.common import norm, text
-from dit_accel.families.grid import TokenGrid
 from dit_accel.families.sample import Sample
+from dit_accel.families.tokens import TokenGrid
 
 # Image and prompt are each padded to a multiple of this many tokens before they are joined.
 _MULTIPLE = 32

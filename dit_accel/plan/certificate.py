@@ -111,7 +111,7 @@ class EffectClaim(_Record):
     actual_frac: float | None = None
 
 
-class Rival(_Record):
+class FewerSteps(_Record):
     """The plain pipeline with as many steps as fit into the plan's time, on the same prompts and seeds."""
 
     num_inference_steps: int
@@ -167,7 +167,7 @@ class Certificate(_Record):
     actual_frac: float | None = Field(default=None, ge=0, le=1)
     effects: tuple[EffectClaim, ...] | None = None
     speed: SpeedClaim
-    rival: Rival | None = None
+    rival: FewerSteps | None = None
     seal: str = ""
 
     @classmethod

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dit_accel.families.grid import TokenGrid
+from dit_accel.families.tokens import TokenGrid
 from dit_accel.plan.conditions import Conditions
 from dit_accel.runtime.trees import Tree
 from dit_accel.schedules.lowering import Row, RowSet

@@ -17,21 +17,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from dit_accel.errors import PlanMismatchError
-from dit_accel.families.grid import token_grid
 from dit_accel.families.targets import Target
 from dit_accel.plan.plan import AccelerationPlan
 from dit_accel.runtime.branches import Branches, CacheContext
-from dit_accel.runtime.call import Call, Frame, Inner, Keeper, Run
+from dit_accel.runtime.call import Call, Inner, Keeper
 from dit_accel.runtime.clock import Clock
 from dit_accel.runtime.ledger import RUNTIME, PatchLedger
-from dit_accel.runtime.observe import conditions_of_run, warn_user
 from dit_accel.runtime.patch import Patch
 from dit_accel.runtime.rows import RowCompiler
+from dit_accel.runtime.runs import Runs
 from dit_accel.runtime.scheduled import ComputeEverything
-from dit_accel.runtime.sockets import Sockets
-from dit_accel.runtime.stats import RunStats
-from dit_accel.runtime.tracks import InputReader, Inputs, Track
+from dit_accel.runtime.tracks import Inputs, Track
 from dit_accel.runtime.trees import Tree, map_tree, versions
 from dit_accel.runtime.wrapping import Wrappers
 from dit_accel.schedules.lowering import REUSE, STORE, Row, RowSet, compute_everything
@@ -56,7 +52,7 @@ class Gate(Patch[nn.Module]):
         return self.runtime.call(args, kwargs)
 
 
-class DenoiserRuntime(Sockets):
+class DenoiserRuntime(Runs):
     """The state machine of one accelerated denoiser.
 
     A track may be used only at the step that follows its last one and with inputs of the same shape; anything else
@@ -75,34 +71,16 @@ class DenoiserRuntime(Sockets):
     def __init__(
         self, target: Target, clock: Clock, ledger: PatchLedger, *, plan: AccelerationPlan, strict: bool
     ) -> None:
-        super().__init__(target.name, target.layout)
-        self.target = target
-        self.clock = clock
+        super().__init__(target, clock, plan=plan, strict=strict)
         self.ledger = ledger
-        self.plan = plan
-        self.strict = strict
-        self.graph = target.layout.graph
-        self.stats = RunStats()
         self.released = False
         self.compiler: RowCompiler | None = None
         self._plain = ComputeEverything(self.graph)
         self._exact = compute_everything(self.graph)
         self._nothing: list[Tree] = [None] * len(self.graph)
-        self.frame = Frame(
-            actions=self._exact.actions,
-            slots=self._nothing,
-            keepers=self.keepers,
-            numbers=[()] * len(self.graph),
-            hollows=list(self._nothing),
-            clones=[False] * len(self.graph),
-            called=[False] * len(self.graph),
-        )
-        self._run: Run | None = None
         self._branches = Branches(lambda reason: self.stats.restarted(reason))
         self._wrappers = Wrappers(target.denoiser, target.layout.sites, self.frame, ledger)
         self._wrappers.spans = self.spans
-        self._inputs = InputReader(target.denoiser, target.family.conditioning)
-        self._warned: set[str] = set()
         self._entered = False
         self._kept_by_keepers: list[tuple[int, Keeper]] = []
         self._inner: Inner = self._whole
@@ -112,26 +90,24 @@ class DenoiserRuntime(Sockets):
             ledger.set(target.denoiser, "cache_context", CacheContext(target.denoiser, self._branches), by=RUNTIME)
         clock.on_end.append(self._finish)
 
-    @property
-    def name(self) -> str:
-        """Attribute of the pipeline that holds the denoiser, for messages."""
-        return self.target.name
-
     # -- one call -------------------------------------------------------------------------------------------------
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One denoiser call."""
         step, num_steps = self.clock.position()
-        if self._run is None or self.clock.run != self._run.number:
-            self._begin_run(num_steps, args, kwargs)
-        run = self._run
+        if self.run is None or self.clock.run != self.run.number:
+            self._drop()
+            self.begin_run(num_steps, args, kwargs, compiled=self.compiler is not None)
+            self._kept_by_keepers = [(p, keeper) for p, keeper in enumerate(self.keepers) if keeper is not None]
+            self._inner = self.chain(self._whole)
+        run = self.run
         assert run is not None
         place = self._branches.count_call(run.number, step)
         if step >= num_steps or place >= MAX_BRANCHES:
             return self._outside_a_run(args, kwargs)
         try:
             call = Call(run=run, step=step, branch=None, args=args, kwargs=kwargs, row=self._exact)
-            return self._on_track(call, self._inputs(args, kwargs))
+            return self._on_track(call, self.inputs(args, kwargs))
         except BaseException:
             self._drop()
             raise
@@ -246,37 +222,6 @@ class DenoiserRuntime(Sockets):
         )
         return self.gate.original(*args, **kwargs)
 
-    # -- one run --------------------------------------------------------------------------------------------------
-
-    def _begin_run(self, num_steps: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._drop()
-        target, frame = self.target, self.frame
-        frame.counting = self.compiler is None and not any(m._compiled_call_impl for m in target.denoiser.modules())
-        frame.computed = frame.reused = 0
-        frame.called = [False] * len(self.graph)
-        self._kept_by_keepers = [(p, keeper) for p, keeper in enumerate(self.keepers) if keeper is not None]
-        self._inner = self.chain(self._whole)
-        call = self._inputs.by_name(args, kwargs)
-        grid = token_grid(target.family, target.denoiser, call)
-        found = conditions_of_run(
-            self.clock.owner,
-            self.clock.scheduler,
-            target.denoiser,
-            num_steps=num_steps,
-            latent_size=target.family.latent_size(self._inputs(args, kwargs).signature[0][0]),
-            grid=grid,
-        )
-        self._run = Run(
-            number=self.clock.run, num_steps=num_steps, scheduler=self.clock.scheduler, grid=grid, conditions=found
-        )
-        for doubt in self.plan.doubts(found):
-            self.warn(doubt)
-        self.stats = RunStats(num_steps=num_steps, conditions=found, uncovered=self.plan.uncovered(found))
-        if not frame.counting:
-            self.stats.actual_computed = self.stats.actual_reuse = None
-        for hook in self.on_run:
-            hook(self._run)
-
     def _finish(self) -> None:
         """The scheduler has taken its last step: check that what was planned happened."""
         self._drop()
@@ -285,11 +230,7 @@ class DenoiserRuntime(Sockets):
                 f"someone has replaced '{self.name}.forward', so the plan is no longer in force; apply it again after "
                 "whatever wraps the denoiser."
             )
-        if self._run is None or self._run.number != self.clock.run or not self.stats.calls:
-            return
-        for effect in self.effects().values():
-            if effect.shortfall is not None:
-                self.warn(effect.shortfall)
+        self.check_effects()
 
     def _drop(self) -> None:
         self._branches.clear()
@@ -315,33 +256,12 @@ class DenoiserRuntime(Sockets):
         """How many modules are wrapped."""
         return len(self._wrappers)
 
-    @property
-    def never_called(self) -> tuple[str, ...]:
-        """Sites of the last run's rows whose module was not called at all."""
-        return tuple(self.graph.sites[p].id for p in self.stats.active if not self.frame.called[p])
-
-    def remember(self, older: "DenoiserRuntime") -> None:
-        """Take over what ``summary`` tells of the last run: this one puts back the plan that the other one had."""
-        self.stats, self.frame.called = older.stats, older.frame.called
-
     def release(self) -> None:
         """Forget everything that is kept; wrappers that others still hold on to then only compute."""
         self.released = True
         self._drop()
         if self._finish in self.clock.on_end:
             self.clock.on_end.remove(self._finish)
-
-    def warn(self, message: str) -> None:
-        """Warn once; with ``strict`` raise instead.
-
-        Raises:
-            PlanMismatchError: ``strict`` is set.
-        """
-        if self.strict:
-            raise PlanMismatchError(message)
-        if message not in self._warned:
-            self._warned.add(message)
-            warn_user(message)
 
 
 @torch.compiler.disable(reason="dit-accel: compile with pipe.transformer.compile() or CompileConfig, row by row")

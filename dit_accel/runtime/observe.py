@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from dit_accel.errors import AccelerationWarning
-from dit_accel.families.grid import TokenGrid
+from dit_accel.families.tokens import TokenGrid
 from dit_accel.plan.conditions import Conditions
 from dit_accel.plan.fingerprint import public_settings
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dit_accel.runtime.call import Keeper
-from dit_accel.runtime.trees import Tree, leaves, version, versions
+from dit_accel.runtime.trees import Tree, leaves, map_tree, version, versions
 from dit_accel.schedules.lowering import REUSE, STORE, RowSet
 
 
@@ -130,10 +130,13 @@ class Track:
         one number of them.
         """
         kept = (self.slots[position], *(older or ()))[: keeper.depth]
-        kept += kept[-1:] * (keeper.depth - len(kept))
+        while len(kept) < keeper.depth:  # other objects on the same memory: a compiler guards on what is the same
+            kept += (map_tree(torch.Tensor.detach, kept[-1]),)
         self.slots[position] = kept
         self.steps[position] = (step, *self.steps.get(position, ()))[: keeper.depth]
-        self.versions[position] = (*self.versions.get(position, ()), *older_versions)[: len(leaves(kept))]
+        newest = self.versions.get(position, ())
+        noted = (*newest, *older_versions)[: len(newest) * keeper.depth]
+        self.versions[position] = noted + noted[-len(newest) :] * (keeper.depth - len(noted) // max(1, len(newest)))
 
     def free(self, positions: Sequence[int]) -> None:
         """Let go of values that no later step reads."""

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 
 from dit_accel.training.frames import HeadConfig
-from dit_accel.training.sprites import CANVAS_PX, Trajectory
+from dit_accel.training.sprites import CANVAS_PX, SpriteTrajectory
 
 CENTRE_SCALE_PX, SIZE_MIDDLE_PX, LOG_SIZE_SCALE = 12.0, 27.0, 0.25
 PATH_NUMBERS = 3
 
 
-def path_numbers(path: Trajectory) -> torch.Tensor:
+def path_numbers(path: SpriteTrajectory) -> torch.Tensor:
     """Where the sprite is in each frame, in numbers of unit size: x, y and log size, float32 [F, 3]."""
     size = (path.size / SIZE_MIDDLE_PX).log() / LOG_SIZE_SCALE
     return torch.cat([(path.centre - CANVAS_PX / 2) / CENTRE_SCALE_PX, size[:, None]], dim=1)

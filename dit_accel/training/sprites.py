@@ -72,7 +72,7 @@ MOTIONS = tuple(Motion(direction=direction, scale=scale) for direction in DIRECT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trajectory:
+class SpriteTrajectory:
     """Where the sprite is in each frame: the ground truth of a video.
 
     Attributes:
@@ -125,7 +125,7 @@ def decode_sprite(data: bytes) -> torch.Tensor:
     return F.pad(sprite, (left, edge - width - left, top, edge - height - top))
 
 
-def draw_trajectory(motion: Motion, generator: torch.Generator, num_frames: int = NUM_FRAMES) -> Trajectory:
+def draw_trajectory(motion: Motion, generator: torch.Generator, num_frames: int = NUM_FRAMES) -> SpriteTrajectory:
     """Draw a trajectory on which the whole sprite stays inside the canvas.
 
     Args:
@@ -153,10 +153,10 @@ def draw_trajectory(motion: Motion, generator: torch.Generator, num_frames: int 
         middle.append(start + (end - start) * u[2 + axis])
     time = torch.linspace(0, 1, num_frames)
     centre = torch.tensor(middle) + (time[:, None] - 0.5) * step
-    return Trajectory(centre=centre, size=first + (last - first) * time)
+    return SpriteTrajectory(centre=centre, size=first + (last - first) * time)
 
 
-def render(sprite: torch.Tensor, trajectory: Trajectory) -> torch.Tensor:
+def render(sprite: torch.Tensor, trajectory: SpriteTrajectory) -> torch.Tensor:
     """Draw a sprite along a trajectory on white, supersampled against aliasing.
 
     Args:
@@ -179,7 +179,7 @@ def render(sprite: torch.Tensor, trajectory: Trajectory) -> torch.Tensor:
     return (flat.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def make_video(sprite: torch.Tensor, motion: Motion, seed: int) -> tuple[torch.Tensor, Trajectory]:
+def make_video(sprite: torch.Tensor, motion: Motion, seed: int) -> tuple[torch.Tensor, SpriteTrajectory]:
     """Draw the video that a seed names: frames, uint8 [F, 3, CANVAS_PX, CANVAS_PX], and its trajectory."""
     trajectory = draw_trajectory(motion, torch.Generator().manual_seed(seed))
     return render(sprite, trajectory), trajectory
@@ -193,6 +193,6 @@ def draw_single_frames(sprites: Sequence[torch.Tensor], count: int, seed: int) -
         motion = MOTIONS[int(torch.randint(len(MOTIONS), (), generator=generator))]
         path = draw_trajectory(motion, generator)
         at = int(torch.randint(NUM_FRAMES, (), generator=generator))
-        single = Trajectory(centre=path.centre[at : at + 1], size=path.size[at : at + 1])
+        single = SpriteTrajectory(centre=path.centre[at : at + 1], size=path.size[at : at + 1])
         frames.append(render(sprites[k % len(sprites)], single))
     return torch.cat(frames)

@@ -10,7 +10,7 @@ from dit_accel.training.captions import CaptionRows, caption_rows
 from dit_accel.training.concepts import Concept, caption, split_concepts
 from dit_accel.training.data import default_cache_dir, get_source, load_concepts, load_images
 from dit_accel.training.recipe import EmbeddedRecipe
-from dit_accel.training.sprites import Trajectory, draw_single_frames, draw_trajectory, load_sprites, make_video
+from dit_accel.training.sprites import SpriteTrajectory, draw_single_frames, draw_trajectory, load_sprites, make_video
 from dit_accel.training.video_prompts import VideoCaption, held_out_video_captions, training_video_captions
 
 
@@ -56,7 +56,7 @@ class VideoSet(TrainingSet):
         video = self.videos[k]
         return make_video(self.sprites[video.subject], video.motion, self.seed + k)[0]
 
-    def path(self, k: int) -> Trajectory:
+    def path(self, k: int) -> SpriteTrajectory:
         """Where the sprite of video ``k`` is."""
         return draw_trajectory(self.videos[k].motion, torch.Generator().manual_seed(self.seed + k))
 

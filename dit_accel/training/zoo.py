@@ -26,7 +26,7 @@ SAMPLES = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class TrainingJob:
     """One pipeline to train.
 
     Attributes:
@@ -82,7 +82,7 @@ def order_names(names: Sequence[str], size: str) -> list[str]:
 
 
 def train_zoo(
-    jobs: Sequence[Job], data_dir: Path | None, *, stages: Sequence[str] = STAGES, measure: bool = True
+    jobs: Sequence[TrainingJob], data_dir: Path | None, *, stages: Sequence[str] = STAGES, measure: bool = True
 ) -> Iterator[Outcome]:
     """Train, export and measure pipelines, one after the other.
 
@@ -106,7 +106,7 @@ def train_zoo(
             yield _train(job, data, stages, measure=measure)
 
 
-def measure_job(job: Job, data_dir: Path | None) -> None:
+def measure_job(job: TrainingJob, data_dir: Path | None) -> None:
     """Measure the pipeline in ``job.output`` and write its report and model card there."""
     _measure(job, _DataSets(data_dir))
 
@@ -139,12 +139,12 @@ class _DataSets:
         return self.found[key]
 
 
-def _autoencoder_pending(job: Job, stages: Sequence[str]) -> bool:
+def _autoencoder_pending(job: TrainingJob, stages: Sequence[str]) -> bool:
     left = pending(job.recipe, job.options.run_dir)
     return any(stage in left and stage in stages for stage in ("vae", "decoder"))
 
 
-def _train(job: Job, data: _DataSets, stages: Sequence[str], *, measure: bool) -> Outcome:
+def _train(job: TrainingJob, data: _DataSets, stages: Sequence[str], *, measure: bool) -> Outcome:
     recipe, options = job.recipe, job.options
     name, run_dir = recipe.name, options.run_dir
     steps = [*stages, *STEPS[len(STAGES) : len(STEPS) if measure else -1]]
@@ -173,12 +173,12 @@ def _train(job: Job, data: _DataSets, stages: Sequence[str], *, measure: bool) -
     return Outcome(name=name, finished=True, message=f"saved to {job.output}")
 
 
-def _measure(job: Job, data: _DataSets) -> None:
+def _measure(job: TrainingJob, data: _DataSets) -> None:
     pipe = load_folder(job.output).to(job.options.device)
     pipe.set_progress_bar_config(disable=True)
     train, held_out = data(job.recipe), data(job.recipe, held_out=True)
     measure_release(pipe, job.recipe, train, held_out, job.options.run_dir, job.output)
 
 
-def _what_is_left(job: Job) -> str:
+def _what_is_left(job: TrainingJob) -> str:
     return f"not complete yet; still to do: {', '.join(pending(job.recipe, job.options.run_dir)) or 'export'}"

@@ -71,6 +71,33 @@ def test_flux_dev_equals_the_published_figures(px: int, linear: float) -> None:
     assert STEPS * report.linear / T == pytest.approx(linear, abs=0.01)
 
 
+def test_flux2_dev_equals_the_closed_form() -> None:
+    """Every block, double or single, multiplies each token with 13 d² weights."""
+    model, layout, report = _counted("Flux2Transformer2DModel", 1024, 512)
+    assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(32, abs=0.5)
+    d, n, blocks = 6144, 64**2 + 512, 8 + 48
+    sites = [site.id for site in layout.graph if site.kind == "block"]
+    assert len(sites) == blocks
+    assert sum(report.sites[i].linear for i in sites) == CFG_BATCH * blocks * 13 * n * d**2
+    assert sum(report.sites[i].attention for i in sites) == CFG_BATCH * blocks * 2 * n * n * d
+
+
+def test_z_image_equals_the_closed_form() -> None:
+    model, layout, report = _counted("ZImageTransformer2DModel", 1024, 512)
+    assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(6, abs=0.2)
+    d, image, text = 3840, 64**2, 512
+    hidden = int(d / 3 * 8)
+    # 30 blocks on both, two refiners of the image (with modulation) and two of the text (without).
+    tokens = 30 * (image + text) + 2 * image + 2 * text
+    modulation = 32 * 256 * 4 * d
+    inside = [site.id for site in layout.graph if site.kind == "block" or site.id.startswith("context_refiner")]
+    outermost = [i for i in inside if layout.graph.sites[layout.graph.index[i]].parent == "model"]
+    linear = CFG_BATCH * (tokens * (4 * d**2 + 3 * d * hidden) + modulation)
+    assert sum(report.sites[i].linear for i in outermost) == linear
+    products = 30 * (image + text) ** 2 + 2 * image**2 + 2 * text**2
+    assert sum(report.sites[i].attention for i in outermost) == CFG_BATCH * 2 * products * d
+
+
 @pytest.mark.parametrize("name", TINY_NAMES)
 def test_every_family_is_counted_and_shares_sum_to_the_total(name: str) -> None:
     model = tiny_model(name)

@@ -15,11 +15,11 @@ from tiny_recipes import SMALL, small_data
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dit_accel.embedded.flux import FluxPipeline
+from dit_accel.embedded.flux_pipeline import FluxPipeline
 from dit_accel.training.denoiser import LatentData, denoiser_loop
 from dit_accel.training.guidance import guidance_loop
 from dit_accel.training.kinds import KINDS
-from dit_accel.training.kinds.flux import image_ids
+from dit_accel.training.kinds.flux_kind import image_ids
 from dit_accel.training.loop import TrainLoop
 from dit_accel.training.pretrain import RunOptions, train_embedded
 from dit_accel.training.vae import build_vae, vae_loop

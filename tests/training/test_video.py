@@ -11,7 +11,7 @@ from dit_accel.errors import ConfigError
 from dit_accel.training.denoiser import denoiser_loop
 from dit_accel.training.frames import FramePhase, HeadConfig, choose_frames
 from dit_accel.training.kinds import KINDS
-from dit_accel.training.kinds.wan import FLOW_SHIFT
+from dit_accel.training.kinds.wan_kind import FLOW_SHIFT
 from dit_accel.training.loop import LoopConfig
 from dit_accel.training.motion_heads import build_heads, path_numbers
 from dit_accel.training.sprites import Motion, draw_trajectory
@@ -27,7 +27,7 @@ from dit_accel.training.video_vae import (
     single_frame_convolutions,
 )
 from dit_accel.training.videos import VideoLatents
-from dit_accel.training.wan import ChosenFramesRope, MatmulAttention
+from dit_accel.training.wan_attention import ChosenFramesRope, MatmulAttention
 
 KIND = KINDS["wan"]
 TEXT = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}

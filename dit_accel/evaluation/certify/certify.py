@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from dit_accel.api import PlanLike, accelerated, is_accelerated, summary
 from dit_accel.errors import AccelerationWarning, ConfigError, PlanMismatchError
-from dit_accel.evaluation.certify.job import BatchScores, Job
+from dit_accel.evaluation.certify.job import BatchScores, CertifyJob
 from dit_accel.evaluation.certify.result import certificate_of, full_report
-from dit_accel.evaluation.certify.subject import Subject, choose_subject
+from dit_accel.evaluation.certify.subject import CertifySubject, choose_subject
 from dit_accel.evaluation.compare.compare import compare_plans, conditions_of, effects_of
 from dit_accel.evaluation.metrics.fidelity import fidelity, require_metrics
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
@@ -95,7 +95,7 @@ def certify(
             f"{len(subject.samples)} {subject.kind}s are too few: a certificate takes {minimum(subject.kind)}. "
             "--allow-small (allow_small=True) writes a report, which is not a certificate."
         )
-    job = Job(Path(folder), _identity(subject, repeats=repeats, rival=rival))
+    job = CertifyJob(Path(folder), _identity(subject, repeats=repeats, rival=rival))
     with _warnings_refused():
         timing = job.timing()
         if timing is None:
@@ -114,7 +114,7 @@ def certify(
     return done
 
 
-def _identity(subject: Subject, *, repeats: int, rival: bool) -> dict[str, Any]:
+def _identity(subject: CertifySubject, *, repeats: int, rival: bool) -> dict[str, Any]:
     """Everything that the numbers depend on."""
     weights = [sample_weights(target.denoiser) for target in subject.targets]
     return {
@@ -144,7 +144,7 @@ def _warnings_refused() -> Iterator[None]:
             raise PlanMismatchError(f"the plan cannot be certified for this run: {error}") from error
 
 
-def _timed(subject: Subject, *, repeats: int, rival: bool, command: Sequence[str] | None) -> Report:
+def _timed(subject: CertifySubject, *, repeats: int, rival: bool, command: Sequence[str] | None) -> Report:
     timing = compare_plans(
         subject.pipe,
         {subject.plan.name: subject.plan},
@@ -167,7 +167,11 @@ def _timed(subject: Subject, *, repeats: int, rival: bool, command: Sequence[str
 
 
 def _scored(
-    subject: Subject, job: Job, timing: Report, variants: Sequence[Variant], on_progress: OnProgress | None
+    subject: CertifySubject,
+    job: CertifyJob,
+    timing: Report,
+    variants: Sequence[Variant],
+    on_progress: OnProgress | None,
 ) -> dict[str, list[BatchScores]]:
     """Scores of every batch, of each variant by its kind; what is on disk is not made again."""
     count = len(subject.batches)
@@ -219,6 +223,6 @@ def _seconds(variant: Variant) -> float:
     return variant.times.median_s
 
 
-def _made(subject: Subject, number: int, settings: GenerationSettings) -> "torch.Tensor":
+def _made(subject: CertifySubject, number: int, settings: GenerationSettings) -> "torch.Tensor":
     batch = subject.batches[number]
     return generate(subject.pipe, [prompt for prompt, _ in batch], [seed for _, seed in batch], settings)

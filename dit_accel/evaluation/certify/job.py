@@ -38,7 +38,7 @@ class BatchScores(Record):
     conditions: Conditions | None = None
 
 
-class Job:
+class CertifyJob:
     """One certification's folder.
 
     Args:

@@ -5,17 +5,17 @@ from pathlib import Path
 
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.certify.job import BatchScores
-from dit_accel.evaluation.certify.subject import Subject
+from dit_accel.evaluation.certify.subject import CertifySubject
 from dit_accel.evaluation.compare.compare import TOO_FEW
 from dit_accel.evaluation.reports.metrics import fidelity_metrics
 from dit_accel.evaluation.reports.records import Fidelity
-from dit_accel.evaluation.reports.report import Effects, Report, Sample, Variant
+from dit_accel.evaluation.reports.report import Effects, Report, ReportSample, Variant
 from dit_accel.evaluation.reports.scores import FidelityScores
 from dit_accel.plan.certificate import (
     Certificate,
+    FewerSteps,
     Measured,
     Prompts,
-    Rival,
     SpeedClaim,
     minimum,
     one_or_all,
@@ -29,7 +29,7 @@ from dit_accel.session.presets import BY_RULE_NOTE
 
 
 def full_report(
-    subject: Subject, timing: Report, scores: Mapping[str, Sequence[BatchScores]], *, is_certificate: bool
+    subject: CertifySubject, timing: Report, scores: Mapping[str, Sequence[BatchScores]], *, is_certificate: bool
 ) -> Report:
     """The timed comparison of the first batch, with fidelity and effects over all samples.
 
@@ -52,14 +52,14 @@ def full_report(
                 "conditions": _conditions(scores["plan"]),
             }
         ),
-        "samples": tuple(Sample(prompt=prompt, seed=seed) for prompt, seed in subject.samples),
+        "samples": tuple(ReportSample(prompt=prompt, seed=seed) for prompt, seed in subject.samples),
         "variants": tuple(_with_scores(variant, scores.get(variant.kind)) for variant in timing.variants),
         "notes": tuple(notes),
     }
     return timing.model_copy(update=changes)
 
 
-def certificate_of(subject: Subject, report: Report, path: Path) -> Certificate:
+def certificate_of(subject: CertifySubject, report: Report, path: Path) -> Certificate:
     """The certificate of a full report that lies at ``path``."""
     settings, environment = report.settings, report.environment
     own = report.variant(subject.plan.name)
@@ -132,7 +132,7 @@ def _conditions(batches: Sequence[BatchScores]) -> Conditions:
     return first
 
 
-def _prompts(subject: Subject) -> Prompts:
+def _prompts(subject: CertifySubject) -> Prompts:
     prompts = [prompt for prompt, _ in subject.samples]
     return Prompts.model_validate(
         {
@@ -154,9 +154,9 @@ def _measured(variant: Variant) -> dict[str, Measured]:
     }
 
 
-def _rival(variant: Variant) -> Rival:
+def _rival(variant: Variant) -> FewerSteps:
     assert variant.speedup is not None
-    return Rival(
+    return FewerSteps(
         num_inference_steps=variant.num_inference_steps,
         run_ratio=variant.speedup.ratio,
         fidelity=_measured(variant),

@@ -16,7 +16,7 @@ BATCH_IMAGES, BATCH_VIDEOS = 4, 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class CertifySubject:
     """What is certified, on what.
 
     Attributes:
@@ -58,7 +58,7 @@ def choose_subject(
     *,
     seed: int,
     batch_size: int | None,
-) -> Subject:
+) -> CertifySubject:
     """Resolve what a caller of ``certify`` asks for; the arguments are that function's.
 
     Raises:
@@ -75,7 +75,7 @@ def choose_subject(
     doubts = compare_models(resolved.fingerprints, found)
     if doubts:
         raise PlanMismatchError(f"the plan cannot be certified here: {doubts[0]}")
-    return Subject(
+    return CertifySubject(
         pipe=pipe,
         targets=targets,
         plan=replace(resolved, certificate=None, fingerprints=tuple(found.values())),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, kw_only=True)
-class Entry:
+class BenchEntry:
     """One variant while it is being measured.
 
     Attributes:
@@ -53,25 +53,25 @@ class Bench:
         self.batch_size = batch_size
         self.strict = strict
 
-    def time(self, entries: Sequence[Entry], *, repeats: int, warmup: int) -> dict[str, list[float]]:
+    def time(self, entries: Sequence[BenchEntry], *, repeats: int, warmup: int) -> dict[str, list[float]]:
         """Seconds of each entry; each keeps the images of its last run."""
         plans = {entry.name: entry.plan for entry in entries}
         runs = {entry.name: partial(self._run, entry) for entry in entries}
         return time_interleaved(runs, repeats=repeats, warmup=warmup, around=lambda name: self._with(plans[name]))
 
-    def time_denoiser(self, entries: Sequence[Entry], *, repeats: int) -> None:
+    def time_denoiser(self, entries: Sequence[BenchEntry], *, repeats: int) -> None:
         """Seconds that each entry spends in the denoisers, kept in the entry."""
         plans = {entry.name: entry.plan for entry in entries}
         runs = {entry.name: partial(self._run_metered, entry) for entry in entries}
         time_interleaved(runs, repeats=repeats, warmup=0, around=lambda name: self._with(plans[name]))
 
-    def _run_metered(self, entry: Entry) -> None:
+    def _run_metered(self, entry: BenchEntry) -> None:
         with ExitStack() as stack:
             meters = [stack.enter_context(DenoiserMeter(module)) for _, module in find_denoisers(self.pipe)]
             self._run(entry)
         entry.denoiser_s.append(sum(meter.seconds for meter in meters))
 
-    def _run(self, entry: Entry) -> None:
+    def _run(self, entry: BenchEntry) -> None:
         entry.images = generate(self.pipe, self.prompts, self.seeds, entry.settings, batch_size=self.batch_size)
         session = session_of(self.pipe)
         if session is not None:

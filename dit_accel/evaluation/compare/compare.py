@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from dit_accel.api import PlanLike, is_accelerated
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.compare.bench import Bench, Entry
+from dit_accel.evaluation.compare.bench import Bench, BenchEntry
 from dit_accel.evaluation.metrics.fidelity import fidelity, require_metrics
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
 from dit_accel.evaluation.reports.environment import collect_environment, command_line
 from dit_accel.evaluation.reports.records import Fidelity
-from dit_accel.evaluation.reports.report import Effects, Report, Sample, Settings, Variant
+from dit_accel.evaluation.reports.report import Effects, Report, ReportSample, Settings, Variant
 from dit_accel.evaluation.reports.times import DenoiserCost, Speedup, Times
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.pipelines.generation import GenerationSettings, steps_of
@@ -94,9 +94,9 @@ def compare_plans(
     settings = replace(settings, num_inference_steps=steps_of(pipe, settings))
 
     bench = Bench(pipe, samples, batch_size=batch_size, strict=strict)
-    entries = [Entry(name=PLAIN, settings=settings)]
-    entries += [Entry(name=name, settings=settings, plan=plan) for name, plan in plans.items()]
-    few = Entry(name="fewer steps", settings=_few_steps(settings))
+    entries = [BenchEntry(name=PLAIN, settings=settings)]
+    entries += [BenchEntry(name=name, settings=settings, plan=plan) for name, plan in plans.items()]
+    few = BenchEntry(name="fewer steps", settings=_few_steps(settings))
     bench.time(entries[:1], repeats=1, warmup=0)  # the process's first run pays for what is set up once
     pilot_repeats = PILOT_REPEATS if budget_s is None else 1
     pilot = {
@@ -109,7 +109,7 @@ def compare_plans(
             notes.append(f"{name}: saves less time than one step takes, so no plain run with fewer steps matches it")
         elif not any(entry.settings.num_inference_steps == steps for entry in entries):
             shorter = replace(settings, num_inference_steps=steps)
-            entries.append(Entry(name=f"{steps} steps", settings=shorter, rival_of=name))
+            entries.append(BenchEntry(name=f"{steps} steps", settings=shorter, rival_of=name))
     count = repeats or _repeats_within(budget_s, sum(pilot.get(e.rival_of or e.name, 0) for e in entries))
     for entry in entries[len(plans) + 1 :]:
         bench.time([entry], repeats=WARMUP, warmup=0)
@@ -123,7 +123,7 @@ def compare_plans(
         command=command_line() if command is None else tuple(command),
         environment=collect_environment(),
         settings=_settings(pipe, settings, entries, model, count, batch_size),
-        samples=tuple(Sample(prompt=prompt, seed=seed) for prompt, seed in samples),
+        samples=tuple(ReportSample(prompt=prompt, seed=seed) for prompt, seed in samples),
         variants=variants,
         notes=(*notes, *_notes(entries, len(samples))),
     )
@@ -162,7 +162,7 @@ def _repeats_within(budget_s: float | None, round_s: float) -> int:
     return max(MIN_REPEATS, min(MAX_REPEATS, int(budget_s / max(round_s, 1e-6))))
 
 
-def _variant(entry: Entry, plain: Entry, times: dict[str, list[float]]) -> Variant:
+def _variant(entry: BenchEntry, plain: BenchEntry, times: dict[str, list[float]]) -> Variant:
     own = times[entry.name]
     is_plain = entry is plain
     scores = None if is_plain else fidelity(entry.images, plain.images, perceptual=available_perceptual())
@@ -181,7 +181,7 @@ def _variant(entry: Entry, plain: Entry, times: dict[str, list[float]]) -> Varia
     )
 
 
-def _denoiser_cost(entry: Entry, plain: Entry) -> DenoiserCost | None:
+def _denoiser_cost(entry: BenchEntry, plain: BenchEntry) -> DenoiserCost | None:
     if not entry.denoiser_s:
         return None
     speedup = None if entry is plain else Speedup.of(plain.denoiser_s, entry.denoiser_s)
@@ -220,7 +220,7 @@ def conditions_of(seen: "Summary") -> "Conditions | None":
 def _settings(
     pipe: Any,
     settings: GenerationSettings,
-    entries: Sequence[Entry],
+    entries: Sequence[BenchEntry],
     model: str,
     repeats: int,
     batch_size: int | None,
@@ -247,7 +247,7 @@ def _settings(
     )
 
 
-def _notes(entries: Sequence[Entry], count: int) -> tuple[str, ...]:
+def _notes(entries: Sequence[BenchEntry], count: int) -> tuple[str, ...]:
     notes = []
     if count < 100:
         noun = "images" if entries[0].images.dim() == 4 else "videos"

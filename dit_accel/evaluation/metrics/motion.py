@@ -62,7 +62,7 @@ class MotionScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Track:
+class MotionTrack:
     """The foreground of each frame.
 
     Attributes:
@@ -76,7 +76,7 @@ class Track:
     empty: torch.Tensor
 
 
-def track_foreground(frames: torch.Tensor) -> Track:
+def track_foreground(frames: torch.Tensor) -> MotionTrack:
     """Find the foreground of each frame.
 
     Args:
@@ -93,7 +93,9 @@ def track_foreground(frames: torch.Tensor) -> Track:
     area = weight.sum(dim=(1, 2))
     x = (weight.sum(dim=1) * (torch.arange(width) + 0.5)).sum(dim=1) / area
     y = (weight.sum(dim=2) * (torch.arange(height) + 0.5)).sum(dim=1) / area
-    return Track(centroid=torch.stack([x, y], dim=1), size=area.sqrt(), empty=area < MIN_AREA_FRAC * height * width)
+    return MotionTrack(
+        centroid=torch.stack([x, y], dim=1), size=area.sqrt(), empty=area < MIN_AREA_FRAC * height * width
+    )
 
 
 def crop_foreground(image: torch.Tensor, margin_frac: float = 0.1) -> torch.Tensor:

@@ -65,7 +65,7 @@ class Cell(Record):
     worst5: float | None = None
 
 
-class Row(Record):
+class DifferenceRow(Record):
     """One metric of one variant, over the reports.
 
     Attributes:
@@ -92,7 +92,7 @@ class Differences(Record):
 
     names: tuple[str, ...]
     differences: tuple[Difference, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[DifferenceRow, ...]
 
 
 def facts_of(metric: str) -> MetricFacts:
@@ -117,7 +117,7 @@ def compare_reports(reports: Sequence[Report], names: Sequence[str]) -> Differen
         for metric in dict.fromkeys(key for one in found if one is not None for key in _cells(one)):
             cells = tuple(None if one is None else _cells(one).get(metric) for one in found)
             rows.append(
-                Row(
+                DifferenceRow(
                     variant=variant,
                     metric=metric,
                     cells=cells,

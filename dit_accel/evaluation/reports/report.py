@@ -116,7 +116,7 @@ class Settings(Record):
     conditions: Conditions | None = None
 
 
-class Sample(Record):
+class ReportSample(Record):
     """One image or video that every variant made."""
 
     prompt: str
@@ -196,7 +196,7 @@ class Report(Record):
     command: tuple[str, ...]
     environment: Environment
     settings: Settings
-    samples: tuple[Sample, ...]
+    samples: tuple[ReportSample, ...]
     variants: tuple[Variant, ...]
     notes: tuple[str, ...] = ()
     absent: tuple[Absent, ...] = ()

@@ -9,7 +9,7 @@ from dit_accel.api import accelerated, summary
 from dit_accel.evaluation.compare.compare import conditions_of, effects_of
 from dit_accel.evaluation.reports.records import Record
 from dit_accel.evaluation.reports.report import Effects
-from dit_accel.evaluation.suites.job import Job, Source
+from dit_accel.evaluation.suites.job import ImageSource, SuiteJob
 from dit_accel.evaluation.suites.prompt_files import Item
 from dit_accel.pipelines.generation import GenerationSettings, generate
 from dit_accel.plan.conditions import Conditions
@@ -43,9 +43,9 @@ class Painter:
         chunks: All items, batch by batch.
     """
 
-    job: Job
+    job: SuiteJob
     pipe: Any
-    source: Source
+    source: ImageSource
     plan: AccelerationPlan | None
     settings: GenerationSettings
     chunks: Sequence[Sequence[Item]]

@@ -17,10 +17,10 @@ from dit_accel.evaluation.reports.records import (
     Skipped,
     VideoQuality,
 )
-from dit_accel.evaluation.reports.report import Effects, Report, Sample, Settings, Variant
+from dit_accel.evaluation.reports.report import Effects, Report, ReportSample, Settings, Variant
 from dit_accel.evaluation.reports.scores import FidelityScores
 from dit_accel.evaluation.suites import score
-from dit_accel.evaluation.suites.job import Source
+from dit_accel.evaluation.suites.job import ImageSource
 from dit_accel.evaluation.suites.joined import Joined
 from dit_accel.evaluation.suites.prompt_files import Item, PromptSet
 from dit_accel.evaluation.suites.protocols import Suite
@@ -55,7 +55,7 @@ class Gathering:
 
     suite: Suite
     scorer: Scorer
-    sources: Sequence[Source]
+    sources: Sequence[ImageSource]
     prompts: PromptSet
     per_prompt: int
     real: RealFolder | None
@@ -78,7 +78,7 @@ class Gathering:
         skipped = [*self.prompts.skipped, *missing, *(real.skipped if real is not None else ())]
         joined = [Joined(scorer=self.scorer, source=source, kept=kept) for source in self.sources]
         variants = [self._variant(each, real) for each in joined]
-        samples = tuple(Sample(prompt=item.prompt, seed=item.seed) for item in joined[0].items)
+        samples = tuple(ReportSample(prompt=item.prompt, seed=item.seed) for item in joined[0].items)
         return Report(
             created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             command=tuple(command),
@@ -156,7 +156,7 @@ class Gathering:
         return whole.model_copy(update={"categories": categories})
 
     def _alignment(
-        self, judged: Mapping[str, Mapping[str, float]], names: Sequence[str], source: Source
+        self, judged: Mapping[str, Mapping[str, float]], names: Sequence[str], source: ImageSource
     ) -> list[Alignment]:
         frames = f"; mean over at most {score.JUDGED_FRAMES} frames" if source.video else ""
         found = []

@@ -25,7 +25,7 @@ WHAT = "an evaluation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class ImageSource:
     """Where the pictures of a variant are.
 
     Attributes:
@@ -100,7 +100,7 @@ class Source:
         return torch.stack(tensors) if self.video else torch.cat(tensors)
 
 
-class Job:
+class SuiteJob:
     """An evaluation's folder.
 
     Args:
@@ -121,9 +121,9 @@ class Job:
         for name, plan in plans.items():
             claim(self.progress / name / "plan.json", {f"plan '{name}'": plan}, WHAT)
 
-    def source(self, name: str, *, video: bool) -> Source:
+    def source(self, name: str, *, video: bool) -> ImageSource:
         """Pictures of a variant that is drawn here."""
-        return Source(name=name, folder=self.folder / "images" / name, video=video)
+        return ImageSource(name=name, folder=self.folder / "images" / name, video=video)
 
     def note(self, variant: str, kind: str, chunk: int) -> dict[str, Any] | None:
         """What is known of a chunk."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.metrics.alignment import Judge
 from dit_accel.evaluation.suites import score
-from dit_accel.evaluation.suites.job import Source
+from dit_accel.evaluation.suites.job import ImageSource
 from dit_accel.evaluation.suites.prompt_files import Item
 from dit_accel.evaluation.suites.score import Scorer
 
@@ -26,7 +26,7 @@ class Joined:
     """
 
     scorer: Scorer
-    source: Source
+    source: ImageSource
     kept: Sequence[Sequence[Item]]
 
     @property

@@ -13,7 +13,7 @@ from dit_accel.evaluation.reports.environment import collect_environment
 from dit_accel.evaluation.reports.report import Report, Settings
 from dit_accel.evaluation.suites.draw import Painter
 from dit_accel.evaluation.suites.gather import Gathering
-from dit_accel.evaluation.suites.job import Job, Source
+from dit_accel.evaluation.suites.job import ImageSource, SuiteJob
 from dit_accel.evaluation.suites.prompt_files import Item
 from dit_accel.evaluation.suites.real_images import RealFolder
 from dit_accel.evaluation.suites.request import Request
@@ -69,10 +69,10 @@ def evaluate(
     real = request.check()
     items = request.items()
     chunks = [items[start : start + request.batch_size] for start in range(0, len(items), request.batch_size)]
-    job = Job(folder)
+    job = SuiteJob(folder)
     painters = {} if pipe is None else _painters(request, job, pipe, chunks)
     sources = [painter.source for painter in painters.values()]
-    sources += [Source(name=name, folder=path, ours=False) for name, path in request.images.items()]
+    sources += [ImageSource(name=name, folder=path, ours=False) for name, path in request.images.items()]
     is_main = state is None or state.is_main_process
     if is_main:
         plans = {name: _plan_key(painter.plan) for name, painter in painters.items()}
@@ -112,7 +112,7 @@ def evaluate(
     return report
 
 
-def _painters(request: Request, job: Job, pipe: Any, chunks: Sequence[Sequence[Item]]) -> dict[str, Painter]:
+def _painters(request: Request, job: SuiteJob, pipe: Any, chunks: Sequence[Sequence[Item]]) -> dict[str, Painter]:
     if is_accelerated(pipe):
         raise ConfigError("the pipeline is accelerated already; evaluate plans on a plain one")
     video = makes_video(pipe)
@@ -139,7 +139,7 @@ def _painters(request: Request, job: Job, pipe: Any, chunks: Sequence[Sequence[I
 def _work(
     request: Request,
     scorer: Scorer,
-    sources: Sequence[Source],
+    sources: Sequence[ImageSource],
     real: RealFolder | None,
     state: "PartialState | None",
     on_progress: OnProgress,

@@ -17,7 +17,7 @@ from dit_accel.evaluation.metrics.perceptual import available_perceptual
 from dit_accel.evaluation.metrics.temporal import motion_right, temporal_flickering
 from dit_accel.evaluation.suites.draw import Painter
 from dit_accel.evaluation.suites.image_files import AS_IT_IS, DamagedImage, Preparation, read_image, to_tensor
-from dit_accel.evaluation.suites.job import Job, Source, key_of
+from dit_accel.evaluation.suites.job import ImageSource, SuiteJob, key_of
 from dit_accel.evaluation.suites.prompt_files import Item
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ class Scorer:
         judges: Of alignment.
     """
 
-    job: Job
+    job: SuiteJob
     chunks: Sequence[Sequence[Item]]
     painters: Mapping[str, Painter] = field(default_factory=dict)
     network: LoadedNetwork | None = None
     preparation: Preparation = AS_IT_IS
     judges: Sequence[Judge] = ()
 
-    def left_out(self, sources: Sequence[Source], number: int) -> dict[str, str]:
+    def left_out(self, sources: Sequence[ImageSource], number: int) -> dict[str, str]:
         """Items of a chunk that some variant lacks, with the reason; all variants go without them."""
         found: dict[str, str] = {}
         for source in sources:
@@ -66,7 +66,7 @@ class Scorer:
                 found |= note
         return {item.name: found[item.name] for item in self.chunks[number] if item.name in found}
 
-    def quality(self, source: Source, number: int, items: Sequence[Item]) -> None:
+    def quality(self, source: ImageSource, number: int, items: Sequence[Item]) -> None:
         """Features, alignment, and what can be said of videos."""
         if not items:
             return
@@ -81,7 +81,7 @@ class Scorer:
         if source.video and self.values(source, self.video_key, number, items) is None:
             self._keep(source, self.video_key, number, items, self._video(source, number, items))
 
-    def fidelity(self, source: Source, plain: Source, number: int, items: Sequence[Item]) -> None:
+    def fidelity(self, source: ImageSource, plain: ImageSource, number: int, items: Sequence[Item]) -> None:
         """Closeness to the plain run's pictures."""
         key = fidelity_key()
         if not items or self.values(source, key, number, items) is not None:
@@ -123,7 +123,9 @@ class Scorer:
         wanted = {path.relative_to(folder).as_posix() for path in _reference_chunk(files, number)}
         return found if found is not None and {*found[1]["names"], *found[1]["damaged"]} == wanted else None
 
-    def values(self, source: Source, kind: str, number: int, items: Sequence[Item]) -> dict[str, list[float]] | None:
+    def values(
+        self, source: ImageSource, kind: str, number: int, items: Sequence[Item]
+    ) -> dict[str, list[float]] | None:
         """What was kept of exactly these items."""
         note = self.job.note(source.name, kind, number)
         if note is None or note.get("names") != [item.name for item in items]:
@@ -146,12 +148,12 @@ class Scorer:
         """Folder of what is said of videos."""
         return VIDEO if self.network is None else f"{VIDEO}-{self.network_key}"
 
-    def features(self, source: Source, number: int, items: Sequence[Item]) -> "torch.Tensor | None":
+    def features(self, source: ImageSource, number: int, items: Sequence[Item]) -> "torch.Tensor | None":
         """Features of exactly these images, if they are there."""
         found = self.job.features(source.name, self.network_key, number)
         return found[0] if found is not None and found[1].get("names") == [item.name for item in items] else None
 
-    def _image_features(self, source: Source, number: int, items: Sequence[Item]) -> None:
+    def _image_features(self, source: ImageSource, number: int, items: Sequence[Item]) -> None:
         import torch
 
         if self.features(source, number, items) is None:
@@ -169,7 +171,7 @@ class Scorer:
         scores = judge.scores(to_tensor(chosen), [item.prompt] * count)
         return sum(scores) / count
 
-    def _video(self, source: Source, number: int, items: Sequence[Item]) -> dict[str, list[float]]:
+    def _video(self, source: ImageSource, number: int, items: Sequence[Item]) -> dict[str, list[float]]:
         read = self._read(source, number, items)
         videos = [to_tensor(images)[None] for images in read]
         values = {FLICKERING: [temporal_flickering(video)[0] for video in videos]}
@@ -182,11 +184,11 @@ class Scorer:
         return values
 
     def _keep(
-        self, source: Source, kind: str, number: int, items: Sequence[Item], values: Mapping[str, Sequence[float]]
+        self, source: ImageSource, kind: str, number: int, items: Sequence[Item], values: Mapping[str, Sequence[float]]
     ) -> None:
         self.job.keep_note(source.name, kind, number, {"names": [item.name for item in items], "values": dict(values)})
 
-    def _read(self, source: Source, number: int, items: Sequence[Item]) -> list[list[Image.Image]]:
+    def _read(self, source: ImageSource, number: int, items: Sequence[Item]) -> list[list[Image.Image]]:
         """Pictures; our own that are damaged are drawn anew."""
         try:
             return [source.read(item) for item in items]

@@ -9,14 +9,16 @@ from PIL import Image
 from dit_accel.evaluation.compare.pictures import save_side_by_side
 from dit_accel.evaluation.reports.report import Report
 from dit_accel.evaluation.suites.image_files import to_tensor
-from dit_accel.evaluation.suites.job import Source
+from dit_accel.evaluation.suites.job import ImageSource
 from dit_accel.evaluation.suites.prompt_files import Item
 
 SHOWN = 6
 SHEET_FILE = "sheet.png"
 
 
-def save_sheet(report: Report, sources: Sequence[Source], items: Sequence[Item], folder: Path, *, fps: float) -> None:
+def save_sheet(
+    report: Report, sources: Sequence[ImageSource], items: Sequence[Item], folder: Path, *, fps: float
+) -> None:
     """Write ``sheet.png``, of videos also ``sheet.webp`` which plays.
 
     Args:

@@ -6,7 +6,7 @@ from sample_reports import sample_report
 
 from dit_accel.evaluation.reports.differences import Differences, compare_reports
 from dit_accel.evaluation.reports.records import Metric
-from dit_accel.evaluation.reports.report import Report, Sample
+from dit_accel.evaluation.reports.report import Report, ReportSample
 from dit_accel.evaluation.reports.times import Speedup
 
 
@@ -79,7 +79,7 @@ def test_other_settings_forbid_everything() -> None:
 def test_other_prompts_or_seeds_forbid_fidelity() -> None:
     report = sample_report()
     seeds = report.model_copy(update={"samples": tuple(s.model_copy(update={"seed": 7}) for s in report.samples)})
-    prompts = report.model_copy(update={"samples": (Sample(prompt="a fish", seed=0), report.samples[1])})
+    prompts = report.model_copy(update={"samples": (ReportSample(prompt="a fish", seed=0), report.samples[1])})
     for other, what in ((seeds, "seeds"), (prompts, "prompts")):
         found = compare_reports([report, other], "AB")
         assert [difference.what for difference in found.differences] == [what]

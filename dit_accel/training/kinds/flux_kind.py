@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from transformers import PreTrainedTokenizerBase
 
-from dit_accel.embedded.flux import MAX_SEQUENCE_LENGTH, FluxPipeline
+from dit_accel.embedded.flux_pipeline import MAX_SEQUENCE_LENGTH, FluxPipeline
 from dit_accel.training.clip_tokenizer import build_clip_tokenizer
 from dit_accel.training.kinds.base import ImageKind, Modules, TextInputs, Tokenizers, init_linear
 from dit_accel.training.objectives import TRAIN_TIMESTEPS, FlowMatching, Objective, flux_shift

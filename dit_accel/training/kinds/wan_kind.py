@@ -12,13 +12,13 @@ import torch
 from diffusers import DiffusionPipeline, UniPCMultistepScheduler, WanTransformer3DModel
 from transformers import PreTrainedTokenizerBase
 
-from dit_accel.embedded.wan import MAX_SEQUENCE_LENGTH, WanPipeline
+from dit_accel.embedded.wan_pipeline import MAX_SEQUENCE_LENGTH, WanPipeline
 from dit_accel.training.autoencoders import Autoencoder, FrameAutoencoder
 from dit_accel.training.kinds.base import Modules, TextInputs, Tokenizers, init_linear
 from dit_accel.training.objectives import TRAIN_TIMESTEPS, FlowMatching, Objective
 from dit_accel.training.text_encoders import build_umt5
 from dit_accel.training.tokenizer import build_tokenizer
-from dit_accel.training.wan import ChosenFramesRope, MatmulAttention
+from dit_accel.training.wan_attention import ChosenFramesRope, MatmulAttention
 
 FLOW_SHIFT = 3.0
 

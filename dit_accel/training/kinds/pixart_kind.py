@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, PixArtTransformer2DModel
 from transformers import PreTrainedTokenizerBase
 
-from dit_accel.embedded.pixart import PixArtAlphaPipeline
+from dit_accel.embedded.pixart_pipeline import PixArtAlphaPipeline
 from dit_accel.training.kinds.base import (
     ImageKind,
     Modules,
