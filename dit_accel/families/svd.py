@@ -39,5 +39,8 @@ SVD = Family(
     default_frames=25,
     make_inputs=_inputs,
     layout=unet_layout,
-    notes=("Attention runs on coarser grids than the latent: tokens are counted at the latent's resolution.",),
+    notes=(
+        "Attention runs on coarser grids than the latent: tokens are counted at the latent's resolution.",
+        "The picture is one token, so cross-attention answers alike whatever it is asked; a check of facts says so.",
+    ),
 )
