@@ -45,7 +45,7 @@ def check_family(
     """
     layout = family.bind(model)
     trial = Trial(model, layout, inputs)
-    faults = repeat_faults(trial) or check_layout(model, layout, inputs)
+    faults = repeat_faults(trial) or check_layout(model, layout, inputs, joined=False)
     if faults:
         return tuple(faults)
     proofs: list[Proof] = [
@@ -60,18 +60,21 @@ def check_family(
     return tuple(fault for proof in track(proofs) for fault in proof())
 
 
-def check_layout(model: nn.Module, layout: Layout, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+def check_layout(
+    model: nn.Module, layout: Layout, inputs: Mapping[str, Any], *, joined: bool = True
+) -> tuple[str, ...]:
     """Run the model once and compare what its modules do with what the layout says of them.
 
     Checked: every site exists and is called exactly once; a block returns as many values as it has streams, of the
-    shapes of the arguments they are named after; and each returned stream is what the next block takes under that
-    name; a norm that may be skipped returns the shape that it takes. What one run cannot show is for
-    :func:`check_family`.
+    shapes of the arguments they are named after; a norm that may be skipped returns the shape that it takes. What one
+    run cannot show is for :func:`check_family`.
 
     Args:
         model: The denoiser; it is run once without gradients.
         layout: What ``Family.bind`` found.
         inputs: Keyword arguments of one call.
+        joined: Also check that each returned stream is what the next block takes under that name. That is so unless
+            the model adds something in between (hints of a control); :func:`check_family` proves the names without it.
 
     Returns:
         One sentence for each thing that is wrong; empty when nothing is.
@@ -105,7 +108,7 @@ def check_layout(model: nn.Module, layout: Layout, inputs: Mapping[str, Any]) ->
         elif count and site.info.auxiliary:
             problems += [p for call in calls[site.info.id] for p in _stand_in_problems(site, call)]
         elif site.streams:
-            following = calls.get(_next(site.info.id))
+            following = calls.get(_next(site.info.id)) if joined else None
             problems += _stream_problems(site, calls[site.info.id][0], following[0] if following else None)
     return tuple(problems)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_text import tiny_text_pipeline
 from tiny_videos import tiny_video_pipeline
+from toy_passes import ScaleConfig, registered, scale_pass
 
 import dit_accel.evaluation.certify.certify as module
 from dit_accel import (
@@ -164,6 +165,20 @@ def test_own_prompts_are_called_that(tmp_path: Path) -> None:
     plan = run(tmp_path, prompts=["an owl on a fish", *PROMPTS[:4]], rival=False)
     assert "on 5 prompts of the certifier's own (tiny" in plan.certificate.words()[0]
     assert "rival" in plan.certificate.words()[-1]
+
+
+def test_a_pass_that_reuses_nothing_is_certified_by_what_it_does(tmp_path: Path) -> None:
+    with registered(scale_pass()):
+        plan = run(tmp_path, AccelerationPlan(passes=(ScaleConfig(factor=1.02), BALANCED), name="both"), rival=False)
+        read = AccelerationPlan.from_pretrained(tmp_path)
+        assert read == plan and read.is_certified
+        accelerate_pipeline(tiny_text_pipeline(), read, strict=True)
+    effects = {effect.name: effect for effect in plan.certificate.effects}
+    assert effects["scale"].what == "outputs scaled" and effects["scale"].actual_frac == 1.0
+    assert effects["static_cache"].actual_frac == effects["static_cache"].planned_frac > 0.3
+    assert plan.certificate.planned_frac == 1.0, "the largest"
+    own = Report.load(tmp_path).variant("both")
+    assert own.effects.passes == plan.certificate.effects
 
 
 NOTHING = StaticCacheConfig(schedule=Schedule(6, {}), invariants=False)
