@@ -128,6 +128,77 @@ def mochi_call() -> dict[str, Any]:
     }
 
 
+def pictures(count: int, size: int, seed: int) -> list[Image.Image]:
+    """Pictures of noise."""
+    pixels = (255 * torch.rand(count, size, size, 3, generator=torch.Generator().manual_seed(seed))).byte()
+    return [Image.fromarray(picture.numpy()) for picture in pixels]
+
+
+def wan_animate_call() -> dict[str, Any]:
+    call = wan_call()
+    del call["num_frames"]
+    return {
+        **call,
+        "image": pictures(1, 64, seed=1)[0],
+        "pose_video": pictures(5, 64, seed=2),
+        "face_video": pictures(5, 16, seed=3),
+        "segment_frame_length": 5,
+    }
+
+
+def ltx2_call() -> dict[str, Any]:
+    return {
+        **ltx_call(),
+        **_masks(torch.long),
+        "height": 64,
+        "width": 64,
+        "num_frames": 3,
+        "stg_scale": 0.0,
+        "modality_scale": 1.0,
+        "audio_stg_scale": 0.0,
+        "audio_modality_scale": 1.0,
+    }
+
+
+def animatediff_call() -> dict[str, Any]:
+    return {**sd_call(), "num_frames": 2}
+
+
+def svd_call() -> dict[str, Any]:
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    return {**_SQUARE, "image": picture, "num_frames": 2, "max_guidance_scale": 3.0}
+
+
+def kandinsky5_call() -> dict[str, Any]:
+    call: dict[str, Any] = {**_SQUARE, "num_frames": 5, "guidance_scale": 5.0}
+    for seed, sign in enumerate(("", "negative_")):
+        call[f"{sign}prompt_embeds_qwen"] = _randn(1, TEXT_TOKENS, 16, seed=seed)
+        call[f"{sign}prompt_embeds_clip"] = _randn(1, 8, seed=seed + 2)
+        call[f"{sign}prompt_cu_seqlens"] = torch.tensor([0, TEXT_TOKENS], dtype=torch.int32)
+    return call
+
+
+def hunyuan_video15_call() -> dict[str, Any]:
+    call: dict[str, Any] = {"height": 32, "width": 32, "num_frames": 3}
+    for seed, sign in enumerate(("", "negative_")):
+        call[f"{sign}prompt_embeds"] = _randn(1, TEXT_TOKENS, 16, seed=seed)
+        call[f"{sign}prompt_embeds_2"] = _randn(1, 4, 12, seed=seed + 2)
+        call[f"{sign}prompt_embeds_mask"] = torch.ones(1, TEXT_TOKENS, dtype=torch.long)
+        call[f"{sign}prompt_embeds_mask_2"] = torch.tensor([[1, 1, 0, 0]])
+    return call
+
+
+def allegro_call() -> dict[str, Any]:
+    return {
+        **_SQUARE,
+        **_pair(1, TEXT_TOKENS, 16),
+        **_masks(),
+        "negative_prompt": None,
+        "num_frames": 5,
+        "guidance_scale": 5.0,
+    }
+
+
 def aura_flow_call() -> dict[str, Any]:
     return {**_SQUARE, **_pair(1, TEXT_TOKENS, 16), **_masks(), "negative_prompt": None, "guidance_scale": 3.5}
 

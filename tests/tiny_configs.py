@@ -22,20 +22,6 @@ class Tiny:
     inputs: Callable[[nn.Module, torch.Generator, int], dict[str, Any]] | None = None
 
 
-def _randn(generator: torch.Generator, *shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=generator)
-
-
-def _mochi_inputs(model: nn.Module, generator: torch.Generator, batch: int) -> dict[str, Any]:
-    return {
-        "hidden_states": _randn(generator, batch, 4, 2, 8, 8),
-        "encoder_hidden_states": _randn(generator, batch, TEXT_TOKENS, 16),
-        "timestep": torch.full((batch,), 500),
-        "encoder_attention_mask": torch.ones(batch, TEXT_TOKENS, dtype=torch.bool),
-        "return_dict": False,
-    }
-
-
 _UNET: dict[str, Any] = {
     "sample_size": 8,
     "in_channels": 4,
@@ -275,7 +261,7 @@ TINY: dict[str, Tiny] = {
             "time_embed_dim": 8,
             "max_sequence_length": TEXT_TOKENS,
         },
-        inputs=_mochi_inputs,
+        frames=7,
     ),
 }
 TINY |= {name: Tiny(**facts) for name, facts in IMAGES.items()}

@@ -5,8 +5,10 @@ from typing import Any
 import diffusers
 import torch
 from tiny_configs import TEXT_TOKENS, TINY
+from tiny_video_configs import VIDEO_TINY
 from torch import nn
 
+TINY |= VIDEO_TINY
 TINY_NAMES = tuple(TINY)
 DISCOVERED_NAMES = tuple(name for name, tiny in TINY.items() if tiny.inputs is not None)
 

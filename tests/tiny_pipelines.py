@@ -9,6 +9,7 @@ import torch
 from tiny_image_pipelines import IMAGE_PIPELINES
 from tiny_models import randomise, tiny_model
 from tiny_vae import without_vae
+from tiny_video_pipelines import VIDEO_PIPELINES
 
 
 def _vae(latent_channels: int = 4) -> diffusers.AutoencoderKL:
@@ -22,19 +23,6 @@ def _vae(latent_channels: int = 4) -> diffusers.AutoencoderKL:
         scaling_factor=0.5,
         shift_factor=0.1,
         sample_size=64,
-    )
-    return randomise(vae, 1).eval().requires_grad_(False)
-
-
-def _wan_vae() -> diffusers.AutoencoderKLWan:
-    vae = diffusers.AutoencoderKLWan(
-        base_dim=3,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
     )
     return randomise(vae, 1).eval().requires_grad_(False)
 
@@ -101,29 +89,6 @@ def _flux() -> diffusers.DiffusionPipeline:
     )
 
 
-def _wan() -> diffusers.DiffusionPipeline:
-    return diffusers.WanPipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=_wan_vae(),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        transformer=tiny_model("wan"),
-    )
-
-
-def _wan22() -> diffusers.DiffusionPipeline:
-    """Wan 2.2: one denoiser for the noisy steps, one for the rest."""
-    return diffusers.WanPipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=_wan_vae(),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        transformer=tiny_model("wan"),
-        transformer_2=tiny_model("wan", seed=1),
-        boundary_ratio=0.6,
-    )
-
-
 def _dit() -> diffusers.DiffusionPipeline:
     return diffusers.DiTPipeline(transformer=tiny_model("dit"), vae=_vae(), scheduler=diffusers.DDIMScheduler())
 
@@ -172,8 +137,6 @@ _PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[
     "sdxl": (_sdxl, tiny_calls.sdxl_call),
     "sd3": (_sd3, tiny_calls.sd3_call),
     "flux": (_flux, tiny_calls.flux_call),
-    "wan": (_wan, tiny_calls.wan_call),
-    "wan22": (_wan22, tiny_calls.wan_call),
     "dit": (_dit, tiny_calls.dit_call),
     "sana": (_sana, tiny_calls.sana_call),
     "cogvideox": (_cogvideox, tiny_calls.wan_call),
@@ -183,6 +146,7 @@ _PIPELINES: dict[str, tuple[Callable[[], diffusers.DiffusionPipeline], Callable[
     "lumina2": (_lumina2, tiny_calls.lumina2_call),
     "z_image": (_z_image, tiny_calls.z_image_call),
     "mochi": (_mochi, tiny_calls.mochi_call),
+    **VIDEO_PIPELINES,
 }
 _PIPELINES |= IMAGE_PIPELINES
 

@@ -15,7 +15,7 @@ from dit_accel.schedules.graph import SiteGraph, SiteInfo
 
 Guidance = Literal["batched", "two_calls", "distilled", "unknown"]
 TextPosition = Literal["cross", "prefix", "suffix", "pooled", "none", "unknown"]
-LatentLayout = Literal["BCHW", "BCFHW", "BFCHW", "BNC", "list"]
+LatentLayout = Literal["BCHW", "BCFHW", "BFCHW", "BFHWC", "BNC", "list"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,8 @@
 from torch import nn
 
 from dit_accel.errors import ConfigError, UnsupportedModelError
+from dit_accel.families.allegro import ALLEGRO
+from dit_accel.families.animatediff import ANIMATEDIFF
 from dit_accel.families.base import Family
 from dit_accel.families.chroma import CHROMA
 from dit_accel.families.cogvideox import COGVIDEOX
@@ -12,20 +14,29 @@ from dit_accel.families.flux import FLUX
 from dit_accel.families.flux2 import FLUX2
 from dit_accel.families.hidream import HIDREAM
 from dit_accel.families.hunyuan_video import HUNYUAN_VIDEO
+from dit_accel.families.hunyuan_video15 import HUNYUAN_VIDEO15
+from dit_accel.families.kandinsky5 import KANDINSKY5
 from dit_accel.families.ltx import LTX
+from dit_accel.families.ltx2 import LTX2
 from dit_accel.families.lumina2 import LUMINA2
+from dit_accel.families.mochi import MOCHI
 from dit_accel.families.pixart import PIXART
 from dit_accel.families.qwen_image import QWEN_IMAGE
 from dit_accel.families.sana import SANA
 from dit_accel.families.sd3 import SD3
+from dit_accel.families.svd import SVD
 from dit_accel.families.unet import UNET
 from dit_accel.families.wan import WAN
+from dit_accel.families.wan_animate import WAN_ANIMATE
+from dit_accel.families.wan_vace import WAN_VACE
 from dit_accel.families.z_image import Z_IMAGE
 
 SHIPPED = (
     *(PIXART, DIT, SD3, FLUX, SANA, QWEN_IMAGE, UNET),
     *(WAN, COGVIDEOX, HUNYUAN_VIDEO, LTX),
     *(FLUX2, Z_IMAGE, HIDREAM, CHROMA, COGVIEW4, LUMINA2),
+    *(WAN_VACE, WAN_ANIMATE, LTX2, KANDINSKY5, HUNYUAN_VIDEO15, MOCHI, ALLEGRO),
+    *(ANIMATEDIFF, SVD),
 )
 
 _shipped = {name: family for family in SHIPPED for name in family.model_classes}

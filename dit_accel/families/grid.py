@@ -52,5 +52,8 @@ def _text_span(family: Family, grid: TokenGrid, call: Mapping[str, Any]) -> tupl
     text = call.get(family.conditioning[0])
     if not isinstance(text, torch.Tensor) or text.dim() < 2:
         return None
-    length, image = text.shape[1], grid.num_tokens + grid.reference
+    # Other sequences of the conditioning (an image's, a second encoder's) join the first; pooled vectors do not.
+    others = (call.get(name) for name in family.conditioning[1:])
+    length = text.shape[1] + sum(x.shape[1] for x in others if isinstance(x, torch.Tensor) and x.dim() == 3)
+    image = grid.num_tokens + grid.reference
     return (0, length) if family.text == "prefix" else (image, image + length)

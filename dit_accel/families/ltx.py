@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from dit_accel.families.base import Family, Stack, config_of
@@ -28,11 +29,15 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
     }
 
 
-def _grid(model: nn.Module, call: Mapping[str, Any]) -> tuple[int, int, int] | None:
+def ltx_grid(model: nn.Module, call: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """The grid that the call itself names, unless tokens of conditions or references stand beside the video's."""
     sizes = [call.get(name) for name in ("num_frames", "height", "width")]
     if any(size is None for size in sizes):
         return None
     frames, rows, columns = (int(size) for size in sizes if size is not None)
+    tokens = call.get("hidden_states")
+    if isinstance(tokens, torch.Tensor) and tokens.shape[1] != frames * rows * columns:
+        return None
     return frames, rows, columns
 
 
@@ -57,6 +62,6 @@ LTX = Family(
     text_tokens=128,
     default_px=512,
     default_frames=161,
-    token_grid=_grid,
+    token_grid=ltx_grid,
     make_inputs=_inputs,
 )

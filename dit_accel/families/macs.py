@@ -113,7 +113,8 @@ def meta_twin(model: nn.Module) -> nn.Module | None:
         return None
     with torch.device("meta"):
         twin = from_config(config)
-    return twin.eval() if isinstance(twin, nn.Module) else None
+    # torch.Tensor([...]) heeds no device context: what a class makes that way is on the CPU.
+    return twin.eval().to("meta") if isinstance(twin, nn.Module) else None
 
 
 def _count(model: nn.Module, layout: Layout, inputs: Mapping[str, Any]) -> MacsReport:

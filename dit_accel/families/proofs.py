@@ -183,7 +183,9 @@ def other_call(inputs: Mapping[str, Any], conditioning: Sequence[str]) -> dict[s
     """The inputs of another step of a run: other latents, time and guidance, the same prompt."""
     others = dict(inputs)
     latents = next(iter(inputs))
-    others[latents] = noise_like(inputs[latents])
+    for name in (latents, "audio_hidden_states"):
+        if name in inputs:
+            others[name] = noise_like(inputs[name])
     for name in ("timestep", "timesteps", "t", "sigma", "guidance"):
         if name in inputs and name not in (latents, *conditioning):
             others[name] = _halved(inputs[name])

@@ -14,7 +14,8 @@ from dit_accel.families.unet_layout import unet_layout
 _TIME_IDS = 6
 
 
-def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
+def unet_patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """A UNet does not patch."""
     return (1, 1, 1)
 
 
@@ -27,6 +28,15 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
         "encoder_hidden_states": sample.text(text_dim if isinstance(text_dim, int) else text_dim[0]),
         "return_dict": False,
     }
+    inputs |= added_inputs(config, sample)
+    if config["class_embed_type"] is not None or config["num_class_embeds"] is not None:
+        inputs["class_labels"] = _class_labels(config, sample)
+    return inputs
+
+
+def added_inputs(config: Mapping[str, Any], sample: Sample) -> dict[str, Any]:
+    """What SDXL is told besides the prompt, and the guidance scale where it is distilled into the timestep."""
+    inputs: dict[str, Any] = {}
     if config["addition_embed_type"] == "text_time":
         pooled = config["projection_class_embeddings_input_dim"] - _TIME_IDS * config["addition_time_embed_dim"]
         inputs["added_cond_kwargs"] = {
@@ -35,8 +45,6 @@ def _inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
         }
     if config["time_cond_proj_dim"]:
         inputs["timestep_cond"] = sample.randn(sample.batch, config["time_cond_proj_dim"])
-    if config["class_embed_type"] is not None or config["num_class_embeds"] is not None:
-        inputs["class_labels"] = _class_labels(config, sample)
     return inputs
 
 
@@ -53,7 +61,7 @@ UNET = Family(
     conditioning=("encoder_hidden_states", "added_cond_kwargs", "class_labels"),
     text="cross",
     latent_layout="BCHW",
-    patch=_patch,
+    patch=unet_patch,
     default_px=512,
     make_inputs=_inputs,
     layout=unet_layout,

@@ -5,8 +5,9 @@ from torch import nn
 from dit_accel.families.base import BoundSite, Family, Layout, submodule
 from dit_accel.schedules.graph import SiteInfo
 
-# Blocks whose layers hand on to each other as (resnet, attention), (resnet, attention), … and whose every layer is a
-# skip. Other blocks (k-diffusion's, skip-convolution ones) get no readers named, which is always safe.
+# Blocks whose layers hand on to each other as (resnet, attention, motion), (resnet, attention, motion), … with what
+# they have of it, and whose every layer is a skip. Other blocks (k-diffusion's, skip-convolution ones) get no readers
+# named, which is always safe.
 _CHAINED = frozenset(
     (
         "DownBlock2D",
@@ -17,8 +18,22 @@ _CHAINED = frozenset(
         "SimpleCrossAttnUpBlock2D",
         "ResnetDownsampleBlock2D",
         "ResnetUpsampleBlock2D",
+        "DownBlockMotion",
+        "CrossAttnDownBlockMotion",
+        "UpBlockMotion",
+        "CrossAttnUpBlockMotion",
+        "DownBlockSpatioTemporal",
+        "CrossAttnDownBlockSpatioTemporal",
+        "UpBlockSpatioTemporal",
+        "CrossAttnUpBlockSpatioTemporal",
     )
 )
+# What follows the k-th resnet of a block, in this order, and its kind. AnimateDiff has motion modules.
+_AFTER_RESNET = (("attentions", "transformer"), ("motion_modules", "motion"))
+# The blocks inside one of them, called in turns. Stable Video Diffusion has temporal ones.
+_INNER = ("transformer_blocks", "temporal_transformer_blocks")
+# FreeNoise calls the attentions of such a block once for every window of frames: they keep nothing.
+_WINDOWED = frozenset(("FreeNoiseTransformerBlock",))
 
 
 class _Builder:
@@ -74,7 +89,8 @@ class _Builder:
         if has_mid:
             self.add("mid_block", "mid_block", self.down, "model", ("up_blocks.0.resnets.0",))
             for k in range(_count(self.unet, "mid_block.attentions")):
-                self._transformer(f"mid_block.attentions.{k}", self.down, "mid_block")
+                for name, _ in _AFTER_RESNET:
+                    self._transformer(f"mid_block.{name}.{k}", self.down, "mid_block")
         for j in range(self.up):
             path = f"up_blocks.{j}"
             following_up = (f"up_blocks.{j + 1}.resnets.0",) if j + 1 < self.up else ()
@@ -99,39 +115,45 @@ class _Builder:
         return readers[::-1]
 
     def _layers(self, path: str, block: int, *, down: bool) -> None:
-        """The resnets and attentions of one block, each feeding the next where nothing else reads it."""
+        """The resnets, attentions and motion modules of one block, each feeding the next if nothing else reads it."""
         resnets = _count(self.unet, f"{path}.resnets")
-        attentions = _count(self.unet, f"{path}.attentions")
+        counts = {name: _count(self.unet, f"{path}.{name}") for name, _ in _AFTER_RESNET}
         for k in range(resnets):
             # Down: every layer's result is also a skip. Up: the last one's is the block's own output.
             onward = () if down or k + 1 == resnets else (f"{path}.resnets.{k + 1}",)
-            attention = f"{path}.attentions.{k}"
-            has_attention = k < attentions
-            self.add(f"{path}.resnets.{k}", "resnet", block, path, (attention,) if has_attention else onward)
-            if has_attention:
-                self.add(attention, "transformer", block, path, onward)
-                self._transformer(attention, block, attention)
+            after = [(f"{path}.{name}.{k}", kind) for name, kind in _AFTER_RESNET if k < counts[name]]
+            readers = [*((layer,) for layer, _ in after), onward]
+            self.add(f"{path}.resnets.{k}", "resnet", block, path, readers[0])
+            for (layer, kind), reader in zip(after, readers[1:], strict=True):
+                self.add(layer, kind, block, path, reader)
+                self._transformer(layer, block, layer)
         for name in ("downsamplers", "upsamplers"):
             for k in range(_count(self.unet, f"{path}.{name}")):
                 self.add(f"{path}.{name}.{k}", "resample", block, path)
 
     def _transformer(self, path: str, block: int, parent: str) -> None:
-        """The attentions and feed-forwards inside one Transformer2DModel."""
+        """The attentions and feed-forwards inside one transformer; each temporal block follows a spatial one."""
         for m in range(_count(self.unet, f"{path}.transformer_blocks")):
-            prefix = f"{path}.transformer_blocks.{m}"
-            for norm, name in (("norm1", "attn1"), ("norm2", "attn2"), ("norm3", "ff")):
-                leaf = submodule(self.unet, f"{prefix}.{name}")
-                if leaf is None:
-                    continue
-                if isinstance(submodule(self.unet, f"{prefix}.{norm}"), nn.LayerNorm):
-                    self.add(f"{prefix}.{norm}", "norm", block, parent, (f"{prefix}.{name}",), auxiliary=True)
-                # SD x4 upscaler and some others attend to the text in attn1 too.
-                cross = bool(getattr(leaf, "is_cross_attention", False))
-                kind = "ff" if name == "ff" else "cross_attn" if cross else "self_attn"
-                self.add(f"{prefix}.{name}", kind, block, parent)
-                for projection in ("to_k", "to_v") if cross else ():
-                    attention = f"{prefix}.{name}"
-                    self.add(f"{attention}.{projection}", "text", block, attention, invariant=True)
+            for name in _INNER:
+                inner = submodule(self.unet, f"{path}.{name}.{m}")
+                if inner is not None and type(inner).__name__ not in _WINDOWED:
+                    self._leaves(f"{path}.{name}.{m}", block, parent)
+
+    def _leaves(self, prefix: str, block: int, parent: str) -> None:
+        """The attentions and feed-forwards of one transformer block, each behind its norm."""
+        for norm, name in (("norm_in", "ff_in"), ("norm1", "attn1"), ("norm2", "attn2"), ("norm3", "ff")):
+            leaf = submodule(self.unet, f"{prefix}.{name}")
+            if leaf is None:
+                continue
+            if isinstance(submodule(self.unet, f"{prefix}.{norm}"), nn.LayerNorm):
+                self.add(f"{prefix}.{norm}", "norm", block, parent, (f"{prefix}.{name}",), auxiliary=True)
+            # SD x4 upscaler and some others attend to the text in attn1 too.
+            cross = bool(getattr(leaf, "is_cross_attention", False))
+            kind = "ff" if name.startswith("ff") else "cross_attn" if cross else "self_attn"
+            self.add(f"{prefix}.{name}", kind, block, parent)
+            for projection in ("to_k", "to_v") if cross else ():
+                attention = f"{prefix}.{name}"
+                self.add(f"{attention}.{projection}", "text", block, attention, invariant=True)
 
 
 def _count(model: nn.Module, path: str) -> int:
@@ -143,7 +165,7 @@ def _count(model: nn.Module, path: str) -> int:
 
 
 def unet_layout(family: Family, model: nn.Module) -> Layout:
-    """Sites of a ``UNet2DConditionModel``, with the readers of every skip connection.
+    """Sites of a UNet of diffusers, with the readers of every skip connection where its blocks are known.
 
     ``down_blocks.i`` keeps what the block returns, the tuple (hidden, skips). A block that runs while its layers are
     reused is what DeepCache does (Ma et al., 2312.00858); keeping ``conv_in``, every ``down_blocks.i`` and

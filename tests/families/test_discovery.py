@@ -24,14 +24,14 @@ def test_discovered_families_are_marked(name: str) -> None:
 
 
 # Not Z-Image: discovery cannot know that it pads its tokens to a multiple of 32.
-@pytest.mark.parametrize("name", [*DISCOVERED_NAMES, "lumina2", "chroma", "flux2"])
+@pytest.mark.parametrize("name", [*DISCOVERED_NAMES, "mochi", "lumina2", "chroma", "flux2"])
 def test_discovery_finds_nothing_that_is_not_so(name: str) -> None:
     """Also for models that we describe: what discovery says of them holds as well."""
     model = tiny_model(name)
     assert check_family(model, discover_family(model), tiny_inputs(name, model)) == ()
 
 
-@pytest.mark.parametrize("name", [*DISCOVERED_NAMES, "lumina2", "z_image"])
+@pytest.mark.parametrize("name", [*DISCOVERED_NAMES, "mochi", "lumina2", "z_image"])
 def test_inputs_are_guessed_from_names(name: str) -> None:
     model = tiny_model(name)
     family = discover_family(model)
@@ -49,7 +49,7 @@ def test_inputs_that_cannot_be_guessed_are_an_error() -> None:
     with torch.device("meta"):
         model = Odd(num_layers=1)
     with pytest.raises(UnsupportedModelError, match=r"'moon_phase'.*make_inputs"):
-        resolve_family(model).sample_inputs(model, height_px=64, width_px=64)
+        discover_family(model).sample_inputs(model, height_px=64, width_px=64)
 
 
 def test_refiners_are_stacks_in_the_order_of_the_calls() -> None:

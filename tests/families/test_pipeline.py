@@ -14,7 +14,14 @@ from dit_accel.families.pipeline import BARE, default_px_of, find_denoisers, vae
 def test_every_pipeline_has_its_denoisers(name: str) -> None:
     pipe = tiny_pipeline(name)
     found = find_denoisers(pipe)
-    expected = {"sd": ["unet"], "sdxl": ["unet"], "wan22": ["transformer", "transformer_2"]}
+    expected = {
+        "sd": ["unet"],
+        "sdxl": ["unet"],
+        "animatediff": ["unet"],
+        "svd": ["unet"],
+        "wan22": ["transformer", "transformer_2"],
+        "wan22_low": ["transformer_2"],
+    }
     assert [attribute for attribute, _ in found] == expected.get(name, ["transformer"])
     for attribute, module in found:
         assert module is getattr(pipe, attribute)

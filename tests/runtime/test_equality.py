@@ -13,6 +13,7 @@ from dit_accel.schedules.generators import LEAF_KINDS
 STEPS = 6
 TWO_CALLS = ("wan", "qwen_image", "lumina2", "flux2_klein", "chroma", "cogview4")
 TWO_CALLS += ("qwen_image_edit", "qwen_image_edit_plus")
+TWO_CALLS += ("wan22_low", "wan_ti2v", "wan_vace", "wan_animate", "kandinsky5", "hunyuan_video15")
 
 
 def _run(pipe: object, name: str, **more: object) -> torch.Tensor:
