@@ -111,7 +111,11 @@ def test_another_pipeline_on_the_same_components_is_accelerated_with_them() -> N
     assert summary(base).denoisers[0].last_run.actual_reuse > 0
 
 
-def test_it_logs_and_does_not_print(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_it_logs_and_does_not_print(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of the command line, which another test of this process may have run.
+    monkeypatch.setattr(logging.getLogger("dit_accel"), "handlers", [])
     with caplog.at_level(logging.INFO, logger="dit_accel"):
         pipe = accelerate_pipeline(tiny_pipeline("pixart"), "balanced")
         accelerate_pipeline(pipe, "fast")

@@ -73,7 +73,7 @@ def test_a_report_of_version_1_is_read(run) -> None:
         (None, "no report at"),
         ('{"format": "dit-accel/rep', "truncated"),
         ('{"format": "dit-accel/plan"}', "not a dit-accel report"),
-        ('{"format": "dit-accel/report", "version": 99}', "version 99, this dit-accel reads 3: update"),
+        ('{"format": "dit-accel/report", "version": 99}', "version 99, this dit-accel reads 4: update"),
         ('{"format": "dit-accel/report", "version": "2"}', "must be a whole number"),
         ('{"format": "dit-accel/report", "version": 2}', "not a valid report"),
     ],
