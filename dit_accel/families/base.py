@@ -116,6 +116,7 @@ class Family:
         make_inputs: Function of (model, :class:`Sample`) to the keyword arguments of one denoiser call.
         on_shapes: Function of a weightless copy of the model that makes it run although there are no values to read
             (which expert does a token go to?), at the same cost; needed only where the model's code reads values.
+        graph_break: Why the model's own code does not compile into one whole graph; ``None``: it does.
         layout: Finds the sites; ``None`` takes them from ``stacks`` and ``extras`` (all but UNets).
         notes: What a user should know, one sentence each; printed by ``dit-accel doctor``.
     """
@@ -136,6 +137,7 @@ class Family:
     token_grid: Callable[[nn.Module, Mapping[str, Any]], tuple[int, int, int] | TokenGrid | None] | None = None
     make_inputs: Callable[[nn.Module, Sample], dict[str, Any]] | None = None
     on_shapes: Callable[[nn.Module], None] | None = None
+    graph_break: str | None = None
     layout: Callable[["Family", nn.Module], Layout] | None = None
     notes: tuple[str, ...] = ()
 

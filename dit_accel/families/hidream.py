@@ -111,8 +111,6 @@ HIDREAM = Family(
     make_inputs=_inputs,
     on_shapes=_on_shapes,
     layout=_layout,
-    notes=(
-        "HiDream-I1 Dev and Fast are distilled: run with guidance_scale 0, one call of the plain batch.",
-        "The model reads which expert each token goes to, so it does not compile into one graph.",
-    ),
+    graph_break="it reads which expert each token goes to",
+    notes=("HiDream-I1 Dev and Fast are distilled: run with guidance_scale 0, one call of the plain batch.",),
 )

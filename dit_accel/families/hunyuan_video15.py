@@ -81,8 +81,8 @@ HUNYUAN_VIDEO15 = Family(
     default_frames=121,
     make_inputs=_inputs,
     on_shapes=_on_shapes,
+    graph_break="it looks whether its image is empty",
     notes=(
         "Guidance is run by the pipeline's guider, which names each branch; some guiders call three times a step.",
-        "The model looks whether its image is empty, so it does not compile into one graph.",
     ),
 )

@@ -74,8 +74,6 @@ LUMINA2 = Family(
     token_grid=_grid,
     make_inputs=_inputs,
     on_shapes=_on_shapes,
-    notes=(
-        "With cfg_trunc_ratio < 1 the pipeline leaves the second call out in the last steps.",
-        "The model reads the lengths of the prompts, so it does not compile into one graph.",
-    ),
+    graph_break="it reads the lengths of the prompts",
+    notes=("With cfg_trunc_ratio < 1 the pipeline leaves the second call out in the last steps.",),
 )

@@ -67,10 +67,17 @@ def apply_compile(runtime: DenoiserRuntime, config: CompileConfig) -> None:
 
 
 def _obstacles(target: Target, config: CompileConfig) -> list[str]:
+    found = []
     hooked = [name for name, module in target.denoiser.named_modules() if hasattr(module, "_hf_hook")]
     if hooked:
-        return [f"accelerate's offload hooks are on {len(hooked)} modules and cannot be traced; compile or offload"]
-    return []
+        found.append(
+            f"accelerate's offload hooks are on {len(hooked)} modules and cannot be traced; compile or offload"
+        )
+    if config.fullgraph and target.family.graph_break is not None:
+        found.append(
+            f"its own code breaks the graph ({target.family.graph_break}); CompileConfig(fullgraph=False) accepts that"
+        )
+    return found
 
 
 register_pass(
