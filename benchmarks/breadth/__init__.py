@@ -1,4 +1,4 @@
-"""Try every pipeline of diffusers: do the presets run, is ``lossless`` bit-equal, does ``fast`` skip work, is undo exact?
+"""Try every diffusers pipeline: do the presets run, is ``lossless`` bit-equal, does ``fast`` skip work, is undo clean?
 
 The pipelines are the tiny ones of diffusers' own tests, imported from a checkout of diffusers that the caller names;
 what those tests would load from the model hub is made on the spot (:mod:`breadth.standins`).
