@@ -1,6 +1,7 @@
 """What is applied and what it did, in words."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dit_accel.stats import RunStats
@@ -11,7 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenoiserSummary:
-    """One denoiser: what is planned for a run, and what the last run did."""
+    """One denoiser: what is planned for a run, and what the last run did.
+
+    ``left_out`` are the sites that a run has shown cannot be kept, each with the reason.
+    """
 
     name: str
     model_class: str
@@ -19,6 +23,7 @@ class DenoiserSummary:
     num_sites: int
     num_wrapped: int
     last_run: RunStats | None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +60,7 @@ class Summary:
                 f"{denoiser.num_wrapped} of {denoiser.num_sites} sites wrapped"
             )
             lines += [f"    {line}" for line in _run_lines(denoiser.last_run)]
+            lines += [f"    left out {site}: {reason}" for site, reason in denoiser.left_out.items()]
         return "\n".join(lines)
 
 
@@ -75,6 +81,7 @@ def summarize(session: "Session") -> Summary:
                 num_sites=len(runtime.graph),
                 num_wrapped=runtime.num_wrapped,
                 last_run=runtime.stats if runtime.stats.calls else None,
+                left_out=dict(runtime.left_out.reasons),
             )
             for runtime in session.runtimes
         ),

@@ -13,8 +13,9 @@ from dit_accel.conditions import conditions_of_run
 from dit_accel.errors import AccelerationWarning, PlanMismatchError
 from dit_accel.families.base import Family, Layout
 from dit_accel.ledger import PatchLedger
+from dit_accel.left_out import LeftOut, is_stored
 from dit_accel.plan import AccelerationPlan
-from dit_accel.schedules.lowering import COMPUTE, REUSE, SKIP, STORE, Program, lower
+from dit_accel.schedules.lowering import COMPUTE, REUSE, SKIP, STORE, Program, Row, lower
 from dit_accel.schedules.schedule import Schedule
 from dit_accel.sites import Gate, Tree, map_tree, versions
 from dit_accel.stats import RunStats, Tally
@@ -85,6 +86,7 @@ class DenoiserRuntime:
         self._computed = 0
         self._reused = 0
         self._called = [False] * len(self.graph)
+        self.left_out = LeftOut()
         self._auxiliary = frozenset(p for p, site in enumerate(self.graph) if site.auxiliary)
         self._branches = Branches(lambda reason: self.stats.restarted(reason))
         self._programs: dict[tuple[int, int], Program] = {}
@@ -112,7 +114,8 @@ class DenoiserRuntime:
         key = (num_steps, start)
         if key not in self._programs:
             assert self.schedule_for is not None
-            self._programs[key] = lower(self.schedule_for(num_steps), self.graph, start)
+            schedule = self.left_out.without(self.schedule_for(num_steps))
+            self._programs[key] = lower(schedule, self.left_out.read_by_all(self.graph), start)
         return self._programs[key]
 
     def wrap(self, program: Program) -> None:
@@ -150,6 +153,8 @@ class DenoiserRuntime:
     def count(self, position: int, action: str) -> None:
         """A wrapped module was called and did ``action``."""
         self._called[position] = True
+        if action == STORE:
+            self.left_out.on_store(self.graph.sites[position].id)
         if position in self._auxiliary:
             return
         if action == REUSE:
@@ -181,14 +186,33 @@ class DenoiserRuntime:
         self.versions = track.versions
         if self.correct is not None:
             self.corrections = self.correct(step, num_steps)
+        self.left_out.begin_call()
         output = self._whole(track, row.actions, original, args, kwargs)
         self.actions, self.slots = self._exact_actions, self._no_values
+        if self.left_out.is_due:
+            row = self._refit(track, row, step, num_steps)
         if not self.counting:
             track.seal(row.actions)
         self._book(track, row.actions)
         track.free(row.frees)
         track.next_step = step + 1
         return output
+
+    def _refit(self, track: Track, row: Row, step: int, num_steps: int) -> Row:
+        """Go on with a program that lacks what this call has shown not to fit; returns its row for this step."""
+        self.left_out.is_due = False
+        self._programs.clear()
+        self._tallies.clear()
+        program = self.program(num_steps, track.program.start)
+        self.wrap(program)
+        self.warn(self.left_out.words(self.name))
+        if not is_stored(program, step, row.actions):
+            # Sites inside of one that was left out have to be stored first: all branches start anew.
+            self._branches.clear()
+            self.stats.restarted("a site was left out")
+            return row
+        track.program = program
+        return program.row(step)
 
     def _whole(
         self,
@@ -219,6 +243,11 @@ class DenoiserRuntime:
         return original(*args, **kwargs)
 
     def _start(self, key: Any, inputs: Inputs, step: int, num_steps: int) -> Track:
+        if self.left_out.look(self.denoiser, self.layout):
+            self._programs.clear()
+            self._tallies.clear()
+            if self.left_out.reasons:
+                self.warn(self.left_out.words(self.name))
         program = self.program(num_steps, step)
         self.wrap(program)
         track = Track(program, inputs, step)
@@ -236,7 +265,7 @@ class DenoiserRuntime:
             self.clock.scheduler,
             self.denoiser,
             num_steps=num_steps,
-            latent_size=self.family.latent_size(inputs.signature[0][0]),
+            latent_size=self.family.latent_size(inputs.signature[0][0]) if inputs.signature else None,
         )
         for doubt in self.plan.doubts(found):
             self.warn(doubt)

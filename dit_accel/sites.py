@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dit_accel.families.base import BoundSite
+from dit_accel.families.fit import misfit
 from dit_accel.ledger import Patch
 from dit_accel.schedules.lowering import COMPUTE, REUSE, SKIP, STORE
 
@@ -62,6 +63,11 @@ def crumb(tensor: torch.Tensor) -> torch.Tensor:
     return tensor[:, :1] if tensor.dim() == 3 else tensor
 
 
+def placeholder(tensor: torch.Tensor) -> torch.Tensor:
+    """Zeros of the same shape, dtype and device that native code may write to."""
+    return torch.zeros_like(tensor)
+
+
 class SiteForward(Patch[nn.Module]):
     """A site's ``forward``: does what the current row says for its position.
 
@@ -87,9 +93,12 @@ class SiteForward(Patch[nn.Module]):
         super().__init__(module, "forward")
         self.runtime = runtime
         self.position = position
+        self.site_id = site.info.id
         self.streams = site.streams
         self.full_length = site.full_length
         self.hollows = hollows
+        # T2I adapters are added in place to what these hand on (not to their skips), also when nobody reads it.
+        self.is_written = site.info.kind in ("down_block", "mid_block")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tree:
         runtime = self.runtime
@@ -104,7 +113,7 @@ class SiteForward(Patch[nn.Module]):
                 if runtime.counting:  # at once: native code may modify the output before this call ends
                     runtime.versions[position] = versions(runtime.slots[position])
             if self.hollows:
-                runtime.hollows[position] = map_tree(hollow, output)
+                runtime.hollows[position] = self._hollow(output)
             return output
         if action == REUSE:
             return self._reused(args, kwargs)
@@ -114,10 +123,21 @@ class SiteForward(Patch[nn.Module]):
         given = args[0] if args else next(iter(kwargs.values()))
         return given if self.full_length else crumb(given)
 
+    def _hollow(self, output: Tree) -> Tree:
+        if not self.is_written:
+            return map_tree(hollow, output)
+        if isinstance(output, tuple):
+            return (map_tree(placeholder, output[0]), *map_tree(hollow, output[1:]))
+        return map_tree(placeholder, output)
+
     def _kept(self, output: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tree:
         if self.streams:
             outputs = output if isinstance(output, (tuple, list)) else (output,)
             inputs = self._inputs(args, kwargs)
+            problem = misfit([name for _, name in self.streams], inputs, output)
+            if problem is not None:
+                self.runtime.left_out.add(self.site_id, problem)
+                return None
             # The last block of SD3 returns None for the text, which nobody reads after it.
             return tuple(None if out is None else out - given for out, given in zip(outputs, inputs, strict=False))
         return map_tree(torch.clone, output) if self.runtime.clones[self.position] else output
@@ -136,8 +156,8 @@ class SiteForward(Patch[nn.Module]):
             return kept * scale + shift
         return map_tree(torch.clone, kept) if self.runtime.clones[self.position] else kept
 
-    def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-        return [args[place] if place < len(args) else kwargs[name] for place, name in self.streams]
+    def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        return [args[place] if place < len(args) else kwargs.get(name) for place, name in self.streams]
 
 
 class Gate(Patch[nn.Module]):

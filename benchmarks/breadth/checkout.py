@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import random
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest import TestCase
 
 import numpy as np
 import torch
@@ -99,9 +99,9 @@ class TinyPipeline:
     def __init__(self, subject: Subject, test: str) -> None:
         cls: Any = getattr(importlib.import_module(subject.module), test)
         self.test = cls()
-        with offline_stand_ins():
-            if isinstance(self.test, TestCase):
-                self.test.setUp()
+        self.corpus = Path(inspect.getfile(cls)).read_text(encoding="utf-8")
+        self.corpus += inspect.getsource(sys.modules[_stock_class(cls.pipeline_class).__module__])
+        with offline_stand_ins(self.corpus):
             self._seed()
             components = self.test.get_dummy_components()
             self.pipe = cls.pipeline_class(**components)
@@ -115,11 +115,12 @@ class TinyPipeline:
     def inputs(self) -> dict[str, Any]:
         """Arguments of one call, made anew: generators are used up by a call."""
         self._seed()
-        make = self.test.get_dummy_inputs
-        with offline_stand_ins():
-            taken = inspect.signature(make).parameters
-            made: dict[str, Any] = make("cpu") if "device" in taken else make()
-        return {**made, **self.steps}
+        return {**self._made(self.test.get_dummy_inputs), **self.steps}
+
+    def _made(self, make: Any) -> dict[str, Any]:
+        with offline_stand_ins(self.corpus):
+            made: dict[str, Any] = make("cpu") if "device" in inspect.signature(make).parameters else make()
+        return made
 
     def lengthen(self) -> None:
         """Ask for :data:`STEPS` steps where the call takes a number of steps."""
@@ -129,12 +130,20 @@ class TinyPipeline:
             self.steps = {name: STEPS for name in _STEP_ARGUMENTS if name in taken}
             if "intermediate_timesteps" in taken:
                 self.steps["intermediate_timesteps"] = None
+            strength = given.get("strength", getattr(taken.get("strength"), "default", None))
+            if isinstance(strength, float) and 0 < strength < 1 and "num_inference_steps" in taken:
+                self.steps["num_inference_steps"] = math.ceil(STEPS / strength - 1e-6)
 
     def run(self) -> Any:
         """One call; equal calls give equal outputs, unless the pipeline is not deterministic."""
-        given = self.inputs()
-        self._seed()
         with torch.no_grad():
+            if hasattr(self.test, "get_dummy_inversion_inputs"):  # LEdits++ edits what it has inverted
+                inverted = self._made(self.test.get_dummy_inversion_inputs)
+                inverted["image"] = inverted["image"][0]  # LEdits++ XL cannot edit two at a time
+                self._seed()
+                self.pipe.invert(**inverted)
+            given = self.inputs()
+            self._seed()
             return self.pipe(**given)
 
     @staticmethod

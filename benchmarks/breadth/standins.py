@@ -13,7 +13,7 @@ from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.processing_utils import ProcessorMixin
 
-from breadth.words import LLAMA, alphabet_of, make_tokenizer
+from breadth.words import CHAT, LLAMA, QWEN, Alphabet, TokenizerWithPositions, alphabet_of, make_tokenizer
 
 _LOADERS: tuple[Any, ...] = (
     transformers.PreTrainedModel,
@@ -32,10 +32,19 @@ class CannotStandInError(Exception):
     """Nothing here can stand in for what a test wants to load."""
 
 
+_corpus = [""]
+
+
 @contextmanager
-def offline_stand_ins() -> Iterator[None]:
-    """While this lasts, ``from_pretrained`` of a name that is no folder makes a tiny stand-in."""
+def offline_stand_ins(corpus: str) -> Iterator[None]:
+    """While this lasts, ``from_pretrained`` of a name that is no folder makes a tiny stand-in.
+
+    Args:
+        corpus: What tokenizers are to have words for.
+    """
     with ExitStack() as stack:
+        _corpus.append(corpus)
+        stack.callback(_corpus.pop)
         for loader in _LOADERS:
             own = loader.__dict__.get("from_pretrained")
             if own is not None:
@@ -62,8 +71,8 @@ def stand_in(cls: type, source: str, **kwargs: Any) -> Any:
         kwargs.pop(key, None)
     if issubclass(cls, transformers.PreTrainedTokenizerBase) or cls is transformers.AutoTokenizer:
         if cls.__name__ == "ChatGLMTokenizer":
-            return _chat_glm_tokenizer()
-        return make_tokenizer(alphabet_of(cls.__name__, source), **kwargs)
+            return make_tokenizer(LLAMA, _corpus[-1], TokenizerWithPositions, padding_side="left")
+        return make_tokenizer(alphabet_of(cls.__name__, source), _corpus[-1], cls, **kwargs)
     if cls is transformers.AutoConfig:
         return _t5_config()
     if cls is transformers.AutoProcessor:
@@ -107,7 +116,7 @@ def _llama(cls: Any) -> Any:
 
 
 def _gemma3(cls: Any) -> Any:
-    text = {"vocab_size": 300, "hidden_size": 16, "head_dim": 8, "sliding_window": 64, **_SMALL}
+    text = {"vocab_size": 1000, "hidden_size": 32, "head_dim": 8, "sliding_window": 64, **_SMALL}
     vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     vision |= {"image_size": 28, "patch_size": 14}
     return cls(transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4))
@@ -131,21 +140,17 @@ def _qwen3_vl(cls: Any) -> Any:
 
 
 def _qwen_processor(cls: Any, **settings: Any) -> Any:
-    tokenizer = make_tokenizer(alphabet_of("qwen", ""))
+    tokenizer = make_tokenizer(QWEN, _corpus[-1])
     size = {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}
     pictures = transformers.Qwen2VLImageProcessor(size=size, patch_size=14, merge_size=2, temporal_patch_size=2)
     videos = (
         transformers.Qwen3VLVideoProcessor if cls.__name__.startswith("Qwen3") else transformers.Qwen2VLVideoProcessor
     )
-    from breadth.words import CHAT
-
     return cls(pictures, tokenizer, videos(), chat_template=CHAT)
 
 
 def _pixtral_processor(cls: Any, **settings: Any) -> Any:
-    from breadth.words import CHAT
-
-    return cls(transformers.PixtralImageProcessor(), make_tokenizer(LLAMA), chat_template=CHAT)
+    return cls(transformers.PixtralImageProcessor(), make_tokenizer(LLAMA, _corpus[-1]), chat_template=CHAT)
 
 
 def _siglip(cls: Any) -> Any:
@@ -166,16 +171,12 @@ def _chat_glm(cls: Any) -> Any:
 
     return cls(
         ChatGLMConfig(
-            num_layers=2, padded_vocab_size=1000, hidden_size=32, ffn_hidden_size=32, kv_channels=8,
+            num_layers=2, padded_vocab_size=1000, hidden_size=8, ffn_hidden_size=32, kv_channels=2,
             num_attention_heads=4, seq_length=256, multi_query_attention=True, multi_query_group_num=2,
             add_bias_linear=False, add_qkv_bias=True, rmsnorm=True, apply_residual_connection_post_layernorm=False,
             original_rope=True,
         )
     )  # fmt: skip
-
-
-def _chat_glm_tokenizer() -> Any:
-    return make_tokenizer(alphabet_of("llama", ""), padding_side="left")
 
 
 def _unet(cls: Any) -> Any:
@@ -185,6 +186,22 @@ def _unet(cls: Any) -> Any:
         up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"), resnet_time_scale_shift="scale_shift",
         num_train_timesteps=40, attention_head_dim=8,
     )  # fmt: skip
+
+
+def _dpt(cls: Any) -> Any:
+    return cls(size={"height": 32, "width": 32})
+
+
+_GLM = Alphabet(
+    pad="<|endoftext|>", eos="<|user|>", bos="<|dit_token_16384|>", adds_eos=False,
+    fixed=(("<|image|>", 167855), ("<sop>", 167856), ("<eop>", 167857), ("<|endoftext|>", 167858)),
+)  # fmt: skip
+
+
+def _glm_processor(cls: Any) -> Any:
+    named = {"image_token": "<|image|>", "grid_bos_token": "<sop>", "grid_eos_token": "<eop>"}
+    tokenizer = make_tokenizer(_GLM, _corpus[-1], extra_special_tokens=named)
+    return cls(transformers.GlmImageImageProcessor(patch_size=8), tokenizer, chat_template=CHAT)
 
 
 def _plain(cls: Any, **settings: Any) -> Any:
@@ -204,9 +221,9 @@ _RECIPES: dict[str, Callable[..., Any]] = {
     "PixtralProcessor": _pixtral_processor,
     "SiglipVisionModel": _siglip,
     "SiglipImageProcessor": _plain,
-    "DPTImageProcessor": _plain,
+    "DPTImageProcessor": _dpt,
     "ClapFeatureExtractor": _plain,
-    "GlmImageProcessor": _plain,
+    "GlmImageProcessor": _glm_processor,
     "ChatGLMModel": _chat_glm,
     "UNet2DModel": _unet,
 }

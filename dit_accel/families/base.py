@@ -109,8 +109,8 @@ class Family:
         text_tokens: Prompt length in the stock pipelines.
         default_px: Height and width at which the family is usually run.
         default_frames: Frames at which the family is usually run; 1 for images.
-        token_grid: Function of (model, arguments of a live call by name) to the frames, rows and columns of its tokens;
-            needed where the latents come packed (``BNC``), else the shape of the latents tells.
+        token_grid: Function of (model, arguments of a live call by name) to the frames, rows and columns of its
+            tokens; needed where the latents come packed (``BNC``), else the shape of the latents tells.
         make_inputs: Function of (model, :class:`Sample`) to the keyword arguments of one denoiser call.
         layout: Finds the sites; ``None`` takes them from ``stacks`` and ``extras`` (all but UNets).
         notes: What a user should know, one sentence each; printed by ``dit-accel doctor``.
@@ -139,8 +139,14 @@ class Family:
         return (self.layout or layout_from_stacks)(self, model)
 
     def latent_size(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """What is left of the latents' shape without batch and channels; of one image where they come as a list."""
+        """What is left of the latents' shape without batch and channels; of one image where they come as a list.
+
+        Latents of another rank (sound, an embedding; the layout of a discovered model is a guess) have no axes that we
+        know: then all but the batch.
+        """
         axes = "CFHW" if self.latent_layout == "list" else self.latent_layout
+        if len(axes) != len(shape):
+            return tuple(shape[1:])
         return tuple(size for axis, size in zip(axes, shape, strict=True) if axis not in "BC")
 
     def grid(

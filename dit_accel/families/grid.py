@@ -57,9 +57,7 @@ def token_grid(family: "Family", model: nn.Module, call: Mapping[str, Any]) -> T
     if size is None:
         return None
     frames, rows, columns = size
-    return TokenGrid(
-        frames=frames, rows=rows, columns=columns, text=_text_span(family, frames * rows * columns, call)
-    )
+    return TokenGrid(frames=frames, rows=rows, columns=columns, text=_text_span(family, frames * rows * columns, call))
 
 
 def _from_latents(family: "Family", model: nn.Module, latents: Any) -> tuple[int, int, int] | None:

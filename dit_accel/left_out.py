@@ -1,0 +1,79 @@
+"""The sites that a live run has shown cannot be kept: they compute, the others go on."""
+
+from dataclasses import replace
+
+from torch import nn
+
+from dit_accel.families.base import Layout
+from dit_accel.families.fit import CALLED_AGAIN, watched_sites
+from dit_accel.schedules.graph import SiteGraph
+from dit_accel.schedules.lowering import STORE, Program
+from dit_accel.schedules.schedule import Schedule
+
+
+class LeftOut:
+    """Collects them during a denoiser call; all of this happens before anything of such a site is reused.
+
+    Attributes:
+        is_due: Whether the running call has shown something new, so that programs have to be made again.
+    """
+
+    def __init__(self) -> None:
+        self._unfit: dict[str, str] = {}
+        self._watched: dict[str, str] = {}
+        self.is_due = False
+        self._stored: set[str] = set()
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why, by site id."""
+        return {**self._watched, **self._unfit}
+
+    def look(self, denoiser: nn.Module, layout: Layout) -> bool:
+        """Something begins to be kept; returns whether other sites must be left out than the last time."""
+        before, self._watched = self._watched, watched_sites(denoiser, layout)
+        return before != self._watched
+
+    def begin_call(self) -> None:
+        """A denoiser call begins."""
+        self._stored.clear()
+
+    def on_store(self, site: str) -> None:
+        """The output of a site is kept, for the first time in this call or again."""
+        if site in self._stored:
+            self.add(site, CALLED_AGAIN)
+        self._stored.add(site)
+
+    def add(self, site: str, reason: str) -> None:
+        """Leave a site out from now on."""
+        if site not in self._unfit:
+            self._unfit[site] = reason
+            self.is_due = True
+
+    def without(self, schedule: Schedule) -> Schedule:
+        """The schedule, with the left-out sites computed at every step."""
+        reasons = self.reasons
+        rows = {site: row for site, row in schedule.recompute.items() if site not in reasons}
+        return Schedule(schedule.num_steps, rows)
+
+    def read_by_all(self, graph: SiteGraph) -> SiteGraph:
+        """The graph without the readers of the left-out sites, so that none is skipped because they are reused."""
+        reasons = self.reasons
+        if not reasons:
+            return graph
+        return SiteGraph(tuple(replace(site, feeds=()) if site.id in reasons else site for site in graph))
+
+    def words(self, name: str) -> str:
+        """What to warn of, for the denoiser of this name."""
+        reasons = self.reasons
+        site, reason = next(iter(reasons.items()))
+        return (
+            f"{len(reasons)} sites of '{name}' cannot be kept and compute as without the plan; the others are "
+            f"accelerated. The first is {site}: {reason}."
+        )
+
+
+def is_stored(program: Program, step: int, actions: tuple[str, ...]) -> bool:
+    """Whether a call that did ``actions`` at this step has kept all that ``program`` keeps there."""
+    wanted = (place for place, action in enumerate(program.row(step).actions) if action == STORE)
+    return all(actions[place] == STORE for place in wanted)
