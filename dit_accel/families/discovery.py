@@ -55,8 +55,8 @@ def discover_family(model: nn.Module) -> Family:
         lists = [path for path, module in model.named_children() if isinstance(module, nn.ModuleList)]
         raise UnsupportedModelError(
             f"{name} has no stack of attention blocks (looked for a ModuleList of blocks that hold a module whose "
-            f"class or name says attention; found {', '.join(lists) or 'no ModuleList'}): register a family that says where "
-            "its blocks are."
+            f"class or name says attention; found {', '.join(lists) or 'no ModuleList'}): register a family that says "
+            "where its blocks are."
         )
     text = _text_names(taken)
     kinds = {spec.kind for stack in stacks for spec in stack.sites}

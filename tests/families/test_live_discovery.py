@@ -194,9 +194,9 @@ def test_unets_nobody_described_run_their_last_layers_only(name: str, monkeypatc
     generator = torch.Generator().manual_seed(1)
     frames = (2,) if name == "motion" else ()
     sample = torch.randn(2, 3, *frames, 8, 8, generator=generator)
-    more: dict[str, Any] = (
-        {} if name == "unet2d" else {"encoder_hidden_states": torch.randn(2, 4, 8, generator=generator)}
-    )
+    more: dict[str, Any] = {}
+    if name != "unet2d":
+        more["encoder_hidden_states"] = torch.randn(4 if frames else 2, 4, 8, generator=generator)  # one a frame
     if name == "kandinsky3":
         more["encoder_attention_mask"] = torch.ones(2, 4)
 
