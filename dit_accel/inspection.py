@@ -1,5 +1,6 @@
 """What is applied and what it did, in words."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ class Summary:
                 f"{denoiser.num_wrapped} of {denoiser.num_sites} sites wrapped"
             )
             lines += [f"    {line}" for line in _run_lines(denoiser.last_run)]
-            lines += [f"    left out {site}: {reason}" for site, reason in denoiser.left_out.items()]
+            lines += [f"    {line}" for line in _left_out_lines(denoiser.left_out)]
         return "\n".join(lines)
 
 
@@ -98,6 +99,16 @@ def _gaps(session: "Session") -> tuple[str, ...]:
             gaps.append(f"the certificate does not cover the last run: {'; '.join(runtime.stats.uncovered)}")
     gap = certificate.speed_gap(next(session.runtimes[0].denoiser.parameters())) if session.runtimes else None
     return tuple(dict.fromkeys([*gaps, *([gap] if gap else [])]))
+
+
+def _left_out_lines(left_out: Mapping[str, str]) -> list[str]:
+    """One line for each reason, with the first site that it holds for."""
+    first = {reason: site for site, reason in reversed(left_out.items())}
+    counts = Counter(left_out.values())
+    return [
+        f"left out {site}{f' and {counts[reason] - 1} more' if counts[reason] > 1 else ''}: {reason}"
+        for reason, site in reversed(first.items())
+    ]
 
 
 def _run_lines(stats: RunStats | None) -> list[str]:

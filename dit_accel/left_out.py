@@ -5,7 +5,7 @@ from dataclasses import replace
 from torch import nn
 
 from dit_accel.families.base import Layout
-from dit_accel.families.fit import CALLED_AGAIN, watched_sites
+from dit_accel.families.fit import CALLED_AGAIN, processors_of, watched_sites
 from dit_accel.schedules.graph import SiteGraph
 from dit_accel.schedules.lowering import STORE, Program
 from dit_accel.schedules.schedule import Schedule
@@ -14,11 +14,17 @@ from dit_accel.schedules.schedule import Schedule
 class LeftOut:
     """Collects them during a denoiser call; all of this happens before anything of such a site is reused.
 
+    Args:
+        denoiser: The model.
+        layout: Its sites.
+
     Attributes:
         is_due: Whether the running call has shown something new, so that programs have to be made again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, denoiser: nn.Module, layout: Layout) -> None:
+        self.layout = layout
+        self._attentions = processors_of(denoiser)
         self._unfit: dict[str, str] = {}
         self._watched: dict[str, str] = {}
         self.is_due = False
@@ -29,9 +35,9 @@ class LeftOut:
         """Why, by site id."""
         return {**self._watched, **self._unfit}
 
-    def look(self, denoiser: nn.Module, layout: Layout) -> bool:
+    def look(self) -> bool:
         """Something begins to be kept; returns whether other sites must be left out than the last time."""
-        before, self._watched = self._watched, watched_sites(denoiser, layout)
+        before, self._watched = self._watched, watched_sites(self._attentions, self.layout)
         return before != self._watched
 
     def begin_call(self) -> None:

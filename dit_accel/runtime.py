@@ -86,7 +86,7 @@ class DenoiserRuntime:
         self._computed = 0
         self._reused = 0
         self._called = [False] * len(self.graph)
-        self.left_out = LeftOut()
+        self.left_out = LeftOut(denoiser, layout)
         self._auxiliary = frozenset(p for p, site in enumerate(self.graph) if site.auxiliary)
         self._branches = Branches(lambda reason: self.stats.restarted(reason))
         self._programs: dict[tuple[int, int], Program] = {}
@@ -243,7 +243,7 @@ class DenoiserRuntime:
         return original(*args, **kwargs)
 
     def _start(self, key: Any, inputs: Inputs, step: int, num_steps: int) -> Track:
-        if self.left_out.look(self.denoiser, self.layout):
+        if self.left_out.look():
             self._programs.clear()
             self._tallies.clear()
             if self.left_out.reasons:

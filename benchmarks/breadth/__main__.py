@@ -15,7 +15,8 @@ import torch  # noqa: E402
 import typer  # noqa: E402
 from diffusers.utils import logging as diffusers_logging  # noqa: E402
 
-from breadth.checkout import find_subjects, open_checkout  # noqa: E402
+from breadth.checkout import STEPS, find_subjects, open_checkout  # noqa: E402
+from breadth.page import page_text  # noqa: E402
 from breadth.pool import read, try_all  # noqa: E402
 from dit_accel.errors import DitAccelError  # noqa: E402
 from dit_accel.evaluation.environment import collect_environment  # noqa: E402
@@ -69,12 +70,25 @@ def run(
     report = {
         "format": "dit-accel/breadth",
         "environment": collect_environment().model_dump(),
+        "steps": STEPS,
         "counts": dict(sorted(counts.items())),
         "pipelines": results,
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     _say(f"{len(chosen)} pipeline classes: {', '.join(f'{n} {status}' for status, n in counts.most_common())}")
+
+
+@app.command()
+def page(
+    report: Annotated[Path, typer.Argument(help="The report.")] = REPORT,
+    output: Annotated[Path, typer.Option(help="Markdown file.")] = PAGE,
+) -> None:
+    """Write the page from the report."""
+    if not report.is_file():
+        raise SystemExit("error: there is no report yet; run first")
+    output.write_text(page_text(json.loads(report.read_text(encoding="utf-8"))), encoding="utf-8")
+    _say(f"page: {output.name}")
 
 
 def _say(line: str) -> None:

@@ -1,6 +1,6 @@
 """Whether a site can be kept in a live run: until then, what discovery read from source is a guess."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,16 +15,25 @@ CALLED_AGAIN = "it is called more than once in one call of the denoiser, and one
 _RECORDERS = ("attnstore", "attention_store", "controller")
 
 
-def watched_sites(denoiser: nn.Module, layout: Layout) -> dict[str, str]:
-    """The sites that hold an attention whose processor records its maps, which the pipeline reads at every step."""
+def processors_of(denoiser: nn.Module) -> tuple[tuple[str, nn.Module], ...]:
+    """Every module that has an attention processor, with its path."""
+    return tuple((path, module) for path, module in denoiser.named_modules() if hasattr(module, "processor"))
+
+
+def watched_sites(attentions: Iterable[tuple[str, nn.Module]], layout: Layout) -> dict[str, str]:
+    """The sites that hold an attention whose processor records its maps, which the pipeline reads at every step.
+
+    Args:
+        attentions: See :func:`processors_of`; which processor each has may have changed since.
+        layout: Of the same model.
+    """
     watched = {
-        f"{path}.": type(processor).__name__
-        for path, module in denoiser.named_modules()
-        if (processor := getattr(module, "processor", None)) is not None
-        and any(getattr(processor, name, None) is not None for name in _RECORDERS)
+        f"{path}.": type(module.processor).__name__
+        for path, module in attentions
+        if any(getattr(module.processor, name, None) is not None for name in _RECORDERS)
     }
     found = {}
-    for site in layout.sites:
+    for site in layout.sites if watched else ():
         inside = [name for path, name in watched.items() if path.startswith(f"{site.path}." if site.path else "")]
         if inside:
             found[site.info.id] = f"the pipeline reads the attention maps that {inside[0]} records there at every step"

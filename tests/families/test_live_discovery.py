@@ -13,6 +13,8 @@ from torch import nn
 
 from dit_accel import accelerate_pipeline, remove_acceleration, summary
 from dit_accel.families.discovery import discover_family
+from dit_accel.families.grid import token_grid
+from dit_accel.families.pipeline import find_denoisers
 from dit_accel.inspection import DenoiserSummary
 from dit_accel.passes.static_cache import StaticCacheConfig
 from dit_accel.schedules import GeneratorSpec
@@ -136,7 +138,7 @@ def test_a_module_that_is_called_twice_a_call_is_left_out(preset: str) -> None:
     with pytest.warns(UserWarning, match="cannot be kept.*called more than once"):
         assert torch.equal(_drive(model, scheduler, call, sample), plain)
     assert len(_denoiser_summary(model).left_out) == 6
-    assert "left out blocks.0.attn: it is called more than once" in str(summary(model))
+    assert "left out blocks.0.attn and 5 more: it is called more than once" in str(summary(model))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(_drive(model, scheduler, call, sample), plain)
@@ -291,3 +293,28 @@ def test_an_attention_that_the_pipeline_watches_runs_at_every_step() -> None:
     after = _denoiser_summary(model).last_run
     assert before is not None and after is not None and after.actual_reuse == before.actual_reuse
     assert not _denoiser_summary(model).left_out
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"patch_size": None}, {"patch_size": "2"}, {"patch_size": [1, 2, 2]}, {"all_patch_size": (2,)}]
+)
+def test_the_token_grid_of_a_discovered_model_never_raises(config: dict[str, Any]) -> None:
+    model = _Denoiser()
+    model.config = config  # type: ignore[assignment]
+    family = discover_family(model)
+    assert token_grid(family, model, {}) is None
+    assert token_grid(family, model, {"sound": torch.zeros(1, 8, 8)}) is None
+    found = token_grid(family, model, {"sound": torch.zeros(1, 4, 8, 8)})
+    assert found is not None and found.num_tokens in (16, 64)
+
+
+def test_denoisers_of_other_names_are_found_and_controlnets_are_none() -> None:
+    class Cascade:
+        components = {  # noqa: RUF012
+            "decoder": _Denoiser(),
+            "prior_prior": _Denoiser(),
+            "controlnet": _Denoiser(),
+            "projector": nn.Linear(2, 2),
+        }
+
+    assert [name for name, _ in find_denoisers(Cascade())] == ["decoder"]
