@@ -5,7 +5,7 @@ from dataclasses import replace
 from torch import nn
 
 from dit_accel.families.base import Layout
-from dit_accel.families.fit import CALLED_AGAIN, processors_of, watched_sites
+from dit_accel.families.fit import processors_of, watched_sites
 from dit_accel.schedules.graph import SiteGraph
 from dit_accel.schedules.lowering import STORE, Program
 from dit_accel.schedules.schedule import Schedule
@@ -28,7 +28,6 @@ class LeftOut:
         self._unfit: dict[str, str] = {}
         self._watched: dict[str, str] = {}
         self.is_due = False
-        self._stored: set[str] = set()
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -39,16 +38,6 @@ class LeftOut:
         """Something begins to be kept; returns whether other sites must be left out than the last time."""
         before, self._watched = self._watched, watched_sites(self._attentions, self.layout)
         return before != self._watched
-
-    def begin_call(self) -> None:
-        """A denoiser call begins."""
-        self._stored.clear()
-
-    def on_store(self, site: str) -> None:
-        """The output of a site is kept, for the first time in this call or again."""
-        if site in self._stored:
-            self.add(site, CALLED_AGAIN)
-        self._stored.add(site)
 
     def add(self, site: str, reason: str) -> None:
         """Leave a site out from now on."""

@@ -153,8 +153,6 @@ class DenoiserRuntime:
     def count(self, position: int, action: str) -> None:
         """A wrapped module was called and did ``action``."""
         self._called[position] = True
-        if action == STORE:
-            self.left_out.on_store(self.graph.sites[position].id)
         if position in self._auxiliary:
             return
         if action == REUSE:
@@ -186,7 +184,6 @@ class DenoiserRuntime:
         self.versions = track.versions
         if self.correct is not None:
             self.corrections = self.correct(step, num_steps)
-        self.left_out.begin_call()
         output = self._whole(track, row.actions, original, args, kwargs)
         self.actions, self.slots = self._exact_actions, self._no_values
         if self.left_out.is_due:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dit_accel.families.base import BoundSite
-from dit_accel.families.fit import misfit
+from dit_accel.families.fit import CALLED_AGAIN, misfit
 from dit_accel.ledger import Patch
 from dit_accel.schedules.lowering import COMPUTE, REUSE, SKIP, STORE
 
@@ -109,6 +109,9 @@ class SiteForward(Patch[nn.Module]):
         if action in (COMPUTE, STORE):
             output = self.original(*args, **kwargs)
             if action == STORE:
+                # A kept value is let go before the next one is stored: this is the second call in one of the denoiser.
+                if runtime.slots[position] is not None:
+                    runtime.left_out.add(self.site_id, CALLED_AGAIN)
                 runtime.slots[position] = self._kept(output, args, kwargs)
                 if runtime.counting:  # at once: native code may modify the output before this call ends
                     runtime.versions[position] = versions(runtime.slots[position])
