@@ -1,6 +1,5 @@
 """What is applied and what it did, in words."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -103,11 +102,12 @@ def _gaps(session: "Session") -> tuple[str, ...]:
 
 def _left_out_lines(left_out: Mapping[str, str]) -> list[str]:
     """One line for each reason, with the first site that it holds for."""
-    first = {reason: site for site, reason in reversed(left_out.items())}
-    counts = Counter(left_out.values())
+    sites: dict[str, list[str]] = {}
+    for site, reason in left_out.items():
+        sites.setdefault(reason, []).append(site)
     return [
-        f"left out {site}{f' and {counts[reason] - 1} more' if counts[reason] > 1 else ''}: {reason}"
-        for reason, site in reversed(first.items())
+        f"left out {first}{f' and {len(more)} more' if more else ''}: {reason}"
+        for reason, (first, *more) in sites.items()
     ]
 
 
