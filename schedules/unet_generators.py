@@ -48,7 +48,7 @@ def deepcache(
     at_least("n", n, 1)
     last_up = [site.id for site in graph.select(kinds=("up_block",))][-1]
     layers = [site.id for site in graph.select(f"{last_up}.resnets.*", kinds=("resnet",))]
-    if not 0 <= branch < len(layers):
+    if layers and not 0 <= branch < len(layers):
         raise ScheduleError(f"'branch' must be 0 to {len(layers) - 1} for this UNet, got {branch}")
     kept_layers = {layer.rsplit(".", 1)[1] for layer in layers[len(layers) - 1 - branch :]}
     computed = _full_steps(num_steps, n, power)
@@ -56,7 +56,13 @@ def deepcache(
     rows: dict[str, Sequence[bool]] = {}
     for site in graph.schedulable:
         outer = site.kind in ("down_block", "mid_block", "up_block") and site.id != last_up
-        inner = site.parent == last_up and site.id.rsplit(".", 1)[1] not in kept_layers
+        # Of a UNet whose layers are not known the last block runs as a whole.
+        inner = (
+            layers
+            and site.parent == last_up
+            and site.kind != "resample"
+            and site.id.rsplit(".", 1)[1] not in kept_layers
+        )
         if outer or inner:
             rows[site.id] = bits
     return Schedule(num_steps, rows)

@@ -146,8 +146,14 @@ class Family:
         return (self.layout or layout_from_stacks)(self, model)
 
     def latent_size(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """What is left of the latents' shape without batch and channels; of one image where they come as a list."""
+        """What is left of the latents' shape without batch and channels; of one image where they come as a list.
+
+        Latents of another rank (sound, an embedding; the layout of a discovered model is a guess) have no axes that we
+        know: then all but the batch.
+        """
         axes = "CFHW" if self.latent_layout == "list" else self.latent_layout
+        if len(axes) != len(shape):
+            return tuple(shape[1:])
         return tuple(size for axis, size in zip(axes, shape, strict=True) if axis not in "BC")
 
     def grid(

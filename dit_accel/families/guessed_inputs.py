@@ -24,7 +24,7 @@ def guessed_inputs(model: nn.Module, sample: Sample) -> dict[str, Any]:
         UnsupportedModelError: A required argument has another name, or the config lacks its size.
     """
     config = config_of(model)
-    video = "3D" in type(model).__name__
+    video = "3D" in type(model).__name__ or "Motion" in type(model).__name__
     inputs: dict[str, Any] = {}
     required = required_parameters(type(model))
     for name in parameter_names(type(model)):
@@ -71,6 +71,7 @@ def _size(config: Mapping[str, Any], keys: tuple[str, ...], what: str) -> int:
 
 _MAKERS: dict[str, _Make] = {
     "hidden_states": _latents,
+    "sample": _latents,
     "x": _latent_list,
     "encoder_hidden_states": _text,
     "cap_feats": _text_list,

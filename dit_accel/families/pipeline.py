@@ -7,7 +7,7 @@ from torch import nn
 
 from dit_accel.errors import UnsupportedModelError
 from dit_accel.families.base import Family, config_of
-from dit_accel.families.catalog import find_family, unwrapped
+from dit_accel.families.catalog import find_family, resolve_family, unwrapped
 
 # What a denoiser is called that is given without a pipeline.
 BARE = "denoiser"
@@ -34,12 +34,33 @@ def find_denoisers(pipe: Any) -> tuple[tuple[str, nn.Module], ...]:
         if name not in found and isinstance(component, nn.Module) and find_family(component) is not None:
             found[name] = component
     if not found:
+        found = _under_other_names(components)
+    if not found:
         parts = ", ".join(f"{name}: {type(part).__name__}" for name, part in components.items() if part is not None)
         raise UnsupportedModelError(
-            f"{type(pipe).__name__} has no denoiser: looked for a component called {', '.join(_NAMES)}, or one of a "
-            f"known class; found {parts or 'no components'}. Pass the denoiser module itself if it has another name."
+            f"{type(pipe).__name__} has no denoiser to accelerate (looked for a component called {', '.join(_NAMES)}, "
+            f"or one that takes a timestep; found {parts or 'no components'}): use it as it is, or pass the denoiser "
+            "module itself with its scheduler."
         )
     return tuple((name, unwrapped(module)) for name, module in found.items())
+
+
+def _under_other_names(components: dict[str, Any]) -> dict[str, nn.Module]:
+    """Models that discovery takes for denoisers (Stable Cascade calls its own ``decoder``).
+
+    A ControlNet takes a timestep too, and is none. What belongs to the prior of a combined pipeline has a scheduler of
+    its own, which drives nothing here.
+    """
+    found = {}
+    for name, component in components.items():
+        if not isinstance(component, nn.Module) or "control" in name or name.startswith("prior_"):
+            continue
+        try:
+            resolve_family(unwrapped(component))
+        except UnsupportedModelError:
+            continue
+        found[name] = component
+    return found
 
 
 def vae_scale_of(pipe: Any, family: Family) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dit_accel.families.tokens import TokenGrid
 from dit_accel.plan.conditions import Conditions
+from dit_accel.runtime.left_out import LeftOut
 from dit_accel.runtime.trees import Tree
 from dit_accel.schedules.lowering import Row, RowSet
 
@@ -77,13 +78,14 @@ Answers = Callable[[Run, Hashable], frozenset[int]]
 class RowSource(Protocol):
     """Decides what each site does in each call. A runtime has one."""
 
-    def rows(self, run: Run, start: int, absent: frozenset[int]) -> RowSet:
+    def rows(self, run: Run, start: int, absent: frozenset[int], without: frozenset[str]) -> RowSet:
         """All rows that may be chosen from step ``start`` on: what is wrapped, and what a compiler builds.
 
         Args:
             run: The run.
             start: First step of the trajectory.
             absent: Steps at which the denoiser is not called, see :data:`Answers`.
+            without: Sites that cannot be kept, or that this guidance branch does not call; they compute.
         """
         ...
 
@@ -135,6 +137,7 @@ class Frame:
         numbers: What keepers gave for this step.
         hollows: Zero stand-ins of sites that may be skipped.
         versions: Modification counters of kept tensors when they were stored.
+        left_out: Takes note of sites that turn out not to fit.
         clones: Sites whose kept values someone modifies in place, so that copies are kept.
         variant: Of the row, for passes that wrap modules of their own.
         state: ``call.state``.
@@ -150,6 +153,7 @@ class Frame:
     keepers: list[Keeper | None]
     numbers: "list[tuple[torch.Tensor, ...]]"
     hollows: list[Tree]
+    left_out: LeftOut
     versions: dict[int, tuple[int, ...]] = field(default_factory=dict)
     clones: list[bool] = field(default_factory=list)
     variant: Hashable = None

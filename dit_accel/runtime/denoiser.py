@@ -138,14 +138,21 @@ class DenoiserRuntime(Runs):
 
     def _start(self, call: Call, inputs: Inputs) -> Track:
         """A branch begins a trajectory at this call."""
-        source = self.source or self._plain
-        rows = source.rows(call.run, call.step, self.absent(call.run, call.branch))
-        self._wrappers.ensure(rows)
-        track = Track(rows, inputs, call.step)
-        track.state = source.begin(call, rows)
+        if self.left_out.look() and self.left_out.reasons:
+            self.warn(self.left_out.words(self.name))
+        rows = self._rows(call, call.step)
+        track = Track(rows, inputs, call.step, call.step)
+        track.state = (self.source or self._plain).begin(call, rows)
         if self.keeps_branches_apart:
             self._branches.keep(call.branch, track)
         return track
+
+    def _rows(self, call: Call, start: int, silent: frozenset[str] = frozenset()) -> RowSet:
+        """What may happen in a branch's trajectory, its sites wrapped."""
+        absent = self.absent(call.run, call.branch)
+        rows = (self.source or self._plain).rows(call.run, start, absent, silent.union(self.left_out.reasons))
+        self._wrappers.ensure(rows)
+        return rows
 
     def _choose(self, call: Call, track: Track) -> None:
         call.state = track.state
@@ -162,6 +169,7 @@ class DenoiserRuntime(Runs):
                 frame.numbers[position] = keeper.numbers(call, track.steps[position])
             elif frame.actions[position] == STORE:
                 older[position] = (track.slots[position], track.versions.get(position, ()))
+                track.slots[position] = None
         return older
 
     def switch(self, call: Call, row: Row) -> None:
@@ -192,16 +200,41 @@ class DenoiserRuntime(Runs):
         return output
 
     def _book(self, call: Call, track: Track, older: dict[int, tuple[Tree, tuple[int, ...]]]) -> None:
+        if self.left_out.is_due or call.step == track.start:
+            self._refit(call, track)
         actions = call.row.actions
         if not self.frame.counting:
             track.seal(actions)
         for position, (slot, its_versions) in older.items():
             keeper = self.keepers[position]
-            assert keeper is not None
-            track.push(position, keeper, call.step, slot, its_versions)
+            if keeper is not None and track.slots[position] is not None:
+                track.push(position, keeper, call.step, slot, its_versions)
         self.stats.book(track.rows, actions, self._branches, self.frame)
         track.free(call.row.frees)
         track.next_step = call.step + 1
+
+    def _refit(self, call: Call, track: Track) -> None:
+        """Go on without sites that this call has shown not to fit, and without those that the branch never calls."""
+        is_due, self.left_out.is_due = self.left_out.is_due, False
+        if is_due:
+            self.warn(self.left_out.words(self.name))
+        stored = [p for p, action in enumerate(call.row.actions) if action == STORE]
+        if call.step == track.start:
+            track.silent = frozenset(self.graph.sites[p].id for p in stored if track.slots[p] is None)
+        elif not is_due:
+            return
+        rows = self._rows(call, track.start, track.silent)
+        if rows == track.rows:
+            return
+        track.rows, track.state = rows, (self.source or self._plain).begin(call, rows)
+        before = call.row
+        self._choose(call, track)
+        track.free([p for p in stored if call.row.actions[p] != STORE])
+        if any(action == STORE and p not in stored for p, action in enumerate(call.row.actions)):
+            # What is inside of a site that was left out has to be stored first: all branches start anew.
+            call.row = before
+            self._branches.clear()
+            self.stats.restarted("a site was left out")
 
     def _book_answered(self, call: Call, track: Track) -> None:
         """Whatever wraps the call answered it, and the denoiser was not called."""

@@ -8,6 +8,7 @@ from dit_accel.families.targets import Target
 from dit_accel.plan.plan import AccelerationPlan
 from dit_accel.runtime.call import Frame, Run
 from dit_accel.runtime.clock import Clock
+from dit_accel.runtime.left_out import LeftOut
 from dit_accel.runtime.observe import conditions_of_run, warn_user
 from dit_accel.runtime.sockets import Sockets
 from dit_accel.runtime.stats import RunStats
@@ -45,6 +46,7 @@ class Runs(Sockets):
             keepers=self.keepers,
             numbers=[()] * len(self.graph),
             hollows=[None] * len(self.graph),
+            left_out=LeftOut(target.denoiser, target.layout),
             clones=[False] * len(self.graph),
             called=[False] * len(self.graph),
         )
@@ -52,6 +54,11 @@ class Runs(Sockets):
         self.stats = RunStats()
         self.inputs = InputReader(target.denoiser, target.family.conditioning)
         self._warned: set[str] = set()
+
+    @property
+    def left_out(self) -> LeftOut:
+        """Sites that a run has shown cannot be kept."""
+        return self.frame.left_out
 
     @property
     def name(self) -> str:
@@ -64,13 +71,14 @@ class Runs(Sockets):
         frame.counting = not compiled and not any(m._compiled_call_impl for m in target.denoiser.modules())
         frame.computed = frame.reused = 0
         frame.called = [False] * len(self.graph)
+        signature = self.inputs(args, kwargs).signature
         grid = token_grid(target.family, target.denoiser, self.inputs.by_name(args, kwargs))
         found = conditions_of_run(
             self.clock.owner,
             self.clock.scheduler,
             target.denoiser,
             num_steps=num_steps,
-            latent_size=target.family.latent_size(self.inputs(args, kwargs).signature[0][0]),
+            latent_size=target.family.latent_size(signature[0][0]) if signature else None,
             grid=grid,
         )
         self.run = Run(

@@ -1,6 +1,7 @@
 """Row sources that need no look at the call: everything computed, or a schedule."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from dit_accel.runtime.call import Call, Run
 from dit_accel.schedules.graph import SiteGraph
@@ -21,7 +22,7 @@ class ComputeEverything:
     def __init__(self, graph: SiteGraph) -> None:
         self._rows = rows_of(graph, (compute_everything(graph),))
 
-    def rows(self, run: Run, start: int, absent: frozenset[int]) -> RowSet:
+    def rows(self, run: Run, start: int, absent: frozenset[int], without: frozenset[str]) -> RowSet:
         """One row."""
         return self._rows
 
@@ -47,19 +48,28 @@ class ScheduledRows:
         self.graph = graph
         self.make = make
         self.depths = depths
-        self._programs: dict[tuple[int, int, frozenset[int]], Program] = {}
+        self._programs: dict[tuple[int, int, frozenset[int], frozenset[str]], Program] = {}
 
-    def program(self, num_steps: int, start: int = 0, absent: frozenset[int] = frozenset()) -> Program:
-        """The program of a run of ``num_steps`` from ``start`` on."""
-        key = (num_steps, start, absent)
+    def program(
+        self,
+        num_steps: int,
+        start: int = 0,
+        absent: frozenset[int] = frozenset(),
+        without: frozenset[str] = frozenset(),
+    ) -> Program:
+        """The program of a run of ``num_steps`` from ``start`` on; see :class:`~dit_accel.runtime.call.RowSource`."""
+        key = (num_steps, start, absent, without)
         if key not in self._programs:
             schedule = self.make(num_steps)
-            self._programs[key] = lower(schedule, self.graph, start, depth=self.depths(), absent=absent)
+            kept = {site: bits for site, bits in schedule.recompute.items() if site not in without}
+            self._programs[key] = lower(
+                Schedule(num_steps, kept), _read_by_all(self.graph, without), start, depth=self.depths(), absent=absent
+            )
         return self._programs[key]
 
-    def rows(self, run: Run, start: int, absent: frozenset[int]) -> Program:
+    def rows(self, run: Run, start: int, absent: frozenset[int], without: frozenset[str]) -> Program:
         """One row a step."""
-        return self.program(run.num_steps, start, absent)
+        return self.program(run.num_steps, start, absent, without)
 
     def begin(self, call: Call, rows: RowSet) -> RowSet:
         """The program is what is remembered of a branch."""
@@ -69,3 +79,10 @@ class ScheduledRows:
         """The row of this step."""
         program: Program = call.state
         return program.row(call.step)
+
+
+def _read_by_all(graph: SiteGraph, sites: frozenset[str]) -> SiteGraph:
+    """The graph without the readers of these sites, so that none is skipped because they are reused."""
+    if not sites:
+        return graph
+    return SiteGraph(tuple(replace(site, feeds=()) if site.id in sites else site for site in graph))

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from dit_accel.families.base import BoundSite
+from dit_accel.families.fit import CALLED_AGAIN, misfit
 from dit_accel.runtime.call import Frame
 from dit_accel.runtime.patch import Patch
-from dit_accel.runtime.trees import Tree, crumb, hollow, map_tree, versions
+from dit_accel.runtime.trees import Tree, crumb, hollow, map_tree, placeholder, versions
 from dit_accel.schedules.lowering import COMPUTE, REUSE, SKIP, STORE
 
 
@@ -28,6 +29,7 @@ class Wrapped(Patch[nn.Module]):
         super().__init__(module, "forward")
         self.frame = frame
         self.position = position
+        self.site_id = site.info.id
         self.streams = site.streams
         self.auxiliary = site.info.auxiliary
 
@@ -45,6 +47,8 @@ class Wrapped(Patch[nn.Module]):
     def keep(self, position: int, value: Tree) -> None:
         """Put a value into a site's slot, a copy of it where someone is known to modify it in place."""
         frame = self.frame
+        if frame.slots[position] is not None:  # a kept value is let go before the next call stores one
+            frame.left_out.add(self.site_id, CALLED_AGAIN)
         frame.slots[position] = map_tree(torch.clone, value) if frame.clones[position] else value
         if frame.counting:  # at once: native code may modify the output before this call ends
             frame.versions[position] = versions(frame.slots[position])
@@ -57,9 +61,9 @@ class Wrapped(Patch[nn.Module]):
             return keeper.recall(kept, frame.numbers[position])
         return map_tree(torch.clone, kept) if frame.clones[position] else kept
 
-    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The residual streams among the arguments."""
-        return [args[place] if place < len(args) else kwargs[name] for place, name in self.streams]
+        return [args[place] if place < len(args) else kwargs.get(name) for place, name in self.streams]
 
 
 class SiteForward(Wrapped):
@@ -73,6 +77,8 @@ class SiteForward(Wrapped):
         super().__init__(module, frame, position, site)
         self.full_length = site.full_length
         self.hollows = hollows
+        # T2I adapters are added in place to what these hand on (not to their skips), also when nobody reads it.
+        self.is_written = site.info.kind in ("down_block", "mid_block")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tree:
         action = self.action()
@@ -81,7 +87,7 @@ class SiteForward(Wrapped):
             if action == STORE:
                 self.keep(self.position, self._change(output, args, kwargs) if self.streams else output)
             if self.hollows:
-                self.frame.hollows[self.position] = map_tree(hollow, output)
+                self.frame.hollows[self.position] = self._hollow(output)
             return output
         if action == REUSE:
             kept = self.recall(self.position)
@@ -92,11 +98,22 @@ class SiteForward(Wrapped):
         first = args[0] if args else next(iter(kwargs.values()))
         return first if self.full_length else crumb(first)
 
+    def _hollow(self, output: Tree) -> Tree:
+        if not self.is_written:
+            return map_tree(hollow, output)
+        if isinstance(output, tuple):
+            return (map_tree(placeholder, output[0]), *map_tree(hollow, output[1:]))
+        return map_tree(placeholder, output)
+
     def _change(self, output: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tree:
+        given = self.given(args, kwargs)
+        problem = misfit([name for _, name in self.streams], given, output)
+        if problem is not None:
+            self.frame.left_out.add(self.site_id, problem)
+            return None
         outputs = output if isinstance(output, (tuple, list)) else (output,)
         # The last block of SD3 returns None for the text, which nobody reads after it.
-        pairs = zip(outputs, self.given(args, kwargs), strict=False)
-        return tuple(None if out is None else out - given for out, given in pairs)
+        return tuple(None if out is None else out - before for out, before in zip(outputs, given, strict=True))
 
     def _restored(self, given: list[torch.Tensor], changes: Tree) -> Tree:
         outputs = tuple(None if d is None else x + d for x, d in zip(given, changes, strict=True))

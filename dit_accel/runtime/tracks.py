@@ -84,7 +84,9 @@ class Track:
     Attributes:
         rows: What may happen from that step on.
         inputs: What the first call was given.
+        start: Step of its first call.
         next_step: The only step at which the kept values may be used.
+        silent: Sites that this branch does not call.
         state: What the row source keeps.
         slots: Kept output of each site; where a keeper answers a tuple of them, newest first.
         steps: When these were stored, newest first; only where a keeper answers.
@@ -94,7 +96,9 @@ class Track:
 
     rows: RowSet
     inputs: Inputs
+    start: int
     next_step: int
+    silent: frozenset[str] = frozenset()
     state: Any = None
     slots: list[Tree] = field(default_factory=list)
     steps: dict[int, tuple[int, ...]] = field(default_factory=dict)

@@ -45,6 +45,11 @@ def hollow(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.new_zeros(()).expand(tensor.shape)
 
 
+def placeholder(tensor: torch.Tensor) -> torch.Tensor:
+    """Zeros of the same shape, dtype and device that native code may write to."""
+    return torch.zeros_like(tensor)
+
+
 def crumb(tensor: torch.Tensor) -> torch.Tensor:
     """The first token of a sequence [B, N, C]: stands in for a norm whose readers do not look.
 

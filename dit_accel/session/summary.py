@@ -1,5 +1,6 @@
 """What is applied and what it did, in words."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dit_accel.runtime.call import Effect
@@ -20,6 +21,7 @@ class DenoiserSummary:
         last_run: ``None`` before the first.
         effects: What each pass says that it does, and did in the last run, by the pass's name.
         never_called: Sites that the plan schedules and the last run did not call.
+        left_out: Sites that a run has shown cannot be kept, each with the reason.
     """
 
     name: str
@@ -30,6 +32,7 @@ class DenoiserSummary:
     last_run: RunStats | None
     effects: dict[str, Effect]
     never_called: tuple[str, ...]
+    left_out: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,7 @@ class Summary:
             )
             lines += [f"    {name}: {_effect_words(effect)}" for name, effect in denoiser.effects.items()]
             lines += [f"    {line}" for line in _run_lines(denoiser)]
+            lines += [f"    {line}" for line in _left_out_lines(denoiser.left_out)]
         return "\n".join(lines)
 
 
@@ -89,6 +93,7 @@ def summarize(session: Session) -> Summary:
                 last_run=runtime.stats if runtime.stats.calls else None,
                 effects=runtime.effects(),
                 never_called=runtime.never_called if runtime.stats.calls else (),
+                left_out=dict(runtime.left_out.reasons),
             )
             for runtime in session.runtimes
         ),
@@ -111,6 +116,17 @@ def _effect_words(effect: Effect) -> str:
     if effect.actual_frac is None:
         return f"{effect.what}: {effect.planned_frac:.0%} planned"
     return f"{effect.what}: {effect.actual_frac:.0%} ({effect.planned_frac:.0%} planned)"
+
+
+def _left_out_lines(left_out: Mapping[str, str]) -> list[str]:
+    """One line for each reason, with the first site that it holds for."""
+    sites: dict[str, list[str]] = {}
+    for site, reason in left_out.items():
+        sites.setdefault(reason, []).append(site)
+    return [
+        f"left out {first}{f' and {len(more)} more' if more else ''}: {reason}"
+        for reason, (first, *more) in sites.items()
+    ]
 
 
 def _run_lines(denoiser: DenoiserSummary) -> list[str]:
