@@ -47,8 +47,6 @@ class Wrapped(Patch[nn.Module]):
     def keep(self, position: int, value: Tree) -> None:
         """Put a value into a site's slot, a copy of it where someone is known to modify it in place."""
         frame = self.frame
-        if frame.slots[position] is not None:  # a kept value is let go before the next call stores one
-            frame.left_out.add(self.site_id, CALLED_AGAIN)
         frame.slots[position] = map_tree(torch.clone, value) if frame.clones[position] else value
         if frame.counting:  # at once: native code may modify the output before this call ends
             frame.versions[position] = versions(frame.slots[position])
@@ -85,6 +83,8 @@ class SiteForward(Wrapped):
         if action in (COMPUTE, STORE):
             output = self.original(*args, **kwargs)
             if action == STORE:
+                if self.frame.slots[self.position] is not None:  # what was kept is let go before another is stored
+                    self.frame.left_out.add(self.site_id, CALLED_AGAIN)
                 self.keep(self.position, self._change(output, args, kwargs) if self.streams else output)
             if self.hollows:
                 self.frame.hollows[self.position] = self._hollow(output)
