@@ -1,0 +1,160 @@
+"""What TeaCache and FirstBlockCache share: blocks are kept as one, and skipped while a measured change is small."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+
+from dit_accel.errors import ConfigError
+from dit_accel.families.base import Layout
+from dit_accel.families.targets import Target
+from dit_accel.plan.config import PassConfig
+from dit_accel.runtime.call import Call, Effect, Run
+from dit_accel.runtime.denoiser import DenoiserRuntime
+from dit_accel.runtime.spans import Span
+from dit_accel.schedules.lowering import Row, RowSet, compute_everything, rows_of
+
+STREAM = "hidden_states"  # the image's tokens, in every family
+WHAT = "denoiser calls answered from kept blocks"
+
+
+@dataclass(slots=True, kw_only=True)
+class BranchState:
+    """What a trajectory of one guidance branch remembers.
+
+    Attributes:
+        absent: Steps at which the denoiser is not called.
+        last: The last step at which it is.
+    """
+
+    absent: frozenset[int]
+    last: int
+
+
+S = TypeVar("S", bound=BranchState)
+
+
+class ThresholdRows(ABC, Generic[S]):
+    """A row source of two rows: the blocks are computed and what they add is kept, or they are answered from that.
+
+    Args:
+        runtime: Of the denoiser.
+        span: The blocks.
+        threshold: Of the change that is measured.
+
+    Attributes:
+        nearest: The smallest change in this run for which blocks were computed that could have been skipped.
+    """
+
+    state: ClassVar[Callable[..., Any]]
+    measured: ClassVar[str]
+
+    def __init__(self, runtime: DenoiserRuntime, span: Span, threshold: float) -> None:
+        self.runtime = runtime
+        self.threshold = threshold
+        self.nearest: float | None = None
+        parents = rows_of(runtime.graph, ()).parents
+        self.computed = span.row(parents, reused=False)
+        self.answered = span.row(parents, reused=True)
+        self.plain = compute_everything(runtime.graph)  # of steps at which the denoiser is not called
+        self.all_rows = rows_of(runtime.graph, (self.computed, self.answered, self.plain))
+
+    def rows(self, run: Run, start: int, absent: frozenset[int]) -> RowSet:
+        """The same whatever the run is."""
+        return self.all_rows
+
+    def begin(self, call: Call, rows: RowSet) -> S:
+        """Nothing is known of the branch yet."""
+        absent = self.runtime.absent(call.run, call.branch)
+        last = max(set(range(call.run.num_steps)) - absent, default=0)
+        state: S = type(self).state(absent=absent, last=last)
+        return state
+
+    def choose(self, call: Call) -> Row:
+        """By the change that was measured, as the technique has it."""
+        return self.plain if call.step in call.state.absent else self.decide(call, call.state)
+
+    @abstractmethod
+    def decide(self, call: Call, state: S) -> Row:
+        """The row of a call that runs the denoiser."""
+
+    def forget(self, run: Run) -> None:
+        """A run begins."""
+        self.nearest = None
+
+    def note(self, change: float) -> None:
+        """Blocks are computed because of this change."""
+        if not math.isnan(change):
+            self.nearest = change if self.nearest is None else min(self.nearest, change)
+
+
+def check_threshold(name: str, threshold: object) -> None:
+    """Refuse what is no threshold.
+
+    Raises:
+        ConfigError: It is no number, or negative.
+    """
+    if not isinstance(threshold, int | float) or isinstance(threshold, bool) or not threshold >= 0:
+        raise ConfigError(f"'{name}': the threshold must be a number that is not negative, got {threshold!r}")
+
+
+def block_positions(layout: Layout) -> tuple[int, ...]:
+    """Positions of the sites that are whole blocks on the stream of the image's tokens, in execution order."""
+    return tuple(
+        position
+        for position, site in enumerate(layout.sites)
+        if site.info.kind == "block" and any(name == STREAM for _, name in site.streams)
+    )
+
+
+def no_stack(target: Target, at_least: int) -> list[str]:
+    """Why the blocks of a denoiser cannot be kept as one, if so."""
+    stacks, found = target.family.stacks, block_positions(target.layout)
+    if len(found) < at_least:
+        return [
+            f"it skips a plain stack of transformer blocks on a stream called '{STREAM}', and this model has "
+            f"{len(found)} such blocks (a UNet has skip connections): use static_cache"
+        ]
+    strays = [stack.path for stack in stacks if STREAM not in stack.streams]
+    if strays:
+        return [f"the blocks in '{strays[0]}' are on no stream called '{STREAM}': use static_cache"]
+    return []
+
+
+def relative_change(before: torch.Tensor, now: torch.Tensor) -> float:
+    """Relative L1 distance; waits for the device."""
+    return float((now - before).abs().mean() / before.abs().mean().clamp_min(1e-12))
+
+
+def effect_of_thresholds(runtime: DenoiserRuntime, config: PassConfig) -> Effect | None:
+    """Share of the last run's calls whose blocks were skipped; what a run will skip, nobody knows before."""
+    stats, rows = runtime.stats, runtime.source
+    assert isinstance(rows, ThresholdRows)
+    if not stats.calls:
+        return None
+    planned, actual = stats.executed.get(rows.answered.actions, 0), stats.actual_reuse
+    return Effect(
+        what=WHAT,
+        planned_frac=planned / stats.calls,
+        actual_frac=None if actual is None else actual / stats.calls,
+        total=stats.calls,
+        shortfall=_shortfall(runtime, rows, planned),
+    )
+
+
+def _shortfall(runtime: DenoiserRuntime, rows: ThresholdRows[Any], planned: int) -> str | None:
+    stats = runtime.stats
+    if stats.actual_reuse is not None and stats.actual_reuse < planned:
+        return f"'{runtime.name}' answered {stats.actual_reuse} of {planned} calls that it was to answer"
+    if planned or not rows.threshold or stats.answered == stats.calls:
+        return None
+    run = f"'{runtime.name}' skipped no blocks in this run of {stats.num_steps} steps"
+    if rows.nearest is None:
+        return f"{run} ({stats.reasons or 'too few steps'}); it was no faster than without the plan."
+    return (
+        f"{run}: {rows.measured} was never below the threshold {rows.threshold:g}, at the least {rows.nearest:.3g}; "
+        "raise the threshold above that."
+    )
