@@ -123,7 +123,6 @@ class TeaCacheRows(ThresholdRows[TeaCacheState]):
         self.config = config
         self.coefficients = config.coefficients_of(runtime.name) or ()
         self.attention = attention
-        self.blind = False
 
     def forget(self, run: Run) -> None:
         """A run begins: see that it is one that the polynomial is for, and that nothing came in the way since."""
@@ -141,8 +140,6 @@ class TeaCacheRows(ThresholdRows[TeaCacheState]):
 
     def decide(self, call: Call, state: TeaCacheState) -> Row:
         """Skip the blocks while the predicted changes add up to less than the threshold."""
-        if self.blind:
-            return self.plain
         first = state.modulated is None
         self._measure(call, state)
         if first or call.step in (0, state.last):

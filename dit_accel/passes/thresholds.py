@@ -47,6 +47,7 @@ class ThresholdRows(ABC, Generic[S]):
 
     Attributes:
         nearest: The smallest change in this run for which blocks were computed that could have been skipped.
+        blind: Whether nothing can be measured in this run; the user was told.
     """
 
     state: ClassVar[Callable[..., Any]]
@@ -56,6 +57,7 @@ class ThresholdRows(ABC, Generic[S]):
         self.runtime = runtime
         self.threshold = threshold
         self.nearest: float | None = None
+        self.blind = False
         parents = rows_of(runtime.graph, ()).parents
         self.computed = span.row(parents, reused=False)
         self.answered = span.row(parents, reused=True)
@@ -75,7 +77,7 @@ class ThresholdRows(ABC, Generic[S]):
 
     def choose(self, call: Call) -> Row:
         """By the change that was measured, as the technique has it."""
-        return self.plain if call.step in call.state.absent else self.decide(call, call.state)
+        return self.plain if self.blind or call.step in call.state.absent else self.decide(call, call.state)
 
     @abstractmethod
     def decide(self, call: Call, state: S) -> Row:
@@ -149,7 +151,7 @@ def _shortfall(runtime: DenoiserRuntime, rows: ThresholdRows[Any], planned: int)
     stats = runtime.stats
     if stats.actual_reuse is not None and stats.actual_reuse < planned:
         return f"'{runtime.name}' answered {stats.actual_reuse} of {planned} calls that it was to answer"
-    if planned or not rows.threshold or stats.answered == stats.calls:
+    if planned or rows.blind or not rows.threshold or stats.answered == stats.calls:
         return None
     run = f"'{runtime.name}' skipped no blocks in this run of {stats.num_steps} steps"
     if rows.nearest is None:

@@ -33,15 +33,30 @@ class _Branch:
 
 
 class Skipper:
-    """Takes the place of the blocks' ``forward``, on a pipeline with one denoiser.
+    """Takes the place of the blocks' ``forward`` of one denoiser of a pipeline.
+
+    Args:
+        pipe: The pipeline.
+        threshold: Of the sum of predicted changes.
+        predict: From the change of the input to that of the output.
+        part: Name of the denoiser.
+        start: Step of the run at which this denoiser takes over.
 
     Attributes:
         seen: Pairs of the input's and the output's relative change, of computed steps that follow computed ones.
         skipped: Calls whose blocks were skipped since the last start.
     """
 
-    def __init__(self, pipe: Any, *, threshold: float, predict: Callable[[float], float]) -> None:
-        self.pipe, self.threshold, self.predict = pipe, threshold, predict
+    def __init__(
+        self,
+        pipe: Any,
+        *,
+        threshold: float,
+        predict: Callable[[float], float],
+        part: str = "transformer",
+        start: int = 0,
+    ) -> None:
+        self.pipe, self.threshold, self.predict, self.start = pipe, threshold, predict, start
         self.seen: list[tuple[float, float]] = []
         self.branches: dict[int, _Branch] = {}
         self.skipping = False
@@ -49,10 +64,10 @@ class Skipper:
         self.calls = 0
         self.entered: torch.Tensor | None = None
         self._undo: list[Callable[[], None]] = []
-        denoiser = pipe.transformer
+        denoiser = getattr(pipe, part)
         family = resolve_family(denoiser)
         self._two_calls = family.guidance == "two_calls"
-        self._patch(pipe.scheduler, "set_timesteps", self._start)
+        self._patch(pipe.scheduler, "set_timesteps", self._begin)
         blocks = [(b, s.streams) for s in family.stacks for b in denoiser.get_submodule(s.path).children()]
         for index, (block, streams) in enumerate(blocks):
             self._wrap(block, streams, first=index == 0, last=index == len(blocks) - 1)
@@ -72,19 +87,19 @@ class Skipper:
 
     @property
     def step(self) -> int:
-        return (self.calls - 1) // self.per_step
+        return self.start + (self.calls - 1) // self.per_step
 
     def _patch(self, owner: Any, name: str, around: Callable[..., Any]) -> None:
-        original = getattr(owner, name)
+        original, own = getattr(owner, name), vars(owner).get(name)
 
         @functools.wraps(original)
         def patched(*args: Any, **kwargs: Any) -> Any:
             return around(original, *args, **kwargs)
 
         setattr(owner, name, patched)
-        self._undo.append(lambda: delattr(owner, name))
+        self._undo.append(lambda: delattr(owner, name) if own is None else setattr(owner, name, own))
 
-    def _start(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _begin(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self.calls, self.branches, self.skipped = 0, {}, 0
         return original(*args, **kwargs)
 

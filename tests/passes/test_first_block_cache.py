@@ -36,7 +36,7 @@ def diffusers_own(pipe: Any, threshold: float) -> Iterator[None]:
         before.restore()
 
 
-@pytest.mark.parametrize("threshold", [0.1, 0.2, 0.5])
+@pytest.mark.parametrize("threshold", [0.2, 0.35, 0.5])
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_diffusers(embedded: Embedded, name: str, threshold: float) -> None:
     pipe = embedded(name)
@@ -48,7 +48,6 @@ def test_equals_diffusers(embedded: Embedded, name: str, threshold: float) -> No
     assert torch.equal(draw(pipe, name), expected)
     assert torch.equal(draw(pipe, name), expected), "a second run sees the first one"
     effect = summary(pipe).denoisers[0].effects["first_block_cache"]
-    print("FRACTION", name, threshold, effect)
     assert effect.planned_frac == effect.actual_frac
     assert (effect.actual_frac > 0) == (not torch.equal(expected, plain))
     remove_acceleration(pipe)
