@@ -66,11 +66,9 @@ class FirstBlockState(BranchState):
     """What a trajectory of one guidance branch remembers.
 
     Attributes:
-        call: The one that is running, until the first block has decided; ``None``: there is nothing to decide.
         added: What the first block added when the others were last computed.
     """
 
-    call: Call | None = None
     added: torch.Tensor | None = None
 
 
@@ -86,14 +84,13 @@ class FirstBlockRows(ThresholdRows[FirstBlockState]):
         return self.computed
 
     @torch.compiler.disable
-    def after_the_first(self, state: FirstBlockState, added: torch.Tensor) -> None:
+    def settle(self, state: FirstBlockState, added: torch.Tensor) -> None:
         """The first block has run: skip the others, or remember what it added."""
         call, state.call = state.call, None
         assert call is not None
         if state.added is not None:
             change = relative_change(state.added, added)
-            if change <= self.threshold:
-                self.runtime.switch(call, self.answered)
+            if change <= self.threshold and self.skip(call):
                 return
             self.note(change)
         state.added = added
@@ -116,12 +113,12 @@ class FirstBlock(Patch[nn.Module]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tree:
         output = self.original(*args, **kwargs)
-        state = self.rows.runtime.frame.state
-        if state is not None and state.call is not None:
+        state = self.rows.unsettled()
+        if state is not None:
             at, name = self.argument
             given = args[at] if at < len(args) else kwargs[name]
             made = output[self.place] if isinstance(output, tuple | list) else output
-            self.rows.after_the_first(state, made - given)
+            self.rows.settle(state, made - given)
         return output
 
 

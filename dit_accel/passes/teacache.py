@@ -13,6 +13,7 @@ a change that is no number counts as a large one.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -35,9 +36,11 @@ from dit_accel.passes.thresholds import (
 from dit_accel.plan.config import PassConfig
 from dit_accel.runtime.call import Call, Run
 from dit_accel.runtime.denoiser import DenoiserRuntime
-from dit_accel.runtime.probe import arguments_of, hooked
+from dit_accel.runtime.patch import Patch
+from dit_accel.runtime.probe import Arguments, arguments_of, hooked, look_ahead
 from dit_accel.runtime.sockets import DECIDES
 from dit_accel.runtime.spans import Span
+from dit_accel.runtime.trees import Tree
 from dit_accel.schedules.lowering import Row
 
 NAME = "teacache"
@@ -106,7 +109,10 @@ class TeaCacheState(BranchState):
 
 
 class TeaCacheRows(ThresholdRows[TeaCacheState]):
-    """Measures the change of the first attention's input.
+    """Decides by the change of the first attention's input.
+
+    An eager call decides when it enters its first block, where that input is at hand. What is compiled must be chosen
+    before, by a look ahead.
 
     Args:
         runtime: Of the denoiser.
@@ -122,47 +128,87 @@ class TeaCacheRows(ThresholdRows[TeaCacheState]):
         super().__init__(runtime, span, config.threshold)
         self.config = config
         self.coefficients = config.coefficients_of(runtime.name) or ()
-        self.attention = attention
+        self._path = attention
+
+    @property
+    def attention(self) -> nn.Module:
+        """The first one, wherever adapters and hooks have moved it."""
+        found = submodule(self.runtime.target.denoiser, self._path)
+        assert found is not None
+        return found
 
     def forget(self, run: Run) -> None:
-        """A run begins: see that it is one that the polynomial is for, and that nothing came in the way since."""
+        """A run begins: see that the polynomial is for such, and that nothing keeps it from looking ahead."""
         super().forget(run)
-        fitted = self.config.num_steps
+        name, fitted = self.runtime.name, self.config.num_steps
         if fitted is not None and fitted != run.num_steps:
             self.runtime.warn(
-                f"TeaCache's coefficients of '{self.runtime.name}' were fitted to runs of {fitted} steps and this one "
-                f"has {run.num_steps}: what they predict of it is not known; fit them anew"
+                f"TeaCache's coefficients of '{name}' were fitted to runs of {fitted} steps and this one has "
+                f"{run.num_steps}: what they predict of it is not known; fit them anew"
             )
-        faults = _hooks(self.runtime.target.denoiser)
-        self.blind = bool(faults)
-        for fault in faults:
-            self.runtime.warn(f"TeaCache computes every step of '{self.runtime.name}': {fault}")
+        hooks = [] if self.runtime.frame.counting else hooked(self.runtime.target.denoiser)
+        self.blind = bool(hooks)
+        if hooks:
+            self.runtime.warn(
+                f"TeaCache computes every step of '{name}', which is compiled: it would have to look ahead, and hooks "
+                f"of offloading or of another cache are on {len(hooks)} modules inside it, e.g. '{hooks[0]}'; compile "
+                "or offload"
+            )
 
     def decide(self, call: Call, state: TeaCacheState) -> Row:
-        """Skip the blocks while the predicted changes add up to less than the threshold."""
-        first = state.modulated is None
-        self._measure(call, state)
-        if first or call.step in (0, state.last):
-            state.distance = 0.0
+        """What runs eagerly begins as if it computed all blocks."""
+        if self.runtime.frame.counting:
+            state.call = call
             return self.computed
-        if state.distance < self.threshold:
-            return self.answered
-        self.note(state.distance)
-        state.distance = 0.0
-        return self.computed
+        return (
+            self.answered
+            if self.may_skip(call, state, look_ahead(self.runtime, call, self.attention))
+            else self.computed
+        )
 
-    def _measure(self, call: Call, state: TeaCacheState) -> None:
-        before, state.modulated = state.modulated, self._modulated(call)
+    def may_skip(self, call: Call, state: TeaCacheState, arguments: Arguments) -> bool:
+        """Whether the predicted changes add up to less than the threshold; else they count from zero again.
+
+        Args:
+            call: Is about to be made, or running.
+            state: Of its branch.
+            arguments: Of the first attention.
+        """
+        args, kwargs = arguments
+        before, state.modulated = state.modulated, kwargs[STREAM] if STREAM in kwargs else args[0]
         if before is not None:
             state.change = relative_change(before, state.modulated)
             state.distance += max(polynomial(self.coefficients, state.change), 0.0)
+        may = before is not None and call.step not in (0, state.last)
+        if may and state.distance < self.threshold:
+            return True
+        if may:
+            self.note(state.distance)
+        state.distance = 0.0
+        return False
 
-    def _modulated(self, call: Call) -> torch.Tensor:
-        attention = submodule(self.runtime.target.denoiser, self.attention)
-        assert attention is not None
-        args, kwargs = arguments_of(self.runtime, call, attention)
-        found: torch.Tensor = kwargs[STREAM] if STREAM in kwargs else args[0]
-        return found
+
+class FirstBlock(Patch[nn.Module]):
+    """The first block's ``forward``, which decides whether any block runs.
+
+    Args:
+        block: The first one.
+        rows: What there is to choose from.
+    """
+
+    def __init__(self, block: nn.Module, rows: TeaCacheRows) -> None:
+        super().__init__(block, "forward")
+        self.rows = rows
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tree:
+        rows, state = self.rows, self.rows.unsettled()
+        if state is not None:
+            call, state.call = state.call, None
+            assert call is not None
+            run = partial(self.original, *args, **kwargs)
+            if rows.may_skip(call, state, arguments_of(rows.attention, rows.runtime.frame, run)):
+                rows.skip(call)
+        return self.original(*args, **kwargs)
 
 
 def polynomial(coefficients: Coefficients, x: float) -> float:
@@ -175,14 +221,16 @@ def polynomial(coefficients: Coefficients, x: float) -> float:
 
 def apply_teacache(runtime: DenoiserRuntime, config: TeaCacheConfig) -> None:
     """Keep all blocks of one denoiser as one, and skip them while little changes."""
-    attention = _first_attention(runtime.target.layout)
-    assert attention is not None
-    span = Span(positions=block_positions(runtime.target.layout), streams=(STREAM,))
+    layout = runtime.target.layout
+    span = Span(positions=block_positions(layout), streams=(STREAM,))
+    attention, block = _first_attention(layout), submodule(runtime.target.denoiser, layout.sites[span.first].path)
+    assert attention is not None and block is not None
     rows = TeaCacheRows(runtime, span, config, attention)
     runtime.decide(rows, by=NAME)
     runtime.span(span, by=NAME)
     runtime.each_run(rows.forget, by=NAME)
     runtime.ensure_wrapped(rows.all_rows)
+    runtime.ledger.set(block, "forward", FirstBlock(block, rows), by=NAME)  # over the wrapper, whose action it decides
 
 
 def _numbers(given: Any) -> Coefficients:
@@ -200,21 +248,11 @@ def _first_attention(layout: Layout) -> str | None:
     return inside[0].path if inside else None
 
 
-def _hooks(denoiser: nn.Module) -> list[str]:
-    found = hooked(denoiser)
-    if not found:
-        return []
-    return [
-        f"hooks of offloading or of another cache are on {len(found)} modules inside it, e.g. '{found[0]}', and "
-        "TeaCache looks into a call without ending it: take them off, or offload the whole model only"
-    ]
-
-
 def _obstacles(target: Target, config: TeaCacheConfig) -> list[str]:
     missing = no_stack(target, 1)
     if missing:
         return missing
-    found = _hooks(target.denoiser)
+    found = []
     if _first_attention(target.layout) is None:
         found.append("its first block has no attention whose input could be watched: use first_block_cache")
     if config.coefficients_of(target.name) is None:

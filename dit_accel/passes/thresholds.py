@@ -28,10 +28,12 @@ class BranchState:
     Attributes:
         absent: Steps at which the denoiser is not called.
         last: The last step at which it is.
+        call: The one that is running, until its first block has settled whether blocks are skipped.
     """
 
     absent: frozenset[int]
     last: int
+    call: Call | None = None
 
 
 S = TypeVar("S", bound=BranchState)
@@ -55,6 +57,7 @@ class ThresholdRows(ABC, Generic[S]):
 
     def __init__(self, runtime: DenoiserRuntime, span: Span, threshold: float) -> None:
         self.runtime = runtime
+        self.span = span
         self.threshold = threshold
         self.nearest: float | None = None
         self.blind = False
@@ -77,11 +80,24 @@ class ThresholdRows(ABC, Generic[S]):
 
     def choose(self, call: Call) -> Row:
         """By the change that was measured, as the technique has it."""
+        call.state.call = None
         return self.plain if self.blind or call.step in call.state.absent else self.decide(call, call.state)
 
     @abstractmethod
     def decide(self, call: Call, state: S) -> Row:
-        """The row of a call that runs the denoiser."""
+        """The row of a call that runs the denoiser, or the one to begin with if the first block is to settle it."""
+
+    def unsettled(self) -> S | None:
+        """The state of the call that is running, if its first block has to settle its row."""
+        state: S | None = self.runtime.frame.state
+        return None if state is None or state.call is None else state
+
+    def skip(self, call: Call) -> bool:
+        """Skip the blocks of the call that is running, if there is something to answer with."""
+        if self.runtime.frame.slots[self.span.first] is None:
+            return False
+        self.runtime.switch(call, self.answered)
+        return True
 
     def forget(self, run: Run) -> None:
         """A run begins."""

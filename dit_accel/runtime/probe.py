@@ -1,11 +1,11 @@
-"""A look at the beginning of a denoiser call, before it is decided how it runs.
+"""A look at what a module is given, by running what leads to it and leaving it there.
 
-The denoiser's own ``forward`` runs eagerly until a module of it is reached, and is left there. So a row source can
-decide from what the first block would see, outside every graph, at the price of the embeddings in front of it.
+So a row source can decide from the input of the first attention: inside the first block of an eager call, or, where a
+graph would be in the way, before the call and at the price of the embeddings.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,39 +15,52 @@ from dit_accel.errors import UnsupportedModelError
 from dit_accel.runtime.call import Call, Frame
 from dit_accel.runtime.denoiser import DenoiserRuntime
 
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and named."""
+
 
 class _Reached(BaseException):
-    """Leaves the denoiser; no ``except Exception`` on the way may keep it."""
+    """Leaves what is running; no ``except Exception`` on the way may keep it."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__()
         self.arguments = args, kwargs
 
 
-def arguments_of(runtime: DenoiserRuntime, call: Call, module: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What ``module`` is given first in this call, positional and named arguments.
+def arguments_of(module: nn.Module, frame: Frame, run: Callable[[], object]) -> Arguments:
+    """What ``module`` is given when ``run`` first reaches it; what comes after that does not run.
 
     Args:
-        runtime: Of the denoiser.
-        call: About to be made; every site computes while it is looked into.
-        module: A submodule of the denoiser; it does not run.
+        module: It does not run itself.
+        frame: Of the denoiser; nothing is counted meanwhile.
+        run: Calls something that calls ``module``.
 
     Raises:
-        UnsupportedModelError: The call does not reach the module.
+        UnsupportedModelError: It does not.
     """
 
     def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _Reached(args, kwargs)
 
+    counting, frame.counting = frame.counting, False
     handle = module.register_forward_pre_hook(leave, with_kwargs=True)
     try:
-        with _eager(runtime.frame), _uncounted(runtime.frame):
-            runtime.gate.original(*call.args, **call.kwargs)
+        run()
     except _Reached as reached:
         return reached.arguments
     finally:
         handle.remove()
-    raise UnsupportedModelError(f"'{runtime.name}' ran without calling the {type(module).__name__} that decides")
+        frame.counting = counting
+    raise UnsupportedModelError(f"a call was left at its end: it did not use the {type(module).__name__} looked for")
+
+
+def look_ahead(runtime: DenoiserRuntime, call: Call, module: nn.Module) -> Arguments:
+    """What ``module`` will be given in a call that is about to be made, all of it eager and every site computed.
+
+    It costs what comes before the module. Hooks of modules that are left half-way do not end: see :func:`hooked`.
+    """
+    with _eager(runtime.frame):
+        return arguments_of(module, runtime.frame, lambda: runtime.gate.original(*call.args, **call.kwargs))
 
 
 def hooked(denoiser: nn.Module) -> list[str]:
@@ -57,15 +70,6 @@ def hooked(denoiser: nn.Module) -> list[str]:
         for name, module in denoiser.named_modules()
         if name and (hasattr(module, "_hf_hook") or getattr(vars(module).get("_diffusers_hook"), "hooks", None))
     ]
-
-
-@contextmanager
-def _uncounted(frame: Frame) -> Iterator[None]:
-    counting, frame.counting = frame.counting, False
-    try:
-        yield
-    finally:
-        frame.counting = counting
 
 
 def _eager(frame: Frame) -> AbstractContextManager[Any]:

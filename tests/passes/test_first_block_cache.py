@@ -36,7 +36,7 @@ def diffusers_own(pipe: Any, threshold: float) -> Iterator[None]:
         before.restore()
 
 
-@pytest.mark.parametrize("threshold", [0.2, 0.35, 0.5])
+@pytest.mark.parametrize("threshold", [0.3, 0.4, 0.6])
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_diffusers(embedded: Embedded, name: str, threshold: float) -> None:
     pipe = embedded(name)
@@ -44,12 +44,12 @@ def test_equals_diffusers(embedded: Embedded, name: str, threshold: float) -> No
     with diffusers_own(pipe, threshold):
         expected = draw(pipe, name)
     before = snapshot(pipe)
-    accelerate_pipeline(pipe, FirstBlockCacheConfig(threshold=threshold))
+    accelerate_pipeline(pipe, FirstBlockCacheConfig(threshold=threshold), strict=True)
     assert torch.equal(draw(pipe, name), expected)
     assert torch.equal(draw(pipe, name), expected), "a second run sees the first one"
     effect = summary(pipe).denoisers[0].effects["first_block_cache"]
-    assert effect.planned_frac == effect.actual_frac
-    assert (effect.actual_frac > 0) == (not torch.equal(expected, plain))
+    assert effect.planned_frac == effect.actual_frac > 0
+    assert not torch.equal(expected, plain)
     remove_acceleration(pipe)
     assert_same(before, snapshot(pipe))
     assert torch.equal(draw(pipe, name), plain)

@@ -144,13 +144,13 @@ def test_image_to_image_begins_with_a_computed_step() -> None:
     accelerate_pipeline(pipe, TEA, strict=True)
     runtime = session_of(pipe).runtimes[0]
     rows: list[tuple[int, str]] = []
-    runtime.around(lambda c, inner: (rows.append((c.step, c.row.variant)), inner(c))[1], by="test")
+    runtime.around(lambda c, inner: (inner(c), rows.append((c.step, c.row.variant)))[0], by="test")
     call["generator"] = torch.Generator().manual_seed(0)
     made = latents(pipe(**call))
-    first = rows[0][0]
-    assert first > 0
-    wanted = ["computed", "reused", "reused", "computed", "reused", "reused"]
-    assert [variant for _, variant in rows] == [f"span {word}" for word in [*wanted, "computed"][: len(rows)]]
+    steps, variants = zip(*rows, strict=True)
+    assert steps == tuple(range(3, 10))
+    words = ("computed", "reused", "reused", "computed", "reused", "reused", "computed")
+    assert variants == tuple(f"span {word}" for word in words)
     assert not torch.equal(made, plain)
 
 
@@ -232,24 +232,28 @@ def test_group_offload(kind: str, plan: Any) -> None:
         apply_group_offloading(pipe.transformer, torch.device("cpu"), torch.device("cpu"), kind, **more)
         return pipe
 
-    if plan is FIRST:
-        assert torch.equal(run(accelerate_pipeline(offload(tiny_pipeline("pixart")), plan), "pixart"), made)
-        return
-    with pytest.raises(UnsupportedModelError, match=r"hooks of offloading.*take them off"):
-        accelerate_pipeline(offload(tiny_pipeline("pixart")), plan)
-    late = offload(accelerate_pipeline(tiny_pipeline("pixart"), plan))
-    with pytest.warns(AccelerationWarning, match="computes every step of 'transformer': hooks") as caught:
-        assert torch.equal(run(late, "pixart"), run(tiny_pipeline("pixart"), "pixart"))
-    assert len(caught) == 1
+    early, late = accelerate_pipeline(offload(tiny_pipeline("pixart")), plan), tiny_pipeline("pixart")
+    offload(accelerate_pipeline(late, plan))
+    for pipe in (early, late, early, late):
+        assert torch.equal(run(pipe, "pixart"), made)
 
 
-def test_sequential_offload_of_the_modules() -> None:
+@BOTH
+def test_sequential_offload_of_the_modules(plan: Any) -> None:
+    made = run(accelerate_pipeline(tiny_pipeline("pixart"), plan), "pixart")
     pipe = tiny_pipeline("pixart")
     attach_align_device_hook(pipe.transformer, execution_device=torch.device("cpu"), offload=False)
-    with pytest.raises(UnsupportedModelError, match="hooks of offloading"):
-        accelerate_pipeline(pipe, TEA)
-    made = run(accelerate_pipeline(tiny_pipeline("pixart"), FIRST), "pixart")
-    assert torch.equal(run(accelerate_pipeline(pipe, FIRST), "pixart"), made)
+    assert torch.equal(run(accelerate_pipeline(pipe, plan, strict=True), "pixart"), made)
+
+
+def test_teacache_computes_everything_where_it_cannot_look_ahead() -> None:
+    pipe = accelerate_pipeline(tiny_pipeline("pixart"), TEA)
+    pipe.transformer.compile(backend="eager")
+    attach_align_device_hook(pipe.transformer, execution_device=torch.device("cpu"), offload=False)
+    session_of(pipe).runtimes[0].compiler.compile_function = lambda function: function  # hooks cannot be traced
+    with pytest.warns(AccelerationWarning, match="computes every step of 'transformer', which is compiled") as caught:
+        assert torch.equal(run(pipe, "pixart"), run(tiny_pipeline("pixart"), "pixart"))
+    assert [str(each.message) for each in caught if each.category is AccelerationWarning][1:] == []
 
 
 @BOTH

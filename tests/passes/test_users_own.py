@@ -200,7 +200,7 @@ def test_answered_calls_and_teacache() -> None:
     pipe = accelerate_pipeline(tiny_pipeline("pixart"), [TEA, EveryOtherConfig()], strict=True)
     rows: list[Any] = []
     runtime = session_of(pipe).runtimes[0]
-    runtime.around(lambda call, inner: (rows.append((call.step, call.row.variant)), inner(call))[1], order=1, by="x")
+    runtime.around(lambda call, inner: (inner(call), rows.append((call.step, call.row.variant)))[0], order=1, by="x")
     made = run(pipe, "pixart")
     assert rows == [(0, "span computed"), (2, "span reused"), (4, "span reused"), (6, "span computed")]
     said = effects(pipe)

@@ -11,7 +11,7 @@ from dit_accel import CompileConfig, accelerate_pipeline
 from dit_accel.errors import ConfigError, UnsupportedModelError
 from dit_accel.runtime.call import Call
 from dit_accel.runtime.denoiser import DenoiserRuntime
-from dit_accel.runtime.probe import arguments_of, hooked
+from dit_accel.runtime.probe import hooked, look_ahead
 from dit_accel.runtime.spans import Span
 from dit_accel.schedules.lowering import COMPUTE, REUSE, SKIP, STORE, Row, rows_of
 from dit_accel.session.session import session_of
@@ -156,7 +156,7 @@ def test_a_look_at_a_call_leaves_no_trace() -> None:
     choose = runtime.source.choose
 
     def look_first(call: Call) -> Row:
-        looked.append(arguments_of(runtime, call, attention)[0][0])
+        looked.append(look_ahead(runtime, call, attention)[0][0])
         return choose(call)
 
     runtime.source.choose = look_first
@@ -175,10 +175,10 @@ def test_a_look_that_reaches_nothing_says_so() -> None:
     stray = torch.nn.Linear(1, 1)
 
     def look(call: Call, inner: Callable[[Call], Any]) -> Any:
-        return arguments_of(runtime, call, stray)
+        return look_ahead(runtime, call, stray)
 
     runtime.around(look, by="test")
-    with pytest.raises(UnsupportedModelError, match="'transformer' ran without calling the Linear that decides"):
+    with pytest.raises(UnsupportedModelError, match="did not use the Linear looked for"):
         run(pipe, "pixart")
     assert not stray._forward_pre_hooks
 
