@@ -160,11 +160,8 @@ class TeaCacheRows(ThresholdRows[TeaCacheState]):
         if self.runtime.frame.counting:
             state.call = call
             return self.computed
-        return (
-            self.answered
-            if self.may_skip(call, state, look_ahead(self.runtime, call, self.attention))
-            else self.computed
-        )
+        may_skip = self.may_skip(call, state, look_ahead(self.runtime, call, self.attention))
+        return self.answered if may_skip else self.computed
 
     def may_skip(self, call: Call, state: TeaCacheState, arguments: Arguments) -> bool:
         """Whether the predicted changes add up to less than the threshold; else they count from zero again.
@@ -206,8 +203,9 @@ class FirstBlock(Patch[nn.Module]):
             call, state.call = state.call, None
             assert call is not None
             run = partial(self.original, *args, **kwargs)
-            if rows.may_skip(call, state, arguments_of(rows.attention, rows.runtime.frame, run)):
-                rows.skip(call)
+            may_skip = rows.may_skip(call, state, arguments_of(rows.attention, rows.runtime.frame, run))
+            if may_skip and not rows.skip(call):
+                state.distance = 0.0  # computed after all
         return self.original(*args, **kwargs)
 
 
