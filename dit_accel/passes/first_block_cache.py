@@ -139,7 +139,7 @@ def apply_first_block_cache(runtime: DenoiserRuntime, config: FirstBlockCacheCon
 
 
 def _obstacles(target: Target, config: FirstBlockCacheConfig) -> list[str]:
-    return no_stack(target, 2)
+    return no_stack(target, apart=1)
 
 
 register_pass(

@@ -247,7 +247,7 @@ def _first_attention(layout: Layout) -> str | None:
 
 
 def _obstacles(target: Target, config: TeaCacheConfig) -> list[str]:
-    missing = no_stack(target, 1)
+    missing = no_stack(target, apart=0)
     if missing:
         return missing
     found = []

@@ -128,17 +128,25 @@ def block_positions(layout: Layout) -> tuple[int, ...]:
     )
 
 
-def no_stack(target: Target, at_least: int) -> list[str]:
-    """Why the blocks of a denoiser cannot be kept as one, if so."""
-    stacks, found = target.family.stacks, block_positions(target.layout)
-    if len(found) < at_least:
+def no_stack(target: Target, *, apart: int) -> list[str]:
+    """Why the blocks of a denoiser, but the first ``apart``, cannot be kept as one, if so."""
+    layout, found = target.layout, block_positions(target.layout)
+    if len(found) <= apart:
         return [
-            f"it skips a plain stack of transformer blocks on a stream called '{STREAM}', and this model has "
-            f"{len(found)} such blocks (a UNet has skip connections): use static_cache"
+            f"it skips a stack of transformer blocks on a stream called '{STREAM}', and this model has {len(found)} "
+            "such blocks: use static_cache"
         ]
-    strays = [stack.path for stack in stacks if STREAM not in stack.streams]
+    strays = [stack.path for stack in target.family.stacks if STREAM not in stack.streams]
     if strays:
         return [f"the blocks in '{strays[0]}' are on no stream called '{STREAM}': use static_cache"]
+    first = layout.sites[found[apart]]
+    for position in found[apart:]:
+        site = layout.sites[position]
+        if {name for _, name in site.streams} != {name for _, name in first.streams}:
+            return [
+                f"native code joins the streams between '{first.info.id}' and '{site.info.id}', so that its blocks "
+                "are no single stack: use static_cache"
+            ]
     return []
 
 

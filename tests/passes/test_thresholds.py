@@ -1,6 +1,7 @@
 """What always holds, for both passes that skip blocks by a measured change, on tiny pipelines."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -11,7 +12,7 @@ from diffusers.hooks import apply_group_offloading
 from refusals import refused
 from snapshot import assert_same, snapshot
 from teacache_reference import Skipper
-from tiny import TINY_PIPELINE_NAMES, tiny_call, tiny_pipeline
+from tiny import TINY_PIPELINE_NAMES, tiny_call, tiny_model, tiny_pipeline
 
 from dit_accel import (
     AccelerationPlan,
@@ -24,6 +25,9 @@ from dit_accel import (
     summary,
 )
 from dit_accel.errors import AccelerationWarning, ConfigError, PlanMismatchError, UnsupportedModelError
+from dit_accel.families import register_family
+from dit_accel.families.catalog import find_family, unregister_family
+from dit_accel.families.pipeline import find_denoisers
 from dit_accel.session.session import session_of
 
 STEPS = 8
@@ -68,18 +72,54 @@ def test_acts_and_is_undone_exactly(name: str, plan: Any) -> None:
 
 @BOTH
 def test_acts_on_every_stack_or_says_why_not(plan: Any) -> None:
+    """A family that is registered is refused before it runs, if at all."""
+    acted = set()
     for name in TINY_PIPELINE_NAMES:
         pipe = tiny_pipeline(name)
         plain = run(pipe, name)
         before = snapshot(pipe)
         try:
             accelerate_pipeline(pipe, plan)
-            assert not torch.equal(run(pipe, name), plain), name
         except UnsupportedModelError as error:
-            assert "stack" in str(error) and name in ("sd", "sdxl", "lumina2", "z_image"), name
-        else:
-            remove_acceleration(pipe)
+            assert "stack" in str(error) or "stream" in str(error), name
             assert_same(before, snapshot(pipe))
+            continue
+        try:
+            assert not torch.equal(run(pipe, name), plain), name
+            acted.add(name)
+        except UnsupportedModelError as error:
+            assert "no single stack" in str(error) and find_family(find_denoisers(pipe)[0][1]) is None, name
+        remove_acceleration(pipe)
+        assert_same(before, snapshot(pipe))
+        assert torch.equal(run(pipe, name), plain)
+    assert acted >= {
+        "pixart",
+        "sd3",
+        "flux",
+        "wan",
+        "wan22",
+        "dit",
+        "sana",
+        "cogvideox",
+        "ltx",
+        "hunyuan_video",
+        "mochi",
+    }
+    assert not acted & {"sd", "sdxl"}
+
+
+@BOTH
+def test_streams_that_are_joined_between_stacks_are_refused(plan: Any) -> None:
+    model = tiny_model("flux")
+    known = find_family(model)
+    joined = replace(known.stacks[1], streams=("hidden_states",))
+    family = replace(known, name="joined", stacks=(known.stacks[0], joined))
+    register_family(family)
+    try:
+        with pytest.raises(UnsupportedModelError, match=r"joins the streams between 'blocks.\d' and 'single.0'"):
+            accelerate_pipeline(model, plan, scheduler=tiny_pipeline("flux").scheduler)
+    finally:
+        unregister_family(family)
 
 
 def test_teacache_of_two_denoisers_keeps_a_state_of_each() -> None:
@@ -266,7 +306,7 @@ def test_refused_beside_another_that_decides(plan: Any) -> None:
 
 @BOTH
 def test_refused_on_a_unet(plan: Any) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"plain stack of transformer blocks.*use static_cache"):
+    with pytest.raises(UnsupportedModelError, match=r"it skips a stack of transformer blocks.*use static_cache"):
         accelerate_pipeline(tiny_pipeline("sd"), plan)
 
 
