@@ -9,9 +9,11 @@ from dit_accel.version import __version__ as __version__
 _EXPORTS = {
     "AccelerationPlan": "dit_accel.plan.plan",
     "CompileConfig": "dit_accel.passes.compile",
+    "FirstBlockCacheConfig": "dit_accel.passes.first_block_cache",
     "GeneratorSpec": "dit_accel.schedules",
     "Schedule": "dit_accel.schedules",
     "StaticCacheConfig": "dit_accel.passes.static_cache",
+    "TeaCacheConfig": "dit_accel.passes.teacache",
     "accelerate_pipeline": "dit_accel.api",
     "accelerated": "dit_accel.api",
     "certify": "dit_accel.evaluation.certify.certify",
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
     from dit_accel.embedded import load_embedded as load_embedded
     from dit_accel.evaluation.certify.certify import certify as certify
     from dit_accel.passes.compile import CompileConfig as CompileConfig
+    from dit_accel.passes.first_block_cache import FirstBlockCacheConfig as FirstBlockCacheConfig
     from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig
+    from dit_accel.passes.teacache import TeaCacheConfig as TeaCacheConfig
     from dit_accel.plan.plan import AccelerationPlan as AccelerationPlan
     from dit_accel.schedules import GeneratorSpec as GeneratorSpec
     from dit_accel.schedules import Schedule as Schedule

@@ -134,12 +134,12 @@ def feeds_faults(trial: Trial, site: BoundSite) -> list[str]:
 
     Each reader is run on the noise before its output is held; it must have computed something else than before.
     """
-    readers, name = site.info.feeds, site.info.id
+    readers, name, seen = site.info.feeds, site.info.id, trial.seen
     got: dict[str, list[Tree]] = {reader: [] for reader in readers}
 
     def hold(reader: str, output: Tree, call: int) -> Tree:
         got[reader].append(output)
-        return trial.seen[reader][call]
+        return seen[reader][call]
 
     held: dict[str, Replacement] = {reader: partial(hold, reader) for reader in readers}
     answer = trial.run({**held, name: lambda output, call: noise_like(output)})
@@ -147,7 +147,7 @@ def feeds_faults(trial: Trial, site: BoundSite) -> list[str]:
     if not torch.equal(answer, trial.plain):
         faults.append(f"{name}: has more readers than its `feeds` ({', '.join(readers)})")
     for reader in readers:
-        if torch.equal(flat(got[reader]), flat(trial.seen[reader])):
+        if torch.equal(flat(got[reader]), flat(seen[reader])):
             faults.append(f"{name}: is not read by {reader}, which its `feeds` name")
     return faults
 

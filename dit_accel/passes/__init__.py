@@ -1,6 +1,8 @@
 """Acceleration passes: one technique, one file. Importing this package registers them."""
 
 from dit_accel.passes.compile import CompileConfig
+from dit_accel.passes.first_block_cache import FirstBlockCacheConfig
 from dit_accel.passes.static_cache import StaticCacheConfig
+from dit_accel.passes.teacache import TeaCacheConfig
 
-__all__ = ["CompileConfig", "StaticCacheConfig"]
+__all__ = ["CompileConfig", "FirstBlockCacheConfig", "StaticCacheConfig", "TeaCacheConfig"]

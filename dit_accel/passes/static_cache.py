@@ -139,9 +139,10 @@ def _shortfall(runtime: DenoiserRuntime, planned: int) -> str | None:
     """What to tell the user of a run that reused less than its plan says; ``planned`` is of a whole run."""
     stats = runtime.stats
     if planned and not stats.planned_reuse and stats.answered < stats.calls:
+        others = "the steps that were to reuse some are answered without the denoiser" if stats.answered else ""
         return (
             f"the plan reuses outputs of '{runtime.name}', but this run of {stats.num_steps} steps reused none "
-            f"({stats.reasons or 'too few steps'}); it was no faster than without the plan."
+            f"({stats.reasons or others or 'too few steps'}); it was no faster than without the plan."
         )
     if stats.actual_reuse is None or stats.actual_reuse >= stats.planned_reuse:
         return None

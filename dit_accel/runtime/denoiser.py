@@ -273,6 +273,7 @@ class DenoiserRuntime(Runs):
     def _rest(self) -> None:
         self.frame.actions, self.frame.slots = self._exact.actions, self._nothing
         self.frame.variant = self.frame.state = None
+        self.frame.entered = []
 
     # -- for passes and those who apply them ----------------------------------------------------------------------
 
@@ -281,8 +282,14 @@ class DenoiserRuntime(Runs):
         self._wrappers.ensure(rows)
 
     def compile(self, function: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Run every distinct row through a compiled function of its own from the next call on."""
-        self.compiler = RowCompiler(function)
+        """Run every distinct row through a compiled function of its own from the next call on.
+
+        Where a pass asked for :meth:`~dit_accel.runtime.sockets.Sockets.stay_eager`, it warns and compiles nothing.
+        """
+        if self.eager_because is not None:
+            self.warn(f"'{self.name}' stays uncompiled: {self.eager_because}")
+        else:
+            self.compiler = RowCompiler(function)
 
     @property
     def num_wrapped(self) -> int:

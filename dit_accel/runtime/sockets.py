@@ -41,6 +41,7 @@ class Sockets:
         self.keepers: list[Keeper | None] = [None] * len(layout.sites)
         self.spans: dict[int, Span] = {}
         self.on_run: list[OnRun] = []
+        self.eager_because: str | None = None
 
     def claim(self, what: str, *, by: str) -> None:
         """Note that a pass is the only one to do something to this denoiser.
@@ -84,6 +85,10 @@ class Sockets:
             self.claim(ANSWERS, by=by)
         self._arounds.append(_Around(wrapper=wrapper, order=order, answers=answers))
         self._arounds.sort(key=lambda item: item.order)
+
+    def stay_eager(self, reason: str, *, by: str) -> None:
+        """Refuse to be compiled whole, whoever asks: ``by`` changes rows while they run. ``reason`` is a sentence."""
+        self.eager_because = f"'{by}' {reason}"
 
     def each_run(self, hook: OnRun, *, by: str) -> None:
         """Call ``hook`` at the first call of every run."""

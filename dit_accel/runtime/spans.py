@@ -1,15 +1,17 @@
 """A span of blocks kept as one: what all of them together add to the residual streams (TeaCache, FirstBlockCache).
 
-The first block of a span answers for all of it: where its action is REUSE it adds what the span added when it was last
-computed, and the others, which are skipped, hand their streams on. Spans may run over several stacks.
+The position of its first block stands for all of it: STORE there keeps what the span adds, and REUSE answers from that
+without running a block. Spans may run over several stacks.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
+from dit_accel.errors import UnsupportedModelError
 from dit_accel.families.base import BoundSite
 from dit_accel.runtime.call import Frame
 from dit_accel.runtime.sites import Wrapped
@@ -60,6 +62,9 @@ class Span:
 class SpanForward(Wrapped):
     """The wrapper of one block of a span.
 
+    The last block gives the answer, from what entered the first one: what native code adds to a stream between two
+    blocks (ControlNet) is part of what the span adds, and would count twice if it were added to the answer.
+
     Args:
         span: It belongs to.
         site: The block; its streams are handed on when it is skipped.
@@ -70,23 +75,44 @@ class SpanForward(Wrapped):
         self.span = span
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tree:
-        action = self.action()
-        if action in (REUSE, SKIP):
+        action, span, frame = self.action(), self.span, self.frame
+        keeps = frame.actions[span.first] == STORE
+        answers = action in (REUSE, SKIP)
+        if keeps or answers:
             given = self.given(args, kwargs)
-            changes = self.recall(self.position) if action == REUSE else (None,) * len(given)
-            outputs = tuple(x if d is None else x + d for x, d in zip(given, changes, strict=True))
-            return outputs if len(outputs) > 1 else outputs[0]
-        if self.position == self.span.first:
-            self.frame.entered = self.given(args, kwargs)
+            if self.position == span.first:
+                frame.entered = given
+        if answers:
+            if self.position == span.last:
+                given = self._answer(given)
+            return tuple(given) if len(given) > 1 else given[0]
         output = self.original(*args, **kwargs)
-        if self.position == self.span.last and self.frame.actions[self.span.first] == STORE:
-            self.keep(self.span.first, self._change(output))
+        if keeps:
+            self._check(given)
+            if self.position == span.last:
+                self.keep(span.first, self._change(output))
+                frame.entered = []
         return output
+
+    def _answer(self, given: list[torch.Tensor]) -> list[torch.Tensor]:
+        changes, entered = self.recall(self.span.first), self.frame.entered
+        self.frame.entered = []
+        return [x if d is None else e + d for x, e, d in zip(given, entered, changes, strict=True)]
 
     def _change(self, output: Tree) -> Tree:
         outputs = output if isinstance(output, (tuple, list)) else (output,)
         names = [name for _, name in self.streams]
         return tuple(
+            # The last block of SD3 returns None for the text, which nobody reads after it.
             None if out is None or name not in self.span.streams else out - before
             for name, out, before in zip(names, outputs, self.frame.entered, strict=True)
         )
+
+    def _check(self, given: list[torch.Tensor]) -> None:
+        for (_, name), now, before in zip(self.streams, given, self.frame.entered, strict=True):
+            if name in self.span.streams and now.shape != before.shape:
+                raise UnsupportedModelError(
+                    f"the stream '{name}' has the shape {tuple(now.shape)} at '{self.site_id}' and "
+                    f"{tuple(before.shape)} where the blocks that are kept as one begin, so they are no single "
+                    "stack; register a family whose stacks are those of the image's tokens alone"
+                )

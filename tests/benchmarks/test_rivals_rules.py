@@ -5,8 +5,7 @@ import torch
 from rivals.base import Setting, Task
 from rivals.measure import fewer_steps
 from rivals.smoothcache import error_curves, smooth_schedule
-from rivals.snapshot import Snapshot
-from rivals.teacache import TeaCache, _Skipper
+from rivals.teacache import TeaCache
 from rivals.tgate import TGate
 from rivals.work import Tally, WorkCounter, action
 from tiny_pipelines import tiny_call, tiny_pipeline
@@ -35,27 +34,6 @@ def test_error_curves_have_a_row_a_step_and_leave_nothing() -> None:
     assert set(curves) == {"self_attn", "cross_attn", "ff"}
     assert [len(row) for row in curves["ff"]] == [3, 3, 3, 2, 1, 0]
     assert sorted(vars(pipe.transformer)) == before
-
-
-@pytest.mark.parametrize("name", ["pixart", "flux", "wan"])
-def test_teacache_that_never_skips_is_plain(name: str) -> None:
-    pipe = tiny_pipeline(name)
-    call = lambda: pipe(**tiny_call(name, num_inference_steps=STEPS))[0]  # noqa: E731
-    plain, snapshot = call(), Snapshot(pipe)
-    skipper = _Skipper(pipe, threshold=0.0, predict=lambda d: float("inf"))
-    assert torch.equal(call(), plain)
-    branches = 2 if name == "wan" else 1
-    assert len(skipper.seen) == (STEPS - 1) * branches
-    snapshot.restore()
-    assert torch.equal(call(), plain)
-
-
-def test_teacache_computes_the_first_and_the_last_step() -> None:
-    pipe = tiny_pipeline("pixart")
-    _Skipper(pipe, threshold=float("inf"), predict=lambda d: 0.0)
-    with WorkCounter([pipe.transformer]) as work:
-        pipe(**tiny_call("pixart", num_inference_steps=STEPS))
-    assert work.tally.calls["0:transformer_blocks.2.ff.net.2"] == 2
 
 
 def test_teacache_fits_what_it_saw() -> None:

@@ -10,6 +10,9 @@ from dit_accel.evaluation.reports.report import Report
 
 ROOT = Path(__file__).resolve().parents[3]
 REPORTS = [*(ROOT / "benchmarks" / "results").glob("*.json"), *(ROOT / "schedules" / "plans").rglob("report.json")]
+REPORTS = [
+    path for path in REPORTS if path.name != "breadth.json"
+]  # of another kind: tests/benchmarks/test_breadth.py
 
 
 def test_a_command_names_no_folder_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
