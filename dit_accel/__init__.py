@@ -14,6 +14,7 @@ _EXPORTS = {
     "Schedule": "dit_accel.schedules",
     "StaticCacheConfig": "dit_accel.passes.static_cache",
     "TeaCacheConfig": "dit_accel.passes.teacache",
+    "TrajectoryConfig": "dit_accel.passes.trajectory.apply",
     "accelerate_pipeline": "dit_accel.api",
     "accelerated": "dit_accel.api",
     "certify": "dit_accel.evaluation.certify.certify",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from dit_accel.passes.first_block_cache import FirstBlockCacheConfig as FirstBlockCacheConfig
     from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig
     from dit_accel.passes.teacache import TeaCacheConfig as TeaCacheConfig
+    from dit_accel.passes.trajectory.apply import TrajectoryConfig as TrajectoryConfig
     from dit_accel.plan.plan import AccelerationPlan as AccelerationPlan
     from dit_accel.schedules import GeneratorSpec as GeneratorSpec
     from dit_accel.schedules import Schedule as Schedule

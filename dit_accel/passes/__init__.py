@@ -4,5 +4,6 @@ from dit_accel.passes.compile import CompileConfig
 from dit_accel.passes.first_block_cache import FirstBlockCacheConfig
 from dit_accel.passes.static_cache import StaticCacheConfig
 from dit_accel.passes.teacache import TeaCacheConfig
+from dit_accel.passes.trajectory.apply import TrajectoryConfig
 
-__all__ = ["CompileConfig", "FirstBlockCacheConfig", "StaticCacheConfig", "TeaCacheConfig"]
+__all__ = ["CompileConfig", "FirstBlockCacheConfig", "StaticCacheConfig", "TeaCacheConfig", "TrajectoryConfig"]

@@ -21,6 +21,7 @@ _SHIPPED = {
     "first_block_cache": "dit_accel.passes.first_block_cache",
     "static_cache": "dit_accel.passes.static_cache",
     "teacache": "dit_accel.passes.teacache",
+    "trajectory": "dit_accel.passes.trajectory.apply",
 }
 
 

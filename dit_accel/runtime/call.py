@@ -56,6 +56,7 @@ class Call:
         kwargs: Named ones.
         row: What each site does in it; chosen by the row source.
         state: What the row source keeps for this branch, from one call of a trajectory to the next.
+        begins: Whether a trajectory of the branch begins with this call: nothing from before may be used.
     """
 
     run: Run
@@ -65,6 +66,7 @@ class Call:
     kwargs: dict[str, Any]
     row: Row
     state: Any = None
+    begins: bool = False
 
 
 Inner = Callable[[Call], Any]

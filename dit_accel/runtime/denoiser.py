@@ -138,6 +138,7 @@ class DenoiserRuntime(Runs):
 
     def _start(self, call: Call, inputs: Inputs) -> Track:
         """A branch begins a trajectory at this call."""
+        call.begins = True
         if self.left_out.look() and self.left_out.reasons:
             self.warn(self.left_out.words(self.name))
         rows = self._rows(call, call.step)

@@ -18,6 +18,7 @@ MakeKeeper = Callable[[BoundSite], Keeper]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Around:
+    by: str
     wrapper: Around
     order: int
     answers: Answers | None
@@ -83,8 +84,12 @@ class Sockets:
         """
         if answers is not None:
             self.claim(ANSWERS, by=by)
-        self._arounds.append(_Around(wrapper=wrapper, order=order, answers=answers))
+        self._arounds.append(_Around(by=by, wrapper=wrapper, order=order, answers=answers))
         self._arounds.sort(key=lambda item: item.order)
+
+    def around_of(self, by: str) -> Around | None:
+        """What a pass wraps every call with, if it does."""
+        return next((item.wrapper for item in self._arounds if item.by == by), None)
 
     def stay_eager(self, reason: str, *, by: str) -> None:
         """Refuse to be compiled whole, whoever asks: ``by`` changes rows while they run. ``reason`` is a sentence."""

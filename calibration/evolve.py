@@ -1,0 +1,157 @@
+"""Evolutionary search over which evaluations are computed: NSGA-II on saved evaluations against fidelity.
+
+After ECAD (Aggarwal et al., arXiv 2506.15682), with three changes: the seeds are the plans of :mod:`.choose` and of
+theory, a surrogate screens children before any real run, and every child's weights are fitted anew, so that what is
+judged is the best that can be made of its steps.
+
+Selection is by DEAP's NSGA-II (Deb et al. 2002). Judgements are kept by the caller: evolving again with the same seed
+and all of them at hand gives the same populations at once, which is how a stopped search goes on.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dit_accel.calibration.choose import Gaps
+from dit_accel.calibration.front import Point
+from dit_accel.errors import MissingDependencyError
+
+Steps = tuple[int, ...]
+Judge = Callable[[Steps], Point]
+BROOD = 6  # children made for each one that is judged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One generation.
+
+    Attributes:
+        number: From 0 on.
+        population: The survivors.
+        hypervolume: Of everything judged, by share of saved evaluations and decibel; ``None``: moocore is missing.
+    """
+
+    number: int
+    population: tuple[Point, ...]
+    hypervolume: float | None
+
+
+def evolve(
+    seeds: Sequence[Steps], judge: Judge, gaps: Gaps, *, population: int = 16, children: int = 8, seed: int = 0
+) -> Iterator[Generation]:
+    """Generation after generation, without end; the caller stops.
+
+    Args:
+        seeds: The first population.
+        judge: Fits and judges one set of steps.
+        gaps: The surrogate that screens children.
+        population: Survivors of a generation.
+        children: Judged in each generation.
+        seed: Of the random choices.
+
+    Raises:
+        MissingDependencyError: DEAP is not installed.
+    """
+    select = _selection()
+    rng = random.Random(seed)
+    alive = {steps: judge(steps) for steps in dict.fromkeys(seeds)}
+    everyone = dict(alive)
+    number = 0
+    while True:
+        if number:
+            for steps in _brood(rng, list(alive), everyone, gaps, children):
+                everyone[steps] = alive[steps] = judge(steps)
+            alive = {steps: everyone[steps] for steps in select(alive, population)}
+        points = tuple(alive.values())
+        yield Generation(number=number, population=points, hypervolume=hypervolume(everyone.values()))
+        number += 1
+
+
+def _brood(rng: random.Random, parents: list[Steps], known: dict[Steps, Point], gaps: Gaps, count: int) -> list[Steps]:
+    """Children that were never judged, those that the surrogate likes best for their number of steps."""
+    made: dict[Steps, float] = {}
+    for _ in range(50 * count):
+        if len(made) >= BROOD * count:
+            break
+        first, second = (rng.choice(parents) for _ in range(2))
+        child = mutated(rng, crossed(rng, first, second, gaps.steps) if rng.random() < 0.5 else first, gaps)
+        if child not in known and child not in made:
+            made[child] = surrogate(gaps, child)
+    best_of: dict[int, float] = {}
+    for steps, cost in made.items():
+        best_of[len(steps)] = min(cost, best_of.get(len(steps), cost))
+    ranked = sorted(made, key=lambda steps: (made[steps] / max(best_of[len(steps)], 1e-30), steps))
+    chosen, sizes = [], set()
+    for steps in ranked:  # one of each size first, so that the whole front goes forward
+        if len(steps) not in sizes and len(chosen) < count:
+            chosen.append(steps)
+            sizes.add(len(steps))
+    return [*chosen, *(steps for steps in ranked if steps not in chosen)][:count]
+
+
+def crossed(rng: random.Random, first: Steps, second: Steps, num_steps: int) -> Steps:
+    """The early steps of one parent and the late ones of the other."""
+    cut = rng.randrange(1, num_steps)
+    return tuple([step for step in first if step < cut] + [step for step in second if step >= cut])
+
+
+def mutated(rng: random.Random, steps: Steps, gaps: Gaps) -> Steps:
+    """One or two computed steps moved, one left out or one put in; the first and every boundary stay."""
+    fixed = {0, *gaps.boundaries}
+    chosen = set(steps) | fixed
+    for _ in range(rng.choice((1, 1, 2))):
+        free = sorted(chosen - fixed)
+        what = rng.random()
+        if what < 0.7 and free:
+            old = rng.choice(free)
+            new = old + rng.choice((-2, -1, -1, 1, 1, 2))
+            if 0 < new < gaps.steps and new not in chosen:
+                chosen.remove(old)
+                chosen.add(new)
+        elif what < 0.85 and free:
+            chosen.remove(rng.choice(free))
+        else:
+            chosen.add(rng.randrange(1, gaps.steps))
+    return tuple(sorted(chosen))
+
+
+def surrogate(gaps: Gaps, steps: Steps) -> float:
+    """What the Gram matrix expects of a set of steps."""
+    cost = 0.0
+    for place, step in enumerate(steps):
+        following = steps[place + 1] if place + 1 < len(steps) else gaps.steps
+        cost += float(gaps.costs(steps[: place + 1])[following])
+        assert step < following
+    return cost
+
+
+def hypervolume(points: Any) -> float | None:
+    """Area that the points dominate, of the share of evaluations saved (0 to 1) by decibel above 15; by moocore."""
+    try:
+        import moocore
+    except ImportError:
+        return None
+    table = [[len(point.computed) / point.num_steps, -point.score_db] for point in points]
+    return float(moocore.hypervolume(table, ref=[1.0, -15.0])) if table else 0.0
+
+
+def _selection() -> Callable[[dict[Steps, Point], int], list[Steps]]:
+    try:
+        from deap import base, tools
+    except ImportError as error:
+        raise MissingDependencyError.for_extra("deap", "search", "the evolutionary search") from error
+
+    class Fitness(base.Fitness):  # type: ignore[misc]
+        weights = (-1.0, 1.0)
+
+    class Individual:
+        def __init__(self, steps: Steps, point: Point) -> None:
+            self.steps = steps
+            self.fitness = Fitness((len(point.computed) / point.num_steps, point.score_db))
+
+    def select(alive: dict[Steps, Point], count: int) -> list[Steps]:
+        individuals = [Individual(steps, point) for steps, point in alive.items()]
+        return [individual.steps for individual in tools.selNSGA2(individuals, min(count, len(individuals)))]
+
+    return select

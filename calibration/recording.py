@@ -1,0 +1,232 @@
+"""Looks into runs of a pipeline from its scheduler: what each evaluation was given and gave, and what may be changed.
+
+Everything is seen where guidance is already done: the output that the scheduler's ``step`` is given, and the latents.
+Memory of a recording, bytes: (2 T + 1) x B x latent elements x 4, for T evaluations of a batch of B prompts; outputs
+are let go of once the Gram matrices are made, which leaves (T + 1) x B x elements x 4.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from dit_accel.api import accelerated
+from dit_accel.errors import DitAccelError
+from dit_accel.passes.trajectory.apply import TrajectoryConfig
+from dit_accel.passes.trajectory.levels import noise_levels
+from dit_accel.plan.conditions import Conditions
+from dit_accel.runtime.call import Call, Inner
+from dit_accel.runtime.denoiser import DenoiserRuntime
+from dit_accel.runtime.patch import Patch
+from dit_accel.session.session import session_of
+
+BY = "calibration"
+
+Draw = Callable[[int, int], torch.Tensor]
+"""Draws prompts ``first`` to ``last - 1`` in one pipeline call; returns pictures or videos in [0, 1]."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Evaluation:
+    """One evaluation of a run, as the scheduler sees it.
+
+    Attributes:
+        step: Which.
+        denoiser: Name of the one that was called.
+        latents: What the scheduler goes on from.
+        output: Guided output of the denoiser.
+        given: The latents as the denoiser was given them, divided by ``latents``; ``None``: they are something else.
+        advance: Runs the scheduler's own step from here with another output, and leaves the scheduler as it is.
+    """
+
+    step: int
+    denoiser: str
+    latents: torch.Tensor
+    output: torch.Tensor
+    given: float | None
+    advance: Callable[[torch.Tensor], torch.Tensor]
+
+
+class Listener(Protocol):
+    """Sees, and may change, every evaluation of a run."""
+
+    def wants(self, step: int) -> bool:
+        """Whether the denoiser has to be called at this step; else the last output stands in for its answer."""
+
+    def output(self, evaluation: Evaluation) -> torch.Tensor:
+        """What the scheduler goes on with."""
+
+    def end(self, latents: torch.Tensor) -> None:
+        """The latents after the step that was just taken."""
+
+
+@dataclass(slots=True)
+class Recording:
+    """What runs of the plain pipeline went through.
+
+    Attributes:
+        latents: T + 1 tensors [B, ...]: before each evaluation, and the last ones.
+        outputs: T tensors [B, ...].
+        denoisers: Name of the denoiser of each evaluation.
+        levels: T noise levels.
+        conditions: Of the run, as plans know them.
+        pictures: What was drawn.
+    """
+
+    latents: list[torch.Tensor] = field(default_factory=list)
+    outputs: list[torch.Tensor] = field(default_factory=list)
+    denoisers: list[str] = field(default_factory=list)
+    levels: tuple[float, ...] = ()
+    conditions: Conditions = field(default_factory=Conditions)
+    pictures: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(self.denoisers)
+
+    def of(self, first: int, last: int) -> "Recording":
+        """That of some of the prompts."""
+        return Recording(
+            [each[first:last] for each in self.latents],
+            [each[first:last] for each in self.outputs],
+            self.denoisers,
+            self.levels,
+            self.conditions,
+            self.pictures[first:last],
+        )
+
+    def wants(self, step: int) -> bool:
+        """Everything is computed."""
+        return True
+
+    def output(self, evaluation: Evaluation) -> torch.Tensor:
+        """Note it."""
+        self.latents.append(evaluation.latents.clone())
+        self.outputs.append(evaluation.output.clone())
+        self.denoisers.append(evaluation.denoiser)
+        return evaluation.output
+
+    def end(self, latents: torch.Tensor) -> None:
+        """Keep the last ones only."""
+        del self.latents[len(self.outputs) :]
+        self.latents.append(latents.clone())
+
+
+def record(pipe: Any, draw: Draw, first: int, last: int) -> Recording:
+    """Run the plain pipeline once over some prompts and keep what it goes through."""
+    recording = Recording()
+    with listening(pipe, recording) as runtimes:
+        recording.pictures = draw(first, last)
+        run = next(runtime.run for runtime in runtimes if runtime.run is not None)
+        recording.levels = noise_levels(run.scheduler)
+        recording.conditions = run.conditions
+    return recording
+
+
+@contextmanager
+def listening(pipe: Any, listener: Listener) -> Iterator[tuple[DenoiserRuntime, ...]]:
+    """Let a listener see every run inside the block; gives the denoisers' runtimes.
+
+    What is applied to the pipeline is taken off meanwhile.
+    """
+    with accelerated(pipe, TrajectoryConfig(speedup=1.0)):
+        session = session_of(pipe)
+        assert session is not None
+        ear = _Ear(listener)
+        for runtime in session.runtimes:
+            runtime.around(ear.around(runtime), order=-1, by=BY)
+        scheduler = pipe.scheduler
+        session.ledger.set(scheduler, "step", _Step(scheduler, ear), by=BY)
+        yield session.runtimes
+
+
+class _Ear:
+    """Hears denoiser calls and scheduler steps of one pipeline."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.run = -1
+        self.step = 0
+        self.denoiser = ""
+        self.given: Any = None
+        self.last: dict[Any, Any] = {}
+
+    def around(self, runtime: DenoiserRuntime) -> Callable[[Call, Inner], Any]:
+        def call_or_not(call: Call, inner: Inner) -> Any:
+            if call.run.number != self.run:
+                self.run, self.step, self.last = call.run.number, 0, {}
+            self.denoiser = runtime.name
+            self.given = call.args[0] if call.args else next(iter(call.kwargs.values()))
+            key = (runtime.name, call.branch)
+            if key not in self.last or self.listener.wants(self.step):
+                self.last[key] = inner(call)
+            return self.last[key]
+
+        return call_or_not
+
+
+class _Step(Patch[Any]):
+    """The scheduler's ``step``, heard."""
+
+    def __init__(self, scheduler: Any, ear: _Ear) -> None:
+        super().__init__(scheduler, "step")
+        self.ear = ear
+
+    def __call__(
+        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        ear, scheduler = self.ear, self.owner
+
+        def advance(output: torch.Tensor) -> torch.Tensor:
+            with _unchanged(scheduler, kwargs.get("generator")):
+                return _next_latents(type(scheduler).step(scheduler, output, timestep, sample, *args, **kwargs))
+
+        evaluation = Evaluation(
+            step=ear.step,
+            denoiser=ear.denoiser,
+            latents=sample,
+            output=model_output,
+            given=_ratio(ear.given, sample),
+            advance=advance,
+        )
+        result = self.original(ear.listener.output(evaluation), timestep, sample, *args, **kwargs)
+        ear.listener.end(_next_latents(result))
+        ear.step += 1
+        return result
+
+
+def _next_latents(result: Any) -> torch.Tensor:
+    latents = result[0] if isinstance(result, tuple) else result.prev_sample
+    if not isinstance(latents, torch.Tensor):
+        raise DitAccelError("the scheduler's step gives no latents")
+    return latents
+
+
+@contextmanager
+def _unchanged(scheduler: Any, generator: Any) -> Iterator[None]:
+    """Whatever a step changes in a scheduler and in random generators is as it was afterwards."""
+    kept = {name: value.copy() if type(value) in (list, dict) else value for name, value in vars(scheduler).items()}
+    generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
+    states = [each.get_state() for each in generators]
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        vars(scheduler).clear()
+        vars(scheduler).update(kept)
+        torch.set_rng_state(state)
+        for each, before in zip(generators, states, strict=True):
+            each.set_state(before)
+
+
+def _ratio(given: Any, latents: torch.Tensor) -> float | None:
+    """By which number the scheduler scaled the latents for the denoiser; ``None``: it was given something else."""
+    if not isinstance(given, torch.Tensor) or given.shape[1:] != latents.shape[1:] or len(given) % len(latents):
+        return None
+    part = given[-len(latents) :].double()
+    own = latents.to(part.device).double()
+    ratio = float((part * own).sum() / (own * own).sum().clamp_min(1e-30))
+    return ratio if float((part - ratio * own).norm()) <= 1e-2 * float(part.norm()) else None

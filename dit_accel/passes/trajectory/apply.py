@@ -1,0 +1,166 @@
+"""Trajectory plans: few denoiser evaluations are computed, the others are answered from them, without the denoiser.
+
+An answer is a sum of the branch's earlier outputs, its current latents and the initial noise; the weights are fitted
+to recorded runs (:mod:`dit_accel.calibration`) or come from theory. All guidance branches share one set: guidance is
+linear in its branches, so a combination of outputs is the same combination of guided outputs.
+
+Sources: fitted solvers (BNS, Shaul et al., arXiv 2403.01329; DPM-Solver-v3, Zheng et al., arXiv 2310.13268), learned
+linear forecasts of cached outputs (L2P, arXiv 2604.26365), choice of steps (DPCache, arXiv 2602.22654; LeMiCa, arXiv
+2511.00090; MeanCache, arXiv 2601.19961). Departure from all of them: the weights are fitted on the accelerated run
+itself, to the output that brings this scheduler's latents back onto the recorded run.
+"""
+
+from collections.abc import Hashable
+from typing import Any
+
+from dit_accel.errors import UnsupportedModelError
+from dit_accel.passes.base import Pass, register_pass
+from dit_accel.passes.trajectory.answers import Answers
+from dit_accel.passes.trajectory.config import NAME, TrajectoryConfig
+from dit_accel.passes.trajectory.history import History, Weights, are_alike
+from dit_accel.passes.trajectory.levels import noise_levels, why_not
+from dit_accel.runtime.call import Call, Effect, Inner, Run
+from dit_accel.runtime.denoiser import DenoiserRuntime
+from dit_accel.runtime.sockets import ANSWERS
+from dit_accel.runtime.trees import Tree, leaves
+
+WHAT = "denoiser calls answered from earlier ones"
+DEFAULT_STEPS = 20  # what a plan for any number of steps says before the first run
+
+
+class Forecasts:
+    """Stands around every call of one denoiser and answers those that the plan does not compute.
+
+    Args:
+        runtime: Of the denoiser.
+        config: The plan.
+
+    Attributes:
+        doubted: In words, where the guard found a forecast too far off in the current run.
+    """
+
+    def __init__(self, runtime: DenoiserRuntime, config: TrajectoryConfig) -> None:
+        self.runtime = runtime
+        self.config = config
+        self.doubted: str | None = None
+        self._run = -1
+        self._answers = Answers(config, config.num_steps or DEFAULT_STEPS, ())
+        self._histories: dict[Hashable, History] = {}
+        self._last_answered: dict[Hashable, int] = {}
+
+    def begin(self, run: Run) -> None:
+        """A run begins: carry the plan to it, and say where it is not what the plan was fitted to."""
+        self.doubted = None
+        self._histories, self._last_answered = {}, {}
+        reason = why_not(run.scheduler)
+        if reason is not None:
+            self.runtime.warn(f"{reason}; everything is computed")
+            self._answers = Answers(TrajectoryConfig(computed=(True,) * run.num_steps), run.num_steps, ())
+            return
+        self._answers = answers = Answers(self.config, run.num_steps, noise_levels(run.scheduler))
+        steps = self.config.num_steps
+        if steps is not None and steps != run.num_steps:
+            self.runtime.warn(
+                f"the trajectory plan is for {steps} denoiser evaluations and the run has {run.num_steps}: those at "
+                "the same fractions are computed and the others answered by theory; what was measured no longer holds"
+            )
+        elif answers.is_moved:
+            self.runtime.warn(
+                "the noise levels of this run are not those that the trajectory plan was fitted to (another size or "
+                "scheduler setting): its weights are moved by what theory says of the difference"
+            )
+
+    def answers(self, run: Run, branch: Hashable) -> frozenset[int]:
+        """The evaluations that the plan answers."""
+        return self._answers.answered
+
+    def __call__(self, call: Call, inner: Inner) -> Tree:
+        """Compute the call and keep what it gives, or answer it."""
+        latents = call.args[0] if call.args else next(iter(call.kwargs.values()))
+        history = self._histories.get(call.branch)
+        if history is None or call.begins:
+            history = self._histories[call.branch] = History(call.step, latents)
+        if call.step in self._answers.answered and not self._is_due(call):
+            weights = self._weights(call.step, history)
+            if weights is not None:
+                self._last_answered[call.branch] = call.step
+                return history.combine(weights, latents)
+        output = inner(call)
+        if not history.computed:
+            history.takes_latents = are_alike(latents, leaves(output)[0])
+        if self.config.guard and self.doubted is None:
+            self._compare(call, history, latents, output)
+        history.keep(call.step, output)
+        return output
+
+    def _is_due(self, call: Call) -> bool:
+        """Whether the guard wants this call computed: it has lost its trust, and the last one was answered."""
+        return self.doubted is not None and self._last_answered.get(call.branch) == call.step - 1
+
+    def _weights(self, step: int, history: History) -> Weights | None:
+        fitted = self._answers.fitted(step)
+        if fitted is not None and history.has(fitted):
+            return fitted
+        return self._answers.by_theory(step, history.computed) if history.computed else None
+
+    def _compare(self, call: Call, history: History, latents: Any, output: Tree) -> None:
+        """The guard: how far is what would have been forecast from what was computed?"""
+        forecast = self._answers.fitted(call.step)
+        if forecast is None or not self._answers.is_fitted or not history.has(forecast):
+            return
+        error, allowed = history.error(forecast, latents, output), self.config.guard[call.step]
+        if error > allowed > 0:
+            self.doubted = (
+                f"the guard of '{self.runtime.name}' found evaluation {call.step} at {error:.3g} from its forecast, "
+                f"and in calibration it was never above {allowed:.3g}: from there on no two in a row were answered"
+            )
+
+
+def apply_trajectory(runtime: DenoiserRuntime, config: TrajectoryConfig) -> None:
+    """Answer the calls of one denoiser that the plan does not compute.
+
+    Raises:
+        UnsupportedModelError: The scheduler adds new noise at every step.
+    """
+    reason = why_not(runtime.clock.owner.scheduler)
+    if reason is not None:
+        raise UnsupportedModelError(reason)
+    forecasts = Forecasts(runtime, config)
+    runtime.each_run(forecasts.begin, by=NAME)
+    runtime.around(forecasts, answers=forecasts.answers, by=NAME)
+
+
+def effect_of_trajectory(runtime: DenoiserRuntime, config: TrajectoryConfig) -> Effect:
+    """Share of the denoiser calls that were answered."""
+    stats, forecasts = runtime.stats, runtime.around_of(NAME)
+    assert isinstance(forecasts, Forecasts)
+    steps = stats.num_steps if stats.calls else config.num_steps or DEFAULT_STEPS
+    planned = 1 - len(config.steps_of(steps)) / steps
+    if not stats.calls:
+        return Effect(what=WHAT, planned_frac=planned)
+    shortfall = forecasts.doubted
+    if shortfall is None and planned and not stats.answered:
+        shortfall = (
+            f"no call of '{runtime.name}' was answered in this run of {steps} evaluations "
+            f"({stats.reasons or 'too few steps'}); it was no faster than without the plan."
+        )
+    return Effect(
+        what=WHAT,
+        planned_frac=planned,
+        actual_frac=stats.answered / stats.calls,
+        total=stats.calls,
+        shortfall=shortfall,
+    )
+
+
+register_pass(
+    Pass(
+        config=TrajectoryConfig,
+        summary="computes few denoiser calls and answers the others by combinations of earlier outputs",
+        phase="calls",
+        claims=frozenset((ANSWERS,)),
+        example=TrajectoryConfig,
+        apply=apply_trajectory,
+        effect=effect_of_trajectory,
+    )
+)
