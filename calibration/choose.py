@@ -83,7 +83,7 @@ class Gaps:
         ends = np.arange(last + 2, furthest + 1)
         if not len(ends):
             return found
-        using = [last, *(steps + 1 + step for step in key)]
+        using = np.array([last, *(steps + 1 + step for step in key)])
         inner = gram[np.ix_(using, using)]
         size = np.sqrt(np.maximum(np.diag(inner), 1e-30))
         inner = inner / size[:, None] / size + RIDGE_FRAC * np.eye(len(using))

@@ -82,7 +82,8 @@ def _brood(rng: random.Random, parents: list[Steps], known: dict[Steps, Point], 
     for steps, cost in made.items():
         best_of[len(steps)] = min(cost, best_of.get(len(steps), cost))
     ranked = sorted(made, key=lambda steps: (made[steps] / max(best_of[len(steps)], 1e-30), steps))
-    chosen, sizes = [], set()
+    chosen: list[Steps] = []
+    sizes: set[int] = set()
     for steps in ranked:  # one of each size first, so that the whole front goes forward
         if len(steps) not in sizes and len(chosen) < count:
             chosen.append(steps)

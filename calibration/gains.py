@@ -40,7 +40,8 @@ def measure_gains(pipe: Any, draw: Draw, reference: Recording, prompts: int, pro
         with listening(pipe, injector):
             draw(0, prompts)
         logs.append(math.log(max(injector.gain, 1e-6)))
-    return np.exp(np.interp(range(steps), tried, logs)).tolist()
+    found: list[float] = np.exp(np.interp(range(steps), tried, logs)).tolist()
+    return found
 
 
 @dataclass(slots=True)

@@ -115,7 +115,8 @@ def _gaps(session: Session) -> tuple[str, ...]:
 def _effect_words(effect: Effect) -> str:
     if effect.actual_frac is None:
         return f"{effect.what}: {effect.planned_frac:.0%} planned"
-    return f"{effect.what}: {effect.actual_frac:.0%} ({effect.planned_frac:.0%} planned)"
+    words = f"{effect.what}: {effect.actual_frac:.0%} ({effect.planned_frac:.0%} planned)"
+    return words if effect.shortfall is None else f"{words}; {effect.shortfall}"
 
 
 def _left_out_lines(left_out: Mapping[str, str]) -> list[str]:

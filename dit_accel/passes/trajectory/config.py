@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from dit_accel.errors import ConfigError
@@ -85,14 +85,16 @@ class TrajectoryConfig(PassConfig):
         return None if self.computed is None else len(self.computed)
 
     def steps_of(self, num_steps: int) -> tuple[int, ...]:
-        """Which evaluations of a run of ``num_steps`` are computed; of another T, those at the same fractions."""
+        """Which evaluations of a run of ``num_steps`` are computed; of another T, as large a share, spread alike."""
         if self.computed is None:
             return typical_steps(num_steps, max(1, round(num_steps / self.speedup)))
         chosen = [step for step, computed in enumerate(self.computed) if computed]
         if num_steps == len(self.computed):
             return tuple(chosen)
+        count = max(1, round(len(chosen) * num_steps / len(self.computed)))
+        places = np.interp(np.linspace(0, len(chosen) - 1, count), range(len(chosen)), chosen)
         scale = (num_steps - 1) / max(1, len(self.computed) - 1)
-        return tuple(step for step, _ in groupby(sorted({round(step * scale) for step in chosen})))
+        return tuple(sorted({round(float(place) * scale) for place in places}))
 
     def to_dict(self) -> dict[str, Any]:
         computed = None if self.computed is None else "".join("01"[each] for each in self.computed)

@@ -1,0 +1,282 @@
+"""Calls answered from earlier ones: on every kind of pipeline, under every scheduler, undone without a trace."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from every_other import PASS as EVERY_OTHER
+from snapshot import assert_same, snapshot
+from tiny import tiny_call, tiny_pipeline
+
+from dit_accel import (
+    AccelerationPlan,
+    GeneratorSpec,
+    StaticCacheConfig,
+    TrajectoryConfig,
+    accelerate_pipeline,
+    remove_acceleration,
+    summary,
+)
+from dit_accel.errors import AccelerationWarning, ConfigError, PlanMismatchError, UnsupportedModelError
+from dit_accel.families.pipeline import find_denoisers
+from dit_accel.passes.base import PASSES
+from dit_accel.passes.trajectory.config import LATENTS, NOISE
+from dit_accel.plan.config import CONFIGS
+
+STEPS = 8
+HALF = TrajectoryConfig(computed=(True, False) * 4)
+
+
+def run(pipe: Any, name: str, **more: Any) -> torch.Tensor:
+    first = pipe(**tiny_call(name, **{"num_inference_steps": STEPS, **more}))[0]
+    return first if isinstance(first, torch.Tensor) else torch.stack(list(first))
+
+
+def effect(pipe: Any, denoiser: int = 0) -> Any:
+    return summary(pipe).denoisers[denoiser].effects["trajectory"]
+
+
+def counted(pipe: Any) -> list[int]:
+    """Counts what the first denoiser's first block really computes."""
+    calls = [0]
+
+    def count(*_: Any) -> None:
+        calls[0] += 1
+
+    denoiser = find_denoisers(pipe)[0][1]
+    layers = [module for module in denoiser.modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)]
+    layers[0].register_forward_hook(count)
+    return calls
+
+
+def table(rows: dict[int, dict[int, float]], steps: int = STEPS) -> torch.Tensor:
+    weights = torch.zeros(steps, steps + 2, dtype=torch.float64)
+    for step, row in rows.items():
+        for place, weight in row.items():
+            weights[step, place] = weight
+    return weights
+
+
+@pytest.mark.parametrize("name", ["pixart", "sd", "sdxl", "flux", "sd3", "wan", "wan22", "cogvideox", "hunyuan_video"])
+def test_answers_half_and_is_undone_exactly(name: str) -> None:
+    pipe = tiny_pipeline(name)
+    plain, before = run(pipe, name), snapshot(pipe)
+    accelerate_pipeline(pipe, HALF)
+    made = run(pipe, name)
+    assert torch.isfinite(made).all() and not torch.equal(made, plain)
+    assert effect(pipe).actual_frac == (0.5 if name != "wan22" else pytest.approx(0.5, abs=0.25))
+    assert torch.equal(run(pipe, name), made)
+    remove_acceleration(pipe)
+    assert_same(before, snapshot(pipe))
+    assert torch.equal(run(pipe, name), plain)
+
+
+@pytest.mark.parametrize("name", ["pixart", "flux", "wan", "sd"])
+def test_computing_everything_changes_nothing(name: str) -> None:
+    pipe = tiny_pipeline(name)
+    plain = run(pipe, name)
+    accelerate_pipeline(pipe, TrajectoryConfig(computed=(True,) * STEPS))
+    assert torch.equal(run(pipe, name), plain)
+
+
+@pytest.mark.parametrize("name", ["pixart", "wan"])
+def test_an_answered_call_computes_nothing(name: str) -> None:
+    pipe = tiny_pipeline(name)
+    calls = counted(pipe)
+    run(pipe, name)
+    plain, calls[0] = calls[0], 0
+    accelerate_pipeline(pipe, HALF)
+    run(pipe, name)
+    assert calls[0] * 2 == plain
+
+
+@pytest.mark.parametrize("name", ["pixart", "flux", "wan"])
+def test_weights_of_one_use_the_last_output_again(name: str) -> None:
+    """What another pass, written for the tests, does by hand."""
+    pipe = tiny_pipeline(name)
+    rows = {step: {step - 1: 1.0} for step in range(1, STEPS, 2)}
+    accelerate_pipeline(pipe, replace(HALF, weights=table(rows)))
+    fitted = run(pipe, name)
+    with PASSES.temporarily(EVERY_OTHER.name, EVERY_OTHER), CONFIGS.temporarily(EVERY_OTHER.name, EVERY_OTHER.config):
+        accelerate_pipeline(pipe, EVERY_OTHER.config(n=2))
+        assert torch.equal(run(pipe, name), fitted)
+
+
+def test_latents_and_noise_are_what_the_denoiser_was_given() -> None:
+    pipe = tiny_pipeline("flux")
+    given: list[torch.Tensor] = []
+    denoiser = find_denoisers(pipe)[0][1]
+    original = denoiser.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given.append(kwargs["hidden_states"].clone())
+        return original(*args, **kwargs)
+
+    denoiser.forward = forward
+    stepped: list[torch.Tensor] = []
+    step = pipe.scheduler.step
+
+    def heard(output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        stepped.append(output.clone())
+        return step(output, *args, **kwargs)
+
+    pipe.scheduler.step = heard
+    weights = table({1: {0: 0.5, LATENTS: 0.25, NOISE: -2.0}})
+    accelerate_pipeline(pipe, TrajectoryConfig(computed=(True, False, *(True,) * 6), weights=weights))
+    run(pipe, "flux")
+    assert len(given) == STEPS - 1 and len(stepped) == STEPS
+    latents = given[0] + (pipe.scheduler.sigmas[1] - pipe.scheduler.sigmas[0]) * stepped[0]
+    wanted = 0.5 * stepped[0] + 0.25 * latents - 2 * given[0]
+    torch.testing.assert_close(stepped[1], wanted, rtol=1e-4, atol=1e-4)
+
+
+SCHEDULERS = {
+    "ddim": (diffusers.DDIMScheduler, {}),
+    "ddpm": (diffusers.DDPMScheduler, {}),
+    "dpm++2m": (diffusers.DPMSolverMultistepScheduler, {}),
+    "sde-dpm++2m": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    "euler": (diffusers.EulerDiscreteScheduler, {}),
+    "euler-a": (diffusers.EulerAncestralDiscreteScheduler, {}),
+    "unipc": (diffusers.UniPCMultistepScheduler, {}),
+    "pndm": (diffusers.PNDMScheduler, {"skip_prk_steps": True}),
+    "heun": (diffusers.HeunDiscreteScheduler, {}),
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("name", ["sd", "pixart"])
+def test_every_scheduler(name: str, scheduler: str) -> None:
+    pipe = tiny_pipeline(name)
+    make, settings = SCHEDULERS[scheduler]
+    pipe.scheduler = make(**settings)
+    accelerate_pipeline(pipe, TrajectoryConfig(speedup=2.0))
+    made = run(pipe, name)
+    assert torch.isfinite(made).all()
+    assert effect(pipe).actual_frac == pytest.approx(0.5, abs=0.08)
+    assert torch.equal(run(pipe, name), made)
+
+
+def test_schedulers_that_begin_anew_at_every_step_are_refused() -> None:
+    pipe = tiny_pipeline("sd")
+    pipe.scheduler = diffusers.LCMScheduler()
+    before = snapshot(pipe)
+    with pytest.raises(UnsupportedModelError, match="adds new noise at every step"):
+        accelerate_pipeline(pipe, HALF)
+    assert_same(before, snapshot(pipe))
+
+
+def test_one_run_leaves_nothing_to_the_next() -> None:
+    pipe = tiny_pipeline("pixart")
+    accelerate_pipeline(pipe, HALF)
+    alone = run(pipe, "pixart")
+    run(pipe, "pixart", num_inference_steps=STEPS, guidance_scale=1.0)
+    with pytest.raises(ZeroDivisionError):
+        run(pipe, "pixart", callback=lambda *_: 1 / 0)
+    assert torch.equal(run(pipe, "pixart"), alone)
+
+
+def test_callbacks_see_every_step() -> None:
+    pipe = tiny_pipeline("flux")
+    accelerate_pipeline(pipe, HALF)
+    seen: list[int] = []
+
+    def note(pipe: Any, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        seen.append(step)
+        return kwargs
+
+    run(pipe, "flux", callback_on_step_end=note)
+    assert seen == list(range(STEPS))
+
+
+def test_another_number_of_steps_is_warned_of_and_refused_when_strict() -> None:
+    pipe = tiny_pipeline("pixart")
+    accelerate_pipeline(pipe, HALF)
+    with pytest.warns(AccelerationWarning, match="8 denoiser evaluations and the run has 12"):
+        run(pipe, "pixart", num_inference_steps=12)
+    assert effect(pipe).actual_frac == pytest.approx(0.5, abs=0.15)
+    accelerate_pipeline(pipe, HALF, strict=True)
+    with pytest.raises(PlanMismatchError):
+        run(pipe, "pixart", num_inference_steps=12)
+
+
+def test_other_noise_levels_are_warned_of() -> None:
+    pipe = tiny_pipeline("flux")
+    rows = {step: {step - 1: 1.0} for step in range(1, STEPS, 2)}
+    levels = tuple(1 - step / STEPS / 2 for step in range(STEPS))
+    accelerate_pipeline(pipe, replace(HALF, weights=table(rows), levels=levels))
+    with pytest.warns(AccelerationWarning, match="noise levels"):
+        assert torch.isfinite(run(pipe, "flux")).all()
+
+
+def test_image_to_image_begins_in_the_middle() -> None:
+    """Fitted weights name outputs that were never computed: theory answers from those that were."""
+    text = tiny_pipeline("sd")
+    pipe = diffusers.StableDiffusionImg2ImgPipeline(**text.components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    call = {**tiny_call("sd"), "image": torch.rand(1, 3, 16, 16), "strength": 0.6, "num_inference_steps": STEPS}
+    for key in ("height", "width"):
+        call.pop(key, None)
+    rows = {step: {place: 1 / ((step + 1) // 2) for place in range(0, step, 2)} for step in range(1, STEPS, 2)}
+    accelerate_pipeline(pipe, replace(HALF, weights=table(rows)))
+    assert torch.isfinite(torch.as_tensor(pipe(**call)[0])).all()
+    assert 0.2 < effect(pipe).actual_frac < 0.8
+
+
+def test_goes_together_with_kept_modules() -> None:
+    pipe = tiny_pipeline("pixart")
+    reuse = StaticCacheConfig(schedule=GeneratorSpec("full_steps", n=4))
+    accelerate_pipeline(pipe, [HALF, reuse])
+    assert torch.isfinite(run(pipe, "pixart")).all()
+    effects = summary(pipe).denoisers[0].effects
+    assert effects["trajectory"].actual_frac == 0.5 and set(effects) == {"trajectory", "static_cache"}
+
+
+def test_the_guard_computes_more_where_a_forecast_fails() -> None:
+    pipe = tiny_pipeline("pixart")
+    third = (True, False, False, True, False, False, True, False)
+    rows = {step: {max(j for j in (0, 3, 6) if j < step): 1.0} for step in range(1, STEPS)}
+    accelerate_pipeline(pipe, TrajectoryConfig(computed=third, weights=table(rows), guard=(1e9,) * STEPS))
+    run(pipe, "pixart")
+    trusted = effect(pipe).actual_frac
+    accelerate_pipeline(pipe, TrajectoryConfig(computed=third, weights=table(rows), guard=(1e-9,) * STEPS))
+    with pytest.warns(AccelerationWarning, match="the guard of 'transformer' found evaluation 3"):
+        run(pipe, "pixart")
+    assert trusted == 5 / 8 and effect(pipe).actual_frac == 4 / 8
+    assert "guard" in str(summary(pipe))
+
+
+def test_a_plan_is_saved_and_read(tmp_path: Path) -> None:
+    rows = {step: {step - 1: 0.1 * step, LATENTS: -0.3} for step in range(1, STEPS, 2)}
+    config = TrajectoryConfig(computed=HALF.computed, weights=table(rows), levels=tuple(range(STEPS)), guard=(1.0,) * 8)
+    AccelerationPlan(passes=(config,)).save_pretrained(tmp_path)
+    read = AccelerationPlan.from_pretrained(tmp_path)
+    assert isinstance(read.passes[0], TrajectoryConfig)
+    assert read.passes[0].to_dict() == config.to_dict() and torch.equal(read.passes[0].weights, config.weights)
+    pipe = tiny_pipeline("pixart")
+    accelerate_pipeline(pipe, config)
+    made = run(pipe, "pixart")
+    accelerate_pipeline(pipe, read)
+    assert torch.equal(run(pipe, "pixart"), made)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"computed": (False, True)}, "the first one true"),
+        ({"computed": ()}, "true or false"),
+        ({"computed": (True, False), "weights": torch.zeros(2, 3)}, r"\[2, 4\]"),
+        ({"computed": (True, False), "weights": torch.full((2, 4), float("nan"))}, "not finite"),
+        ({"computed": (True, False, False), "weights": table({2: {1: 1.0}}, 3)}, "not computed"),
+        ({"computed": (True, True), "weights": table({0: {1: 1.0}}, 2)}, "not yet"),
+        ({"computed": (True, False), "levels": (1.0,)}, "1 levels for 2"),
+        ({"computed": (True, False), "guard": (1.0, 1.0)}, "there are none"),
+        ({"weights": torch.zeros(2, 4)}, "belong to 'computed'"),
+        ({"speedup": 0.5}, "at least 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        TrajectoryConfig(**fields)
