@@ -210,8 +210,8 @@ def ridge_toward(gram: Any, right: Any, prior: Any, ridges: Sequence[float] = RI
     def solve(of_a: Any, of_b: Any, ridge: float, count: int) -> Any:
         return start + np.linalg.solve(of_a + ridge * count * eye, of_b - of_a @ start)
 
-    best, chosen = np.inf, ridges[0]
-    for ridge in ridges if len(a) > 1 else ridges[len(ridges) // 2 :][:1]:
+    best, chosen = np.inf, ridges[len(ridges) // 2]
+    for ridge in ridges if len(a) > 1 else ():
         loss = 0.0
         for k in range(len(a)):
             w = solve(whole_a - a[k], whole_b - b[k], ridge, len(a) - 1)

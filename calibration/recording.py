@@ -20,6 +20,7 @@ from dit_accel.plan.conditions import Conditions
 from dit_accel.runtime.call import Call, Inner
 from dit_accel.runtime.denoiser import DenoiserRuntime
 from dit_accel.runtime.patch import Patch
+from dit_accel.runtime.trees import leaves, version
 from dit_accel.session.session import session_of
 
 BY = "calibration"
@@ -209,6 +210,7 @@ def _next_latents(result: Any) -> torch.Tensor:
 def _unchanged(scheduler: Any, generator: Any) -> Iterator[None]:
     """Whatever a step changes in a scheduler and in random generators is as it was afterwards."""
     kept = {name: value.copy() if type(value) in (list, dict) else value for name, value in vars(scheduler).items()}
+    tensors = [(each, version(each), each.clone()) for value in kept.values() for each in leaves(value)]
     generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
     states = [each.get_state() for each in generators]
     state = torch.get_rng_state()
@@ -217,9 +219,12 @@ def _unchanged(scheduler: Any, generator: Any) -> Iterator[None]:
     finally:
         vars(scheduler).clear()
         vars(scheduler).update(kept)
+        for tensor, before, content in tensors:
+            if version(tensor) != before:  # PNDM adds up in place
+                tensor.copy_(content)
         torch.set_rng_state(state)
-        for each, before in zip(generators, states, strict=True):
-            each.set_state(before)
+        for each, its_state in zip(generators, states, strict=True):
+            each.set_state(its_state)
 
 
 def _ratio(given: Any, latents: torch.Tensor) -> float | None:

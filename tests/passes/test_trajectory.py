@@ -219,7 +219,7 @@ def test_image_to_image_begins_in_the_middle() -> None:
     call = {**tiny_call("sd"), "image": torch.rand(1, 3, 16, 16), "strength": 0.6, "num_inference_steps": STEPS}
     for key in ("height", "width"):
         call.pop(key, None)
-    rows = {step: {place: 1 / ((step + 1) // 2) for place in range(0, step, 2)} for step in range(1, STEPS, 2)}
+    rows = {step: dict.fromkeys(range(0, step, 2), 1 / ((step + 1) // 2)) for step in range(1, STEPS, 2)}
     accelerate_pipeline(pipe, replace(HALF, weights=table(rows)))
     assert torch.isfinite(torch.as_tensor(pipe(**call)[0])).all()
     assert 0.2 < effect(pipe).actual_frac < 0.8
@@ -250,7 +250,9 @@ def test_the_guard_computes_more_where_a_forecast_fails() -> None:
 
 def test_a_plan_is_saved_and_read(tmp_path: Path) -> None:
     rows = {step: {step - 1: 0.1 * step, LATENTS: -0.3} for step in range(1, STEPS, 2)}
-    config = TrajectoryConfig(computed=HALF.computed, weights=table(rows), levels=tuple(range(STEPS)), guard=(1.0,) * 8)
+    config = TrajectoryConfig(
+        computed=HALF.computed, weights=table(rows), levels=tuple(range(STEPS)), guard=(1.0,) * 8
+    )
     AccelerationPlan(passes=(config,)).save_pretrained(tmp_path)
     read = AccelerationPlan.from_pretrained(tmp_path)
     assert isinstance(read.passes[0], TrajectoryConfig)

@@ -13,7 +13,9 @@ def test_polynomials_are_continued_exactly(nodes: list[int], at: int) -> None:
         return sum((k + 1) * x**k for k in range(len(nodes)))
 
     weights = lagrange([float(node) for node in nodes], float(at))
-    assert sum(w * polynomial(n) for w, n in zip(weights, nodes, strict=True)) == pytest.approx(polynomial(at), abs=1e-3)
+    assert sum(w * polynomial(n) for w, n in zip(weights, nodes, strict=True)) == pytest.approx(
+        polynomial(at), abs=1e-3
+    )
 
 
 def test_a_line_in_the_noise_level_is_continued() -> None:
