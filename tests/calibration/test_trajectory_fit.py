@@ -128,7 +128,8 @@ def test_ridge_leads_to_the_prior_where_prompts_disagree() -> None:
     found, ridge = ridge_toward(gram, right, np.array([1.0, 0.0, 0.0]))
     assert np.allclose(found, truth, atol=1e-4) and ridge <= 1e-4
     gram = np.broadcast_to(np.eye(3), (200, 3, 3))
-    noisy = gram @ np.array([1.0, 0.0, 0.0]) + rng.normal(size=(200, 3)) * 5
+    apart = rng.normal(size=(200, 3)) * 5
+    noisy = gram @ np.array([1.0, 0.0, 0.0]) + apart - apart.mean(0)
     found, ridge = ridge_toward(gram, noisy, np.array([1.0, 0.0, 0.0]), ridges=(1e-6, 1e3))
     assert ridge == 1e3 and np.allclose(found, [1, 0, 0], atol=0.1)
 
