@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from dit_accel.cli.calibrate import calibrate_command
 from dit_accel.cli.certify import certify_command
 from dit_accel.cli.console import Commands
 from dit_accel.cli.demo import demo_command
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate_command)
 app.command("demo")(demo_command)
+app.command("calibrate")(calibrate_command)
 app.command("certify")(certify_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)

@@ -1,0 +1,161 @@
+"""``dit-accel calibrate``: search trajectory plans of all speeds for a pipeline, and save those of the front."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dit_accel.cli import options
+from dit_accel.cli.console import err, out, print_json, tell
+from dit_accel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dit_accel.calibration.calibrate import Calibration, OnProgress
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def calibrate_command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FOLDER|HUB-ID", help="An embedded pipeline (emoji-pixart), a folder, or a hub id."
+        ),
+    ],
+    budget: Annotated[str, typer.Option(metavar="TIME", help="How long to search: 90s, 20m, 2h.")] = "20m",
+    max_lpips: Annotated[
+        float | None, typer.Option(min=0, help="The fastest plan with a mean ST-LPIPS of this.")
+    ] = None,
+    min_psnr: Annotated[float | None, typer.Option(help="The fastest plan with a mean PSNR of this, dB.")] = None,
+    min_speedup: Annotated[
+        float | None, typer.Option(min=1, help="Evaluations of a run by those that are computed, at least.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="For plans and progress. Default: outputs/calibrate/NAME."
+        ),
+    ] = None,
+    plan_name: Annotated[str | None, typer.Option("--name", help="What the chosen plan is called.")] = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    frames: Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a video.")] = None,
+    num_prompts: Annotated[
+        int | None, typer.Option(min=2, help="Drawn in one call. Default: 32 images or 12 videos.")
+    ] = None,
+    generations: Annotated[
+        int | None, typer.Option(min=0, help="Of the evolutionary search, instead of a time.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Find trajectory plans for a pipeline: which denoiser calls to compute, and how to answer the others.
+
+    Stopped at any time, the same command goes on where it was. Each plan of the front is a folder of its own; with a
+    limit the plan that was asked for is named, and is in the folder "chosen". Certify it before you trust it.
+
+    Example: dit-accel calibrate emoji-flux --budget 2m --max-lpips 0.02
+    """
+    import json
+
+    import torch
+
+    from dit_accel.calibration.calibrate import calibrate
+    from dit_accel.calibration.front import pick
+    from dit_accel.cli.model import load_for_cli
+    from dit_accel.evaluation.metrics.fidelity import require_metrics
+    from dit_accel.pipelines.generation import GenerationSettings
+
+    budget_s = seconds_of(budget)
+    require_metrics()
+    torch.set_num_threads(threads)
+    tell(f"loading {model} ...")
+    pipe = load_for_cli(model, device, dtype)
+    name = Path(model).resolve().name if Path(model).exists() else model
+    folder = output or Path("outputs/calibrate") / name.replace("/", "--")
+    settings = GenerationSettings(
+        num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, num_frames=frames
+    )
+    with _bar(budget_s) as on_progress:
+        found = calibrate(
+            pipe,
+            folder,
+            model=name,
+            settings=settings,
+            num_prompts=num_prompts,
+            budget_s=budget_s,
+            generations=generations,
+            seed=seed,
+            on_progress=on_progress,
+        )
+    limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}
+    chosen = pick(found.front, **limits) if any(limit is not None for limit in limits.values()) else None
+    for point in found.front:
+        found.plan(point).save_pretrained(folder / f"{len(point.computed)}-of-{point.num_steps}")
+    if chosen is not None:
+        plan = found.plan(chosen)
+        replace(plan, name=plan_name or plan.name).save_pretrained(folder / "chosen")
+    if as_json:
+        points = [point.to_dict() for point in found.front]
+        print_json(json.dumps({"folder": str(folder), "front": points, "chosen": chosen and chosen.to_dict()}))
+        return
+    out().print(_table(found, chosen))
+    where = folder / "chosen" if chosen else folder
+    tell(f"plans: {where}. They were judged on the prompts that they were fitted to; for others:")
+    tell(f"dit-accel certify {model} --plan {where}")
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of ``90s``, ``20m`` or ``2h``.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    try:
+        value = float(text[:-1]) * UNITS[text[-1:]]
+    except (KeyError, ValueError):
+        value = -1.0
+    if value <= 0:
+        raise ConfigError(f"'{text}' is no time; write 90s, 20m or 2h")
+    return value
+
+
+def _table(found: "Calibration", chosen: Any) -> Any:
+    from rich.table import Table
+
+    table = Table("computed", "evaluations saved", "PSNR", "worst tenth", "ST-LPIPS", title="on search prompts")
+    for point in found.front:
+        mark = " *" if point == chosen else ""
+        distance = "" if point.st_lpips is None else f"{point.st_lpips:.4f}"
+        count = f"{len(point.computed)} of {point.num_steps}{mark}"
+        table.add_row(count, f"{point.saved:.2f}x", f"{point.psnr_db:.1f} dB", f"{point.worst_db:.1f} dB", distance)
+    return table
+
+
+@contextmanager
+def _bar(budget_s: float) -> "Iterator[OnProgress]":
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err(), transient=True) as progress:
+        task = progress.add_task("recording the plain runs", total=budget_s)
+
+        def show(what: str, left_s: float, calibration: "Calibration") -> None:
+            words = {"record": "measuring what errors grow to", "gains": "choosing steps"}.get(what)
+            if words is None:
+                volume = "" if calibration.hypervolume is None else f", hypervolume {calibration.hypervolume:.2f}"
+                words = (
+                    f"generation {calibration.generations}: {len(calibration.points)} judged, "
+                    f"front of {len(calibration.front)}{volume}"
+                )
+            progress.update(task, description=words, completed=budget_s - left_s)
+
+        yield show
