@@ -8,6 +8,7 @@ from rivals.cachedit import CacheDit
 from rivals.diffusers_attention import FasterCache, PyramidAttentionBroadcast
 from rivals.diffusers_blocks import FirstBlockCache, MagCache, TaylorSeer
 from rivals.l2p import L2P
+from rivals.meancache import MeanCache
 from rivals.scheduled import DeepCache, Fora, Ours, TGateKeepingGuidance
 from rivals.smoothcache import SmoothCache
 from rivals.teacache import TeaCache
@@ -27,6 +28,7 @@ KINDS: tuple[type[Rival], ...] = (
     FasterCache,
     CacheDit,
     L2P,
+    MeanCache,
     Ours,
 )
 
