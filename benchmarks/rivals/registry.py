@@ -9,6 +9,7 @@ from rivals.diffusers_attention import FasterCache, PyramidAttentionBroadcast
 from rivals.diffusers_blocks import FirstBlockCache, MagCache, TaylorSeer
 from rivals.l2p import L2P
 from rivals.meancache import MeanCache
+from rivals.optimal_steps import OptimalSteps
 from rivals.scheduled import DeepCache, Fora, Ours, TGateKeepingGuidance
 from rivals.smoothcache import SmoothCache
 from rivals.teacache import TeaCache
@@ -29,6 +30,7 @@ KINDS: tuple[type[Rival], ...] = (
     CacheDit,
     L2P,
     MeanCache,
+    OptimalSteps,
     Ours,
 )
 

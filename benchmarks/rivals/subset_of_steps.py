@@ -1,12 +1,13 @@
 """The stock scheduler on some of its timesteps: the same solver, with fewer and larger steps.
 
-Schedulers with noise levels of their own read where a step goes from the list. DDIM computes it from the number of
-steps, as if all were equally long, and is told what to compute it from before each step.
+Schedulers that list noise levels read there where a step goes. DDIM works it out from the number of steps, as if all
+were equally long; during each step it is told a number that makes it work out the right one.
 """
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,18 +54,28 @@ class Grid:
         scheduler.num_inference_steps = len(inner)
         scheduler.sigmas = self.sigmas[list(steps)]
 
-    def aim(self, scheduler: Any, step: int, following: int) -> None:
-        """Before the step from ``step`` to ``following``: say how long it is, where the scheduler does not know."""
-        if self.sigmas is None:
-            end = following == len(self)
-            length = self._last_length if end else int(self.timesteps[step]) - int(self.timesteps[following])
-            scheduler.num_inference_steps = _Length(length)
+    @contextmanager
+    def aimed(self, scheduler: Any, step: int, following: int) -> Iterator[None]:
+        """A block for the step from ``step`` to ``following``, in which the scheduler knows how long it is."""
+        if self.sigmas is not None:
+            yield
+            return
+        end = int(self.timesteps[-1]) - self._last_length
+        target = int(self.timesteps[following]) if following < len(self) else end
+        length = int(self.timesteps[step]) - target
+        before, scheduler.num_inference_steps = scheduler.num_inference_steps, _Length(length)
+        try:
+            yield
+        finally:
+            scheduler.num_inference_steps = before
 
 
 def take_only(scheduler: Any, choose: Callable[[int], Sequence[int]]) -> None:
     """From now on every run goes through the steps that ``choose(number of steps)`` gives; ``Snapshot`` undoes it."""
     original_set, original_step = scheduler.set_timesteps, scheduler.step
-    grid, route, taken = Grid(scheduler) if scheduler.num_inference_steps else None, [], 0
+    grid: Grid | None = None
+    route: list[int] = []
+    taken = 0
 
     @functools.wraps(original_set)  # pipelines look up in its signature whether it takes sigmas
     def set_timesteps(*args: Any, **kwargs: Any) -> Any:
@@ -79,9 +90,9 @@ def take_only(scheduler: Any, choose: Callable[[int], Sequence[int]]) -> None:
     def step(*args: Any, **kwargs: Any) -> Any:
         nonlocal taken
         assert grid is not None
-        grid.aim(scheduler, route[taken], route[taken + 1])
         taken += 1
-        return original_step(*args, **kwargs)
+        with grid.aimed(scheduler, route[taken - 1], route[taken]):
+            return original_step(*args, **kwargs)
 
     scheduler.set_timesteps, scheduler.step = set_timesteps, step
 
