@@ -7,6 +7,9 @@ from rivals.base import Rival
 from rivals.cachedit import CacheDit
 from rivals.diffusers_attention import FasterCache, PyramidAttentionBroadcast
 from rivals.diffusers_blocks import FirstBlockCache, MagCache, TaylorSeer
+from rivals.l2p import L2P
+from rivals.meancache import MeanCache
+from rivals.optimal_steps import OptimalSteps
 from rivals.scheduled import DeepCache, Fora, Ours, TGateKeepingGuidance
 from rivals.smoothcache import SmoothCache
 from rivals.teacache import TeaCache
@@ -25,6 +28,9 @@ KINDS: tuple[type[Rival], ...] = (
     PyramidAttentionBroadcast,
     FasterCache,
     CacheDit,
+    L2P,
+    MeanCache,
+    OptimalSteps,
     Ours,
 )
 
