@@ -7,7 +7,7 @@ largest k <= K whose error, like those of all smaller k, is below alpha. All mod
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.families.targets import find_targets
 from dit_accel.schedules import Schedule
+from dit_accel.schedules.solvers import Errors, smooth_schedule
 from rivals.base import Setting, Task
 from rivals.scheduled import Scheduled
 from rivals.snapshot import Snapshot
@@ -25,9 +26,6 @@ from rivals.work import LEAF_KINDS
 MAX_SKIP = 3  # K, as in the authors' code
 ALPHAS = (0.05, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5)
 ADVISED_ALPHA = 0.18
-
-Errors = Mapping[str, Sequence[Sequence[float]]]
-"""Kind of module to rows: entry [i][k - 1] is the error of answering step i + k with step i."""
 
 
 class SmoothCache(Scheduled):
@@ -60,32 +58,6 @@ class SmoothCache(Scheduled):
     def schedule(self, pipe: Any, setting: Setting, task: Task) -> Schedule:
         self.prepare(pipe, task)
         return smooth_schedule(task.memory[self.name], _sites(pipe), **setting.params)
-
-
-def smooth_schedule(errors: Errors, sites: Mapping[str, str], *, alpha: float, max_skip: int) -> Schedule:
-    """The paper's rule.
-
-    Args:
-        errors: See :data:`Errors`.
-        sites: Site id to its kind.
-        alpha: Largest error that is accepted.
-        max_skip: Most steps that one computation serves after its own.
-    """
-    num_steps = len(next(iter(errors.values())))
-    rows = {kind: _row(curve, num_steps, alpha, max_skip) for kind, curve in errors.items()}
-    return Schedule(num_steps, {site: rows[kind] for site, kind in sites.items() if kind in rows})
-
-
-def _row(curve: Sequence[Sequence[float]], num_steps: int, alpha: float, max_skip: int) -> list[bool]:
-    computed = [False] * num_steps
-    step = 0
-    while step < num_steps:
-        computed[step] = True
-        skip = 0
-        while skip < min(max_skip, len(curve[step])) and curve[step][skip] < alpha:
-            skip += 1
-        step += skip + 1
-    return computed
 
 
 def error_curves(pipe: Any, run: Callable[[], object]) -> Errors:

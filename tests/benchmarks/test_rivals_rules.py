@@ -4,7 +4,7 @@ import pytest
 import torch
 from rivals.base import Setting, Task
 from rivals.measure import fewer_steps
-from rivals.smoothcache import error_curves, smooth_schedule
+from rivals.smoothcache import error_curves
 from rivals.teacache import TeaCache
 from rivals.tgate import TGate
 from rivals.work import Tally, WorkCounter, action
@@ -12,19 +12,6 @@ from tiny_pipelines import tiny_call, tiny_pipeline
 from torch import nn
 
 STEPS = 6
-
-
-def test_smoothcache_takes_the_longest_run_below_alpha() -> None:
-    curve = [[0.1, 0.2, 0.9], [0.1, 0.1, 0.1], [0.1, 0.1, 0.1], [0.5, 0.5], [0.1], []]
-    schedule = smooth_schedule({"ff": curve}, {"blocks.0.ff": "ff"}, alpha=0.3, max_skip=3)
-    assert schedule.recompute == {"blocks.0.ff": (True, False, False, True, True, False)}
-    assert smooth_schedule({"ff": curve}, {"blocks.0.ff": "ff"}, alpha=0.0, max_skip=3).is_exact
-
-
-def test_smoothcache_stops_at_the_first_error_above_alpha() -> None:
-    curve = [[0.5, 0.1], [0.1], []]
-    schedule = smooth_schedule({"ff": curve}, {"x": "ff"}, alpha=0.3, max_skip=2)
-    assert schedule.recompute == {"x": (True, True, False)}
 
 
 def test_error_curves_have_a_row_a_step_and_leave_nothing() -> None:
