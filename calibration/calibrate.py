@@ -26,7 +26,7 @@ from dit_accel.evaluation.progress_files import claim, read_json, write_json
 from dit_accel.families.targets import find_targets
 from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video
 from dit_accel.plan.fingerprint import digest, fingerprint
-from dit_accel.plan.plan import AccelerationPlan
+from dit_accel.plan.plan import NOT_CERTIFIED, AccelerationPlan
 from dit_accel.plan.weights import sample_weights
 from dit_accel.prompts import load_prompts
 from dit_accel.schedules.theory import typical_steps
@@ -35,7 +35,7 @@ SEED = 50_000  # of the first prompt; certificates count from 0
 NUM_IMAGES, NUM_VIDEOS = 32, 12
 GAIN_PROMPTS = 4
 JOB_FILE, STATE_FILE = "job.json", "judged.json"
-UNCERTIFIED_NOTE = "calibrated on search prompts, not certified: `dit-accel certify` measures it on others"
+CALIBRATED_NOTE = f"calibrated on search prompts, {NOT_CERTIFIED}: `dit-accel certify` measures it on others"
 
 OnProgress = Callable[[str, float, "Calibration"], None]
 """Told what is done (``"record"``, ``"gains"``, ``"judge"``), the seconds that are left, and the calibration."""
@@ -168,7 +168,7 @@ def calibrate(
             passes=(result.config,),
             fingerprints=tuple(fingerprint(target) for target in targets),
             conditions=reference.conditions,
-            notes=(UNCERTIFIED_NOTE,),
+            notes=(CALIBRATED_NOTE,),
         )
 
     calibration._plan = plan

@@ -177,6 +177,8 @@ def _best_path(
     """The path 0 -> T of ``num_computed`` gaps whose label is least; ``extend`` must keep the order of labels."""
     num_steps = len(gaps)
     _check(gaps, num_computed)
+    label: Any
+    path: tuple[int, ...]
     best: dict[int, tuple[Any, tuple[int, ...]]] = {0: (start, (0,))}
     for left in reversed(range(num_computed)):
         further: dict[int, tuple[Any, tuple[int, ...]]] = {}

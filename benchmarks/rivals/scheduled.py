@@ -118,7 +118,7 @@ class Ours(Rival):
     method = "this project"
     made_by = "this project"
     advice = "the preset 'balanced'"
-    presets: ClassVar[tuple[str, ...]] = ("lossless", "balanced", "fast", "turbo")
+    presets: ClassVar[tuple[str, ...]] = ("lossless", "balanced", "fast", "turbo", "extreme")
 
     def supports(self, pipe: Any) -> str | None:
         return None

@@ -19,6 +19,7 @@ FORMAT = "dit-accel/plan"
 VERSION = 2  # of version 1, which is read, a plan is for the first denoiser of a pipeline alone
 PLAN_FILE = "dit_accel_plan.json"
 TENSOR_FILE = "dit_accel_plan.safetensors"
+NOT_CERTIFIED = "not certified"  # every note that says so goes when a plan is certified
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,9 +24,8 @@ from dit_accel.evaluation.reports.report import REPORT_FILE, Report, Variant
 from dit_accel.pipelines.generation import GenerationSettings, generate
 from dit_accel.plan.certificate import minimum
 from dit_accel.plan.fingerprint import digest
-from dit_accel.plan.plan import AccelerationPlan
+from dit_accel.plan.plan import NOT_CERTIFIED, AccelerationPlan
 from dit_accel.plan.weights import sample_weights
-from dit_accel.session.presets import BY_RULE_NOTE
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +106,7 @@ def certify(
     path = report.save(job.folder / REPORT_FILE)
     done = subject.plan
     if enough:
-        notes = tuple(note for note in done.notes if note != BY_RULE_NOTE)
+        notes = tuple(note for note in done.notes if NOT_CERTIFIED not in note)
         done = replace(done, notes=notes, certificate=certificate_of(subject, report, path))
         done.save_pretrained(job.folder)
     job.finish()
