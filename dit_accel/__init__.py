@@ -22,6 +22,7 @@ _EXPORTS = {
     "load_embedded": "dit_accel.embedded",
     "remove_acceleration": "dit_accel.api",
     "summary": "dit_accel.api",
+    "to_scheduler": "dit_accel.api",
 }
 __all__ = ["__version__", *_EXPORTS]
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from dit_accel.api import is_accelerated as is_accelerated
     from dit_accel.api import remove_acceleration as remove_acceleration
     from dit_accel.api import summary as summary
+    from dit_accel.api import to_scheduler as to_scheduler
     from dit_accel.embedded import load_embedded as load_embedded
     from dit_accel.evaluation.certify.certify import certify as certify
     from dit_accel.passes.compile import CompileConfig as CompileConfig

@@ -11,6 +11,7 @@ from dit_accel.families.targets import Target, find_targets
 from dit_accel.plan.config import PassConfig
 from dit_accel.plan.plan import AccelerationPlan
 from dit_accel.runtime.observe import warn_user
+from dit_accel.session.as_scheduler import scheduler_of_plan
 from dit_accel.session.presets import PRESETS, resolve_preset
 from dit_accel.session.session import Session, check_free, check_plan, session_of
 from dit_accel.session.summary import Summary, summarize
@@ -120,6 +121,22 @@ def summary(pipe: Any) -> Summary:
     if session is None:
         raise ConfigError("this pipeline is not accelerated; there is nothing to sum up")
     return summarize(session)
+
+
+def to_scheduler(plan: PlanLike, scheduler: Any) -> Any:
+    """A trajectory plan as a scheduler: the loop visits the computed evaluations only, and no hook is needed.
+
+    Equal to the plan inside the loop up to rounding, wherever a pipeline's guidance is linear in its branches.
+
+    Args:
+        plan: A trajectory plan, or a path to one.
+        scheduler: The stock scheduler that it was fitted to; it is copied.
+
+    Raises:
+        ConfigError: The plan has other passes, which have no such form.
+        UnsupportedModelError: The scheduler adds new noise at every step.
+    """
+    return scheduler_of_plan(resolve_plan(plan, ()), scheduler)
 
 
 def resolve_plan(plan: PlanLike, targets: Sequence[Target]) -> AccelerationPlan:

@@ -37,6 +37,7 @@ class Pass(Generic[C]):
         apply: Makes the changes to one denoiser, through the runtime's sockets and ``runtime.ledger``, each with
             ``by=`` the pass's name.
         effect: What the pass says it does to one denoiser and did in the last run; ``None``: nothing to say.
+        as_scheduler: From a config and a stock scheduler to one that does the same; ``None``: there is no such form.
     """
 
     config: type[C]
@@ -49,6 +50,7 @@ class Pass(Generic[C]):
     example: Callable[[], C]
     apply: Callable[[DenoiserRuntime, C], None]
     effect: Callable[[DenoiserRuntime, C], Effect | None] = lambda runtime, config: None
+    as_scheduler: Callable[[C, Any], Any] | None = None
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ from dit_accel.passes.trajectory.answers import Answers
 from dit_accel.passes.trajectory.config import NAME, TrajectoryConfig
 from dit_accel.passes.trajectory.history import History, Weights, are_alike
 from dit_accel.passes.trajectory.levels import noise_levels, why_not
+from dit_accel.passes.trajectory.scheduler import TrajectoryScheduler
 from dit_accel.runtime.call import Call, Effect, Inner, Run
 from dit_accel.runtime.denoiser import DenoiserRuntime
 from dit_accel.runtime.sockets import ANSWERS
@@ -162,5 +163,6 @@ register_pass(
         example=TrajectoryConfig,
         apply=apply_trajectory,
         effect=effect_of_trajectory,
+        as_scheduler=TrajectoryScheduler,
     )
 )
