@@ -27,8 +27,8 @@ def accelerate_pipeline(pipe: P, plan: PlanLike = "balanced", *, scheduler: Any 
 
     Args:
         pipe: A pipeline with a transformer or UNet denoiser, or such a denoiser itself.
-        plan: A preset (``"lossless"``, ``"balanced"``, ``"fast"``, ``"turbo"``), an :class:`AccelerationPlan`, a
-            folder, file or hub id with one, or pass configs.
+        plan: A preset (``"lossless"``, ``"balanced"``, ``"fast"``, ``"turbo"``, ``"extreme"``), an
+            :class:`AccelerationPlan`, a folder, file or hub id with one, or pass configs.
         scheduler: The scheduler that drives a bare denoiser; not for pipelines.
         strict: Refuse (:class:`PlanMismatchError`) where otherwise a warning is given: other step count, scheduler,
             size, guidance or LoRA than the plan was made or certified for, or a run that reuses nothing.
