@@ -32,7 +32,7 @@ DEFAULT_STEPS = 20  # what a generator is tried with before the first run
 FEW_STEPS = 4  # up to here a run is one of a step-distilled model, whose steps have little in common
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StaticCacheConfig(PassConfig):
     """Keep and reuse module outputs by a fixed schedule.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -30,10 +31,22 @@ class PassConfig:
     """Base of all pass configurations. Subclasses set ``type_name`` and ``version`` and check their own fields.
 
     A config is plain data, but for tensors, which :meth:`tensors` names so that a plan can keep them beside its JSON.
+    One that holds tensors is declared with ``eq=False``: it then compares by value, as the others do.
     """
 
     type_name: ClassVar[str] = ""
     version: ClassVar[int] = 1
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PassConfig) or type(other) is not type(self):
+            return NotImplemented
+        mine, theirs = self.tensors(), other.tensors()
+        if self.to_dict() != other.to_dict() or mine.keys() != theirs.keys():
+            return False
+        return all(tensor.dtype == theirs[name].dtype and tensor.equal(theirs[name]) for name, tensor in mine.items())
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_dict(), sort_keys=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data with ``type`` and ``version``."""

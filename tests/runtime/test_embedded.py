@@ -42,6 +42,11 @@ def draw(pipe: Any, steps: int = STEPS) -> torch.Tensor:
     return generate(pipe, ["a red apple"], [0], settings)
 
 
+def drawn_by_default(pipe: Any) -> torch.Tensor:
+    """As the shipped plans were certified: the pipeline's own steps and size."""
+    return generate(pipe, ["a red apple"], [0], GenerationSettings())
+
+
 @pytest.fixture
 def plain(pipe: Any) -> torch.Tensor:
     return draw(pipe)
@@ -67,9 +72,13 @@ def test_undo_is_exact(pipe: Any, plain: torch.Tensor) -> None:
 
 
 def test_a_preset_reuses_what_it_plans(pipe: Any) -> None:
-    plain = draw(pipe, 20)
+    plain = drawn_by_default(pipe)
     accelerate_pipeline(pipe, "fast", strict=True)
-    made = draw(pipe, 20)
-    run = summary(pipe).denoisers[0].last_run
-    assert run.actual_computed == run.planned_computed and run.actual_reuse == run.planned_reuse > 0
-    assert 0 < float((made - plain).square().mean()) < 0.05
+    made = drawn_by_default(pipe)
+    effect = summary(pipe).denoisers[0].effects["trajectory"]
+    assert (
+        effect.actual_frac == pytest.approx(effect.planned_frac)
+        and effect.planned_frac >= 0.6
+        and effect.shortfall is None
+    )
+    assert 0 < float((made - plain).square().mean()) < 0.01

@@ -15,7 +15,7 @@ NAME = "trajectory"
 LATENTS, NOISE = -2, -1  # the last two columns of the weights
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrajectoryConfig(PassConfig):
     """Compute some denoiser evaluations of a run and answer the others from them.
 
