@@ -21,6 +21,7 @@ from rivals.assemble import assemble  # noqa: E402
 from rivals.measure import Limits, Measurement  # noqa: E402
 from rivals.page import write_page  # noqa: E402
 from rivals.registry import select_rivals  # noqa: E402
+from rivals.scheduled import Ours  # noqa: E402
 from rivals.shapes import ShapeArena  # noqa: E402
 from rivals.store import Store  # noqa: E402
 
@@ -44,6 +45,7 @@ def measure(
     rounds: Annotated[int, typer.Option(help="Timed runs of each contender.", min=1)] = 10,
     budget_minutes: Annotated[float, typer.Option(help="For everything, shared evenly; 0: no limit.")] = 0.0,
     quick: Annotated[bool, typer.Option(help="A look: 16 images, 3 rounds, half of the sweeps.")] = False,
+    plans: Annotated[Path | None, typer.Option(help="Folder of plans of ours to measure beside the presets.")] = None,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     threads: Annotated[int, typer.Option(help="Torch threads; 0 leaves torch's choice.")] = 0,
@@ -67,6 +69,9 @@ def measure(
     end = time.monotonic() + budget_minutes * 60
     try:
         chosen = select_rivals(_list(rivals))
+        for rival in chosen:
+            if isinstance(rival, Ours):
+                rival.plans = plans
         for index, (name, sampler, count) in enumerate(wanted):
             left = max(0.0, end - time.monotonic()) / (len(wanted) - index)
             deadline = time.monotonic() + left if budget_minutes else None

@@ -4,10 +4,13 @@ The engine reuses raw module outputs, as these methods do; its lossless extra (t
 """
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
-from dit_accel import GeneratorSpec, StaticCacheConfig, accelerate_pipeline, remove_acceleration
+from dit_accel import AccelerationPlan, GeneratorSpec, StaticCacheConfig, accelerate_pipeline, remove_acceleration
 from dit_accel.families.targets import find_targets
+from dit_accel.plan.fingerprint import fingerprint
+from dit_accel.plan.plan import PLAN_FILE
 from dit_accel.schedules import Schedule
 from dit_accel.session.presets import PRESETS
 from dit_accel.session.session import session_of
@@ -112,26 +115,38 @@ class DeepCache(Scheduled):
 
 
 class Ours(Rival):
-    """The presets of this project, so that they are measured by the same rule as everyone else."""
+    """The presets of this project, so that they are measured by the same rule as everyone else.
+
+    Attributes:
+        plans: A folder; plans for the model below it, as ``dit-accel calibrate`` saves them, are measured too.
+    """
 
     name = "dit-accel"
     method = "this project"
     made_by = "this project"
     advice = "the preset 'balanced'"
     presets: ClassVar[tuple[str, ...]] = ("lossless", "balanced", "fast", "turbo", "extreme")
+    plans: Path | None = None
 
     def supports(self, pipe: Any) -> str | None:
         return None
 
     def settings(self, pipe: Any, task: Task) -> tuple[Setting, ...]:
-        return tuple(
-            Setting(name=f"dit-accel {name}", rival=self.name, params={"preset": name}, advised=name == "balanced")
+        chosen = [
+            Setting(name=f"dit-accel {name}", rival=self.name, params={"plan": name}, advised=name == "balanced")
             for name in self.presets
             if name in PRESETS
-        )
+        ]
+        own = tuple(fingerprint(target) for target in find_targets(pipe))
+        for path in sorted(self.plans.rglob(PLAN_FILE)) if self.plans else ():
+            plan = AccelerationPlan.from_pretrained(path.parent)
+            if plan.fingerprints == own and plan.conditions.num_steps == task.num_inference_steps:
+                params = {"plan": str(path.parent)}
+                chosen.append(Setting(name=f"dit-accel {path.parent.name}", rival=self.name, params=params))
+        return tuple(chosen)
 
     def attach(self, pipe: Any, setting: Setting, task: Task) -> None:
-        accelerate_pipeline(pipe, setting.params["preset"])
+        accelerate_pipeline(pipe, setting.params["plan"])
 
     def detach(self, pipe: Any) -> None:
         if session_of(pipe) is not None:
