@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.reports.report import Report, Variant
+from dit_accel.plan.plan import NOT_CERTIFIED
+from dit_accel.session.presets import PRESETS
 
 HEADER = (
     "| | steps | speed-up [95 %] | PSNR [95 %] | worst 5 % | SSIM | ST-LPIPS | saved planned / actual |",
@@ -31,9 +33,21 @@ def results_block(reports: Sequence[Report]) -> str:
         f"pipeline after {settings.warmup} for warm-up. torch {environment.packages.get('torch', '?')}, diffusers "
         f"{environment.packages.get('diffusers', '?')}, {first.created_utc[:10]}."
     )
-    rows = [_row(variant) for report in reports for variant in report.variants if variant.kind != "plain"]
-    notes = [f"- {note}" for note in dict.fromkeys(note for report in reports for note in report.notes)]
+    rows = [_row(variant) for report in by_preset(reports) for variant in report.variants if variant.kind != "plain"]
+    noted = dict.fromkeys(note for report in reports for note in report.notes)
+    notes = [f"- {note}" for note in noted if NOT_CERTIFIED not in note]  # it is what the report is for
     return "\n".join([*HEADER, *rows, "", how, *notes])
+
+
+def by_preset(reports: Sequence[Report]) -> list[Report]:
+    """Mildest preset first; what is no preset comes last."""
+    order = list(PRESETS)
+
+    def place(report: Report) -> int:
+        names = [variant.name for variant in report.variants if variant.kind == "plan"]
+        return min((order.index(name) for name in names if name in order), default=len(order))
+
+    return sorted(reports, key=place)
 
 
 def speed_block(report: Report) -> str:
