@@ -7,6 +7,7 @@ the error names the copy that was made at the end of the last generation.
 
 import random
 import shlex
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,15 @@ def rng_of(text: str) -> random.Random:
     return rng
 
 
+def sweep(folder: Path) -> None:
+    """Take away what a killed process was just writing."""
+    for part in folder.glob("*.part"):
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
 class Books:
     """The judgements of one calibration, on disk and at hand.
 
@@ -99,6 +109,7 @@ class Books:
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.folder = folder
         claim(folder / JOB_FILE, identity, "a calibration")
+        sweep(folder)
         self.points: dict[Steps, Point] = {}
         self.skipped: dict[Steps, str] = {}
         self.gains: list[float] | None = None

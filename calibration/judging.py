@@ -4,7 +4,6 @@ A candidate whose numbers or pictures are not finite, or at which a scorer fails
 its own fault, and no reason to end a search of hours. What is wrong with every candidate alike ends it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from dit_accel.calibration.fit import Fitted, fit
 from dit_accel.calibration.front import Point
 from dit_accel.calibration.recording import Draw, Recording
 from dit_accel.errors import ConfigError, MissingDependencyError
-from dit_accel.evaluation.metrics.fidelity import fidelity
+from dit_accel.evaluation.metrics.fidelity import differences
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 
@@ -82,16 +81,17 @@ class Judge:
 
 def judged(steps: Steps, result: Fitted, reference: Recording) -> Point:
     """How close a fitted plan's own run came to the plain one's pictures."""
-    networks: Sequence[str] = [name for name in available_perceptual() if name == "st_lpips"]
-    scores = fidelity(result.pictures, reference.pictures, perceptual=networks)
-    in_order = sorted(scores.psnr_db)
+    networks = [name for name in available_perceptual() if name == "st_lpips"]
+    scores = differences(result.pictures, reference.pictures, perceptual=networks)
+    in_order = sorted(scores["psnr_db"])
     worst = in_order[: max(1, len(in_order) // 10)]
+    distances = scores.get("st_lpips")
     return Point(
         computed=steps,
         num_steps=reference.num_steps,
         psnr_db=round(sum(in_order) / len(in_order), 4),
         worst_db=round(sum(worst) / len(worst), 4),
-        st_lpips=None if scores.st_lpips is None else round(sum(scores.st_lpips) / len(scores.st_lpips), 6),
+        st_lpips=None if distances is None else round(sum(distances) / len(distances), 6),
     )
 
 
