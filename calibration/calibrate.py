@@ -27,7 +27,7 @@ from dit_accel.errors import AccelerationWarning, ConfigError
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video
-from dit_accel.plan.fingerprint import digest, fingerprint
+from dit_accel.plan.fingerprint import digest, fingerprint, scheduler_digest
 from dit_accel.plan.plan import NOT_CERTIFIED, AccelerationPlan
 from dit_accel.plan.weights import sample_weights
 from dit_accel.prompts import load_prompts
@@ -120,7 +120,7 @@ def calibrate(
     identity = {
         "model": model,
         "weights": [None if sample is None else digest(asdict(sample)) for sample in weights],
-        "scheduler": digest({type(pipe.scheduler).__name__: str(pipe.scheduler.config)}),
+        "scheduler": scheduler_digest(pipe.scheduler),
         "settings": asdict(chosen),
         "prompts": digest(listed[:count]),
         "seed": seed,
