@@ -16,7 +16,7 @@ GROWTH = {1.0: 1, 4.0: 1, 16.0: 20}
 
 
 def both(each: Problem, dtype: torch.dtype, backend: str, scale: float = 0.25):
-    """Outputs and gradients of the kernel and of the truth, which sees what the kernel's dtype leaves of the inputs."""
+    """Outputs and gradients of the kernel and of the truth, which sees what that dtype leaves of the inputs."""
     device = DEVICE if backend == "triton" else "cpu"
     found, true = (
         each.inputs(dtype, device),
