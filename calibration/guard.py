@@ -1,7 +1,7 @@
 """How far computed outputs may be from their forecasts: the limits by which the guard of a plan keeps watch.
 
-They are measured by the guard itself, in runs of the plan as it will be applied, so that what is compared later is what
-was compared here: every guidance branch by itself, the worst sample of a batch.
+They are measured by the guard itself, in runs of the plan as it will be applied, so that what is compared later is
+what was compared here: every guidance branch by itself, the worst sample of a batch.
 """
 
 import math
