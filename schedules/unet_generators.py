@@ -12,21 +12,33 @@ KEY_STEPS_50 = (0, 1, 2, 3, 5, 10, 15, 25, 35)
 KEY_STEPS_20 = (0, 1, 2, 3, 5, 10, 15)
 
 
+def published_key_steps(num_steps: int) -> tuple[int, ...]:
+    """The key steps of Faster Diffusion for a run of so many steps.
+
+    They are the paper's for 50 steps (DDIM) and for 20 (DPM-Solver); of another count those at the same fractions of
+    the 50, where the authors' code would leave all that follows step 35 in one segment.
+    """
+    published = {20: KEY_STEPS_20, 50: KEY_STEPS_50}
+    return published.get(num_steps) or scaled_steps(KEY_STEPS_50, 50, num_steps)
+
+
+def scaled_steps(steps: Sequence[int], made_for: int, num_steps: int) -> tuple[int, ...]:
+    """Steps of a run of ``made_for`` at the same fractions of a run of ``num_steps``, each once."""
+    return tuple(sorted({step * num_steps // made_for for step in steps}))
+
+
 @generator
 def encoder_propagation(graph: SiteGraph, num_steps: int, *, key_steps: Sequence[int] | None = None) -> Schedule:
     """Run the UNet's encoder only at key steps; the decoder runs at every step (Faster Diffusion, 2312.09608).
 
-    This is the serial form, equal to the paper's batched one up to rounding.
+    This is the serial form of site caching. The pass of that name has the paper's batches of decoders as well.
 
     Args:
         key_steps: Steps at which ``conv_in``, the down blocks and the mid block run. Default: the paper's list for
             50 or 20 steps; for other counts the 50-step list at the same fractions of the trajectory.
     """
     _need_unet(graph, "encoder_propagation")
-    if key_steps is None:
-        published = {20: KEY_STEPS_20, 50: KEY_STEPS_50}
-        key_steps = published.get(num_steps) or [key * num_steps // 50 for key in KEY_STEPS_50]
-    keys = frozenset(key_steps)
+    keys = frozenset(published_key_steps(num_steps) if key_steps is None else key_steps)
     bits = [step in keys for step in range(num_steps)]
     encoder = graph.select(kinds=("conv_in", "down_block", "mid_block"))
     return Schedule(num_steps, {site.id: bits for site in encoder})
