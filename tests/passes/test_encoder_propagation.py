@@ -21,6 +21,8 @@ from dit_accel import (
 )
 from dit_accel.errors import AccelerationWarning, ConfigError, PlanMismatchError, UnsupportedModelError
 from dit_accel.families.pipeline import find_denoisers
+from dit_accel.families.targets import find_targets
+from dit_accel.passes.encoder_propagation.encoder import encoder_sites
 from dit_accel.plan.config import config_from_dict
 
 STEPS = 8
@@ -139,16 +141,47 @@ def test_a_transformers_first_blocks_are_its_encoder() -> None:
     assert list(seen.items.values()) == [[2, 2, 2], [2, 2, 2], [2, 6, 8]]
 
 
+@pytest.mark.parametrize(
+    ("name", "first"), [("pixart", 2), ("flux", 3), ("z_image", 2), ("hidream", None), ("sd", None)]
+)
+def test_one_by_one_is_what_hooks_on_the_encoder_would_do(name: str, first: int | None) -> None:
+    """By hand: every module computes, and between key steps what it gave at the last one is put in place of that.
+
+    The blocks are of one list, or of several: Flux has two, Z-Image refines noise and text first.
+    """
+    pipe = tiny_pipeline(name)
+    config = replace(SERIAL, first_blocks=first)
+    target = find_targets(pipe)[0]
+    kept: dict[str, Any] = {}
+    calls: dict[str, int] = {}
+    handles = []
+    for site in encoder_sites(target, config):
+
+        def hook(module: Any, args: Any, output: Any, path: str = site.path) -> Any:
+            step = calls[path] = calls.get(path, -1) + 1
+            if step in (0, 1, 4):
+                kept[path] = output
+            return kept[path]
+
+        handles.append(target.denoiser.get_submodule(site.path).register_forward_hook(hook))
+    by_hand = run(pipe, name)
+    assert set(calls.values()) == {STEPS - 1}
+    for handle in handles:
+        handle.remove()
+    accelerate_pipeline(pipe, config)
+    assert torch.equal(run(pipe, name), by_hand)
+
+
 @pytest.mark.parametrize("name", ["flux", "sd3"])
 def test_two_streams_one_by_one(name: str) -> None:
     pipe = tiny_pipeline(name)
     plain = run(pipe, name)
     with pytest.raises(UnsupportedModelError, match="set max_parallel=1"):
-        accelerate_pipeline(pipe, KEYS)
-    accelerate_pipeline(pipe, SERIAL)
+        accelerate_pipeline(pipe, replace(KEYS, max_parallel=2))
+    accelerate_pipeline(pipe, KEYS)
     made = run(pipe, name)
     assert not torch.equal(made, plain) and effect(pipe).actual_frac == 5 / 8
-    accelerate_pipeline(pipe, EncoderPropagationConfig(every=1, max_parallel=1))
+    accelerate_pipeline(pipe, EncoderPropagationConfig(every=1))
     assert torch.equal(run(pipe, name), plain)
 
 
@@ -371,8 +404,8 @@ def test_prior_noise_is_not_defined_for_flows() -> None:
     [
         ("sd", replace(KEYS, first_blocks=2), "is a UNet, whose encoder is what it is"),
         ("pixart", replace(KEYS, first_blocks=3), "it has 3 blocks, and 'first_blocks' = 3 leaves none"),
-        ("wan22", replace(SERIAL), "one denoiser, and this one has transformer, transformer_2"),
-        ("wan", KEYS, "set max_parallel=1"),
+        ("wan22", KEYS, "one denoiser, and this one has transformer, transformer_2"),
+        ("wan", replace(KEYS, max_parallel=2), "set max_parallel=1"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -21,7 +21,7 @@ from dit_accel.errors import UnsupportedModelError
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.passes.base import Pass, register_pass
 from dit_accel.passes.encoder_propagation.config import NAME, EncoderPropagationConfig
-from dit_accel.passes.encoder_propagation.encoder import Encoder, Fan, Kept, batch_of, obstacles
+from dit_accel.passes.encoder_propagation.encoder import Encoder, Fan, Kept, batch_of, obstacles, widest
 from dit_accel.passes.encoder_propagation.prior_noise import PriorNoise
 from dit_accel.passes.encoder_propagation.timesteps import Timesteps
 from dit_accel.runtime.call import Call, Effect, Inner, Run
@@ -56,14 +56,14 @@ class Propagation:
 
     Attributes:
         encoder_runs: Calls of the current run in which the encoder ran.
-        widest: Most steps that went through one batch in it.
     """
 
     def __init__(self, runtime: DenoiserRuntime, config: EncoderPropagationConfig) -> None:
         self.runtime = runtime
         self.config = config
         self.encoder = Encoder(runtime.target, config, runtime.ledger)
-        self.encoder_runs = self.widest = 0
+        self.encoder_runs = 0
+        self.max_parallel = widest(runtime.target, config)
         names = list(inspect.signature(runtime.target.denoiser.forward).parameters)
         self._place = names.index(TIMESTEP) if TIMESTEP in names else len(names)
         self._keys: tuple[int, ...] = ()
@@ -74,7 +74,7 @@ class Propagation:
     def begin(self, run: Run) -> None:
         """A run begins."""
         self.encoder.ensure()
-        self.encoder_runs = self.widest = 0
+        self.encoder_runs = 0
         self._timesteps, self._segments = None, {}
         self._keys = self.config.keys_for(run.num_steps)
         if self.config.num_steps not in (None, run.num_steps):
@@ -88,7 +88,7 @@ class Propagation:
         keys = self.config.keys_for(run.num_steps)
         answered: set[int] = set()
         for first, following in zip(keys, (*keys[1:], run.num_steps), strict=True):
-            answered |= {step for step in range(first, following) if (step - first) % self.config.max_parallel}
+            answered |= {step for step in range(first, following) if (step - first) % self.max_parallel}
         return frozenset(answered)
 
     def __call__(self, call: Call, inner: Inner) -> Tree:
@@ -104,13 +104,12 @@ class Propagation:
         end = min((key for key in self._keys if key > call.step), default=call.run.num_steps)
         named = self.runtime.inputs.by_name(call.args, call.kwargs)
         batch = batch_of(named)
-        width = min(self.config.max_parallel, end - call.step)
+        width = min(self.max_parallel, end - call.step)
         if width > 1 and not self._can_widen(call, named.get(TIMESTEP), batch):
             width = 1
         if not recalls:
             segment.kept = Kept()
             self.encoder_runs += 1
-        self.widest = max(self.widest, width)
         fan = Fan(width, batch, segment.kept, recalls, call.step + width < end, self._copies)
         output = self._run(call, inner, fan, named.get(TIMESTEP))
         if not fan.keeps:

@@ -12,6 +12,7 @@ from dit_accel.schedules.unet_generators import published_key_steps, scaled_step
 
 NAME = "encoder_propagation"
 PUBLISHED_BLOCKS_FRAC = 18 / 28  # of a DiT-XL/2, the part that the paper takes for its encoder
+USUAL_PARALLEL = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class EncoderPropagationConfig(PassConfig):
             a transformer the paper's 18 of 28.
         max_parallel: How many steps run in one batch of decoders at most; 1: one after the other, which needs next to
             no memory. A batch of p steps takes the memory of p plain calls for its decoder and the skips into it. The
-            paper's code has no such bound.
+            paper's code has no such bound. ``None``: 8 where the model can, else 1.
         prior_noise: How much of the initial noise is added to the latents before each late step of the scheduler;
             the paper's is 0.003, and 0 adds none.
         prior_noise_from: Part of the run after which it is added.
@@ -42,14 +43,14 @@ class EncoderPropagationConfig(PassConfig):
     num_steps: int | None = None
     every: int | None = None
     first_blocks: int | None = None
-    max_parallel: int = 8
+    max_parallel: int | None = None
     prior_noise: float = 0.0
     prior_noise_from: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "every", "first_blocks", "max_parallel"):
             value = getattr(self, name)
-            if value is None and name != "max_parallel":
+            if value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"'{NAME}': {name} must be a whole number of at least 1, got {value!r}")

@@ -8,8 +8,14 @@ import torch
 from torch import nn
 
 from dit_accel.families.base import BoundSite, submodule
+from dit_accel.families.catalog import find_family
 from dit_accel.families.targets import Target
-from dit_accel.passes.encoder_propagation.config import NAME, PUBLISHED_BLOCKS_FRAC, EncoderPropagationConfig
+from dit_accel.passes.encoder_propagation.config import (
+    NAME,
+    PUBLISHED_BLOCKS_FRAC,
+    USUAL_PARALLEL,
+    EncoderPropagationConfig,
+)
 from dit_accel.runtime.ledger import PatchLedger
 from dit_accel.runtime.patch import Patch
 from dit_accel.runtime.trees import Tree, map_tree, versions
@@ -92,8 +98,8 @@ class EncoderForward(Patch[nn.Module]):
         module: It.
         stage: Of the denoiser.
         place: Which one of the encoder it is.
-        hands_on: For blocks of a transformer but the last: the streams that they would change. Nobody else reads what
-            they give, so that nothing is kept of them.
+        hands_on: For blocks of a transformer whose output only the next block reads: the streams that they would
+            change. Nothing is kept of them.
     """
 
     def __init__(self, module: nn.Module, stage: Stage, place: int, hands_on: tuple[tuple[int, str], ...]) -> None:
@@ -130,7 +136,6 @@ class Encoder:
     def __init__(self, target: Target, config: EncoderPropagationConfig, ledger: PatchLedger) -> None:
         self.denoiser = target.denoiser
         self.sites = encoder_sites(target, config)
-        self.is_transformer = bool(self.sites[-1].streams)
         self.stage = Stage()
         self.ledger = ledger
         self._wrapped: dict[int, EncoderForward] = {}
@@ -144,10 +149,16 @@ class Encoder:
                 continue
             if wrapped is not None:
                 self.ledger.undo_on(wrapped.owner, by=NAME)
-            hands_on = site.streams if place < len(self.sites) - 1 else ()
-            forward = EncoderForward(module, self.stage, place, hands_on)
+            forward = EncoderForward(module, self.stage, place, self._hands_on(place))
             self.ledger.set(module, "forward", forward, by=NAME)
             self._wrapped[place] = forward
+
+    def _hands_on(self, place: int) -> tuple[tuple[int, str], ...]:
+        """The streams of a block whose output only the next block of its list reads."""
+        here, following = self.sites[place], self.sites[place + 1 : place + 2]
+        is_inner = any(_list_of(site) == _list_of(here) for site in following)
+        # A model that nobody described may have connections from block to later block.
+        return here.streams if is_inner and find_family(self.denoiser) is not None else ()
 
 
 def encoder_sites(target: Target, config: EncoderPropagationConfig) -> tuple[BoundSite, ...]:
@@ -181,14 +192,22 @@ def obstacles(target: Target, config: EncoderPropagationConfig) -> list[str]:
 
 
 def _no_batches(target: Target, config: EncoderPropagationConfig) -> list[str]:
-    """Several steps in one batch take a model whose every tensor begins with the batch, but for what is named."""
-    family = target.family
-    if config.max_parallel == 1 or (family.latent_layout == "BCHW" and family.text in ("cross", "pooled", "none")):
+    if config.max_parallel in (None, 1) or takes_batches(target):
         return []
     return [
-        f"the decoders of several steps cannot run in one batch of a '{family.name}' model (frames, packed tokens or "
-        "text share its first axis): set max_parallel=1"
+        f"the decoders of several steps cannot run in one batch of a '{target.family.name}' model (its tensors do not "
+        "all begin with the batch): set max_parallel=1"
     ]
+
+
+def takes_batches(target: Target) -> bool:
+    """Whether items of several steps can be told apart: every tensor of a call begins with the batch, or has none."""
+    return target.family.latent_layout == "BCHW" and target.family.text in ("cross", "pooled", "none")
+
+
+def widest(target: Target, config: EncoderPropagationConfig) -> int:
+    """How many steps go through one batch of decoders at most."""
+    return config.max_parallel or (USUAL_PARALLEL if takes_batches(target) else 1)
 
 
 def _is_unet(sites: tuple[BoundSite, ...]) -> bool:
@@ -196,7 +215,11 @@ def _is_unet(sites: tuple[BoundSite, ...]) -> bool:
     return {"down_block", "up_block"} <= kinds
 
 
+def _list_of(site: BoundSite) -> str:
+    return site.path.rpartition(".")[0]
+
+
 def batch_of(named: Mapping[str, Any]) -> int:
-    """Items of a call, from its latents."""
+    """Items of a call, from its latents; 1 where they come as a list, for they are not put into batches."""
     latents = next(iter(named.values()))
-    return int(latents.shape[0])
+    return int(latents.shape[0]) if isinstance(latents, torch.Tensor) else 1
