@@ -4,7 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-LEVEL = ("at 95 %;", "*worst 5 %*")
+LEVEL = ("at 95 %;", "*worst 5 %*", "with n = 200, between")
 
 DOCUMENTS: dict[str, tuple[str, ...]] = {
     "README.md": (),
