@@ -29,11 +29,13 @@ class DenoiserTimes:
     Attributes:
         call_s: Seconds of a call in which everything is computed.
         answered_s: Seconds of a call that a trajectory answers.
+        first_s: Seconds that the first call of a run takes longer than others: caches are cold, conditions are read.
         sites_s: By site the seconds that its reuse saves, with what then need not run either.
     """
 
     call_s: float
     answered_s: float
+    first_s: float = 0.0
     sites_s: Mapping[str, float]
 
     def without(self, graph: SiteGraph, idle: Collection[str]) -> float:
@@ -158,6 +160,7 @@ class Pricing:
         for name, times in self.times.denoisers.items():
             graph, report = self.graphs[name], self.macs.get(name)
             schedule = schedules.get(name, Schedule(steps, {}))
+            seconds += self.times.calls * times.first_s
             program = lower(schedule, graph, evaluations.index(name), depth=depth, absent=absent)
             for step in (step for step, owner in enumerate(evaluations) if owner == name):
                 if step in absent:

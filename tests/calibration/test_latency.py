@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from dit_accel import GeneratorSpec, StaticCacheConfig, TrajectoryConfig
 from dit_accel.calibration.latency import DenoiserTimes, Deviation, Pricing, SiteTimes, largest
-from dit_accel.calibration.site_times import check_site_times, measure_site_times
+from dit_accel.calibration.site_times import check_site_times, measure_site_times, typical
 from dit_accel.errors import ConfigError
 from dit_accel.passes.compile import CompileConfig
 from dit_accel.schedules import Schedule, SiteGraph, SiteInfo
@@ -23,7 +23,7 @@ GRAPH = SiteGraph(
         SiteInfo(id="b.ff", kind="ff", parent="b", block=0),
     )
 )
-TIMES = DenoiserTimes(call_s=10.0, answered_s=0.5, sites_s={"b": 8.0, "b.attn": 3.0, "b.ff": 4.0})
+TIMES = DenoiserTimes(call_s=10.0, answered_s=0.5, first_s=1.0, sites_s={"b": 8.0, "b.attn": 3.0, "b.ff": 4.0})
 TWO = SiteTimes(
     device="cpu", evaluations=("one", "one", "one", "two", "two"), calls=2.0, outside_s=7.0,
     denoisers={"one": TIMES, "two": DenoiserTimes(call_s=1.0, answered_s=0.5, sites_s={})},
@@ -38,18 +38,18 @@ def static(rows: dict[str, str], steps: int = 5) -> StaticCacheConfig:
 @pytest.mark.parametrize(
     ("passes", "seconds"),
     [
-        ((), 7 + 2 * (3 * 10 + 2 * 1)),
-        ((static({"b.ff": "10111"}),), 7 + 2 * (3 * 10 - 4 + 2)),
+        ((), 9 + 2 * (3 * 10 + 2 * 1)),
+        ((static({"b.ff": "10111"}),), 9 + 2 * (3 * 10 - 4 + 2)),
         # The block is reused with all that is in it; the second denoiser begins anew at its first evaluation.
-        ((static({"b": "10011", "b.ff": "10011"}),), 7 + 2 * (3 * 10 - 2 * 8 + 2)),
+        ((static({"b": "10011", "b.ff": "10011"}),), 9 + 2 * (3 * 10 - 2 * 8 + 2)),
         # Of the second denoiser nothing is known to save anything.
-        ((static({"b.ff": "11110"}),), 7 + 2 * (3 * 10 + 2)),
+        ((static({"b.ff": "11110"}),), 9 + 2 * (3 * 10 + 2)),
         # An answered evaluation costs what an answer costs; the first of each denoiser is computed.
-        ((TrajectoryConfig(computed=(True, False, True, False, False)),), 7 + 2 * (20 + 0.5 + 1 + 0.5)),
+        ((TrajectoryConfig(computed=(True, False, True, False, False)),), 9 + 2 * (20 + 0.5 + 1 + 0.5)),
         # Reused inside of what is computed: at evaluation 2, from 0.
         (
             (TrajectoryConfig(computed=(True, False, True, True, True)), static({"b.attn": "10011"})),
-            7 + 2 * (10 + 0.5 + 7 + 2),
+            9 + 2 * (10 + 0.5 + 7 + 2),
         ),
     ],
 )
@@ -64,6 +64,10 @@ def test_what_cannot_be_priced_is_refused() -> None:
 
 def test_times_are_written_and_read() -> None:
     assert SiteTimes.from_dict(TWO.to_dict()) == TWO
+
+
+def test_what_disturbed_a_sample_does_not_count() -> None:
+    assert typical([1.0] * 9 + [50.0]) == 1.0 and typical([1.0, 2.0]) == 1.5
 
 
 def test_deviations_are_of_what_was_measured() -> None:
