@@ -4,10 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import dit_accel
 from dit_accel.app.plans import PlanFolder, plans_of, shipped_folder
 from dit_accel.app.points import CERTIFIED, NOT_CERTIFIED, Front, FrontPoint, Shown
-from dit_accel.embedded import list_embedded
+from dit_accel.embedded import embedded_path, list_embedded
 from dit_accel.errors import DitAccelError
 from dit_accel.evaluation.reports.metrics import fidelity_metrics
 from dit_accel.evaluation.reports.report import Report, Variant
@@ -21,7 +20,7 @@ NUM_WORST, NUM_TYPICAL = 2, 2
 
 def report_folders() -> tuple[Path, ...]:
     """Where reports of rivals lie: of a source checkout only, they do not ship."""
-    folder = Path(dit_accel.__file__).resolve().parent.parent / "benchmarks" / "results"
+    folder = embedded_path(models()[0]).parents[2] / "benchmarks" / "results"
     return (folder,) if folder.is_dir() else ()
 
 
@@ -72,7 +71,7 @@ def assemble(model: str, plans: Sequence[PlanFolder], contests: Sequence[Report]
     everything = [*reports, *contests]
     first = everything[0] if everything else None
     steps = first.settings.num_inference_steps if first else next((p.num_steps for p in points), 0)
-    plain = FrontPoint(key="plain", label=f"plain, {steps} steps", kind="plain", num_steps=steps)
+    plain = FrontPoint(key="plain", label="plain", kind="plain", num_steps=steps)
     return Front(
         model=model,
         points=(plain, *_unique(points)),

@@ -64,11 +64,11 @@ class PlanFolder:
         return None if not self.computed else self.computed.count("0") / len(self.computed)
 
 
-def read_plan_folder(folder: Path) -> PlanFolder:
-    """Read a plan and its report.
+def read_plan_file(folder: Path) -> PlanFile:
+    """Read the JSON of a plan.
 
     Raises:
-        ConfigError: There is no plan, or it, its certificate or its report is not valid.
+        ConfigError: There is no plan, or it is not valid.
     """
     path = folder / PLAN_FILE
     try:
@@ -79,7 +79,17 @@ def read_plan_folder(folder: Path) -> PlanFolder:
         raise ConfigError(f"'{path}' is not valid JSON ({error}); the file may be truncated") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ConfigError(f"'{path}' is not a dit-accel plan: its 'format' is not '{FORMAT}'")
-    file = PlanFile.checked(data, str(path))
+    return PlanFile.checked(data, str(path))
+
+
+def read_plan_folder(folder: Path) -> PlanFolder:
+    """Read a plan and its report.
+
+    Raises:
+        ConfigError: There is no plan, or it, its certificate or its report is not valid.
+    """
+    path = folder / PLAN_FILE
+    file = read_plan_file(folder)
     certificate = None if file.certificate is None else Certificate.checked(file.certificate, str(path))
     report_path = folder / REPORT_FILE
     report = Report.load(report_path) if report_path.is_file() else None
