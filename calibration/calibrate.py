@@ -8,7 +8,7 @@ not been stopped.
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dit_accel.calibration.evolve import evolve
 from dit_accel.calibration.fit import first_of_each
 from dit_accel.calibration.front import Point, front_of
 from dit_accel.calibration.gains import measure_gains
+from dit_accel.calibration.guard import with_guard
 from dit_accel.calibration.judging import Judge
 from dit_accel.calibration.recording import record
 from dit_accel.calibration.shelf import place_of, plan_at, put, tidy
@@ -158,9 +159,10 @@ def calibrate(
         kept = None if point.computed in configs else plan_at(folder, point)
         if kept is not None:
             return kept
+        config = configs.get(point.computed) or judge.fit(point.computed).config
         return AccelerationPlan(
             name=f"trajectory-{len(point.computed)}-of-{point.num_steps}",
-            passes=(configs.get(point.computed) or judge.fit(point.computed).config,),
+            passes=(config,),
             fingerprints=tuple(fingerprint(target) for target in targets),
             conditions=reference.conditions,
             notes=(CALIBRATED_NOTE,),
@@ -200,9 +202,13 @@ def calibrate(
         over = time.monotonic() - began >= budget_s
         if generation.number >= generations if generations is not None else over:
             break
-    for point in calibration.front:
-        if plan_at(folder, point) is None:
-            put(plan(point), place_of(folder, point))
+    for point in calibration.front:  # each guard costs a run, so that only what is left at the end gets one
+        found = plan_at(folder, point) or plan(point)
+        (config,) = found.passes
+        if isinstance(config, TrajectoryConfig) and not config.guard:
+            found = replace(found, passes=(with_guard(pipe, draw, config, 0, count),))
+            put(found, place_of(folder, point))
+    configs.clear()  # from here on the folders are what there is
     tidy(folder, calibration.front)
     return calibration
 
