@@ -7,7 +7,7 @@ recording anew, takes the judgements that are there, and goes on as if it had no
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from dit_accel.calibration.fit import Fitted, first_of_each, fit
 from dit_accel.calibration.front import Point, front_of
 from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.guard import with_guard
-from dit_accel.calibration.recording import Recording, record
+from dit_accel.calibration.guidance import over_guidance
+from dit_accel.calibration.recording import Draw, Recording, record
 from dit_accel.errors import AccelerationWarning, ConfigError
 from dit_accel.evaluation.metrics.fidelity import fidelity
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
@@ -81,6 +82,7 @@ def calibrate(
     budget_s: float = 1200.0,
     generations: int | None = None,
     seed: int = 0,
+    guidance_values: Sequence[float] = (),
     on_progress: OnProgress | None = None,
 ) -> Calibration:
     """Search trajectory plans of all speeds for a pipeline, as it is set up now.
@@ -95,6 +97,7 @@ def calibrate(
         budget_s: Seconds; the surrogate's plans are judged whatever it says.
         generations: End after so many generations of the evolutionary search instead.
         seed: Of the search.
+        guidance_values: Further guidance scales to fit the weights of plans to; between them they are interpolated.
         on_progress: Told of every judgement.
 
     Returns:
@@ -127,10 +130,18 @@ def calibrate(
     known = {point.computed: point for point in map(Point.from_dict, state["points"])}
     calibration = Calibration()
 
-    def draw(first: int, last: int) -> torch.Tensor:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AccelerationWarning)
-            return generate(pipe, listed[first:last], range(SEED + first, SEED + last), chosen)
+    def drawing(settings: GenerationSettings) -> Draw:
+        def draw(first: int, last: int) -> torch.Tensor:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", AccelerationWarning)
+                return generate(pipe, listed[first:last], range(SEED + first, SEED + last), settings)
+
+        return draw
+
+    def draw_at(scale: float) -> Draw:
+        return drawing(replace(chosen, guidance_scale=scale))
+
+    draw = drawing(chosen)
 
     def tell(what: str) -> None:
         if on_progress is not None:
@@ -164,11 +175,15 @@ def calibrate(
 
     def plan(point: Point) -> AccelerationPlan:
         result = fitted.get(point.computed) or fit(pipe, draw, reference, point.computed, 0, count)
+        config, conditions = with_guard(pipe, draw, result.config, 0, count), reference.conditions
+        if guidance_values:
+            own, conditions = conditions.guidance_scale, replace(conditions, guidance_scale=None)
+            config = over_guidance(pipe, draw_at, config, own, guidance_values, count)
         return AccelerationPlan(
             name=f"trajectory-{len(point.computed)}-of-{point.num_steps}",
-            passes=(with_guard(pipe, draw, result.config, 0, count),),
+            passes=(config,),
             fingerprints=tuple(fingerprint(target) for target in targets),
-            conditions=reference.conditions,
+            conditions=conditions,
             notes=(CALIBRATED_NOTE,),
         )
 

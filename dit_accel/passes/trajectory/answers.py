@@ -21,10 +21,14 @@ class Answers:
         config: The plan.
         num_steps: Evaluations of the run.
         levels: Their noise levels; empty if unknown.
+        scale: Guidance scale of the run; ``None``: it cannot be told.
     """
 
-    def __init__(self, config: TrajectoryConfig, num_steps: int, levels: Sequence[float]) -> None:
+    def __init__(
+        self, config: TrajectoryConfig, num_steps: int, levels: Sequence[float], scale: float | None = None
+    ) -> None:
         self.config = config
+        self.scale = scale
         self.computed = config.steps_of(num_steps)
         self.answered = frozenset(range(num_steps)) - frozenset(self.computed)
         self.levels = list(levels) if len(levels) == num_steps else list(range(num_steps))
@@ -47,7 +51,7 @@ class Answers:
         return self._theory[key]
 
     def _fitted(self) -> dict[int, dict[int, float]]:
-        table = self.config.weights
+        table = self.config.weights_at(self.scale)
         assert table is not None
         rows = {}
         for step, row in enumerate(table.tolist()):

@@ -59,7 +59,8 @@ class Forecasts:
             self.runtime.warn(f"{reason}; everything is computed")
             self._answers = Answers(TrajectoryConfig(computed=(True,) * run.num_steps), run.num_steps, ())
             return
-        self._answers = answers = Answers(self.config, run.num_steps, noise_levels(run.scheduler))
+        scale = self._scale(run)
+        self._answers = answers = Answers(self.config, run.num_steps, noise_levels(run.scheduler), scale)
         steps = self.config.num_steps
         if steps is not None and steps != run.num_steps:
             self.runtime.warn(
@@ -71,6 +72,19 @@ class Forecasts:
                 "the noise levels of this run are not those that the trajectory plan was fitted to (another size or "
                 "scheduler setting): its weights are moved by what theory says of the difference"
             )
+        if not self.config.is_for_guidance(scale):
+            low, *_, high = self.config.guidance
+            self.runtime.warn(
+                f"the guidance scale of '{self.runtime.name}' is {scale:g}, and the trajectory plan was fitted from "
+                f"{low:g} to {high:g}: the weights of the nearest scale are used, and their error is not known"
+            )
+
+    def _scale(self, run: Run) -> float | None:
+        """The guidance scale of this denoiser in this run: a second expert has one of its own (Wan 2.2)."""
+        second = getattr(self.runtime.clock.owner, "_guidance_scale_2", None)
+        if self.runtime.name.endswith("_2") and isinstance(second, int | float):
+            return float(second)
+        return run.conditions.guidance_scale
 
     def answers(self, run: Run, branch: Hashable) -> frozenset[int]:
         """The evaluations that the plan answers."""
