@@ -303,6 +303,30 @@ def test_beyond_the_guidance_scales_it_warns_or_refuses() -> None:
         to_scheduler(by_guidance(), pipe.scheduler)
 
 
+@pytest.mark.parametrize(("name", "channels"), [("pixart", 4), ("flux", 16), ("wan", 4)])
+def test_filters_mix_the_channels_of_the_last_output(name: str, channels: int) -> None:
+    """A filter that only scales is the same as a greater weight, in both forms."""
+    pipe = tiny_pipeline(name)
+    rows = {step: {step - 1: 0.7} for step in range(1, STEPS, 2)}
+    heavier = {step: {step - 1: 1.2} for step in range(1, STEPS, 2)}
+    filters = torch.zeros(STEPS, channels, channels, dtype=torch.float64)
+    filters[1::2] = 0.5 * torch.eye(channels)
+    config = replace(HALF, weights=table(rows), filters=filters)
+    made = []
+    for plan in (replace(HALF, weights=table(heavier)), config):
+        accelerate_pipeline(pipe, plan)
+        made.append(run(pipe, name))
+        remove_acceleration(pipe)
+    torch.testing.assert_close(made[1], made[0], rtol=1e-3, atol=1e-3)
+    filters[1::2, 0, 1] = 0.5
+    accelerate_pipeline(pipe, replace(config, filters=filters))
+    mixed = run(pipe, name)
+    remove_acceleration(pipe)
+    assert not torch.allclose(mixed, made[0], rtol=1e-3, atol=1e-3)
+    pipe.scheduler = to_scheduler(replace(config, filters=filters), pipe.scheduler)
+    torch.testing.assert_close(run(pipe, name), mixed, rtol=2e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize("name", ["pixart", "sd", "flux", "wan", "sd3"])
 @pytest.mark.parametrize("fitted", [True, False])
 def test_as_a_scheduler_it_is_the_same(name: str, fitted: bool) -> None:
@@ -402,6 +426,11 @@ def test_a_plan_is_saved_and_read(tmp_path: Path) -> None:
             },
             r"\[2, 1, 3\]",
         ),
+        (
+            {"computed": (True,), "weights": torch.zeros(1, 3), "filters": torch.zeros(1, 2, 3)},
+            r"\[1, C, C\], got \[1, 2, 3\]",
+        ),
+        ({"computed": (True,), "filters": torch.zeros(1, 2, 2)}, "filters take weights"),
         ({"guarded": "yes"}, "true or false, got 'yes'"),
         ({"weights": torch.zeros(2, 4)}, "belong to 'computed'"),
         ({"speedup": 0.5}, "at least 1"),

@@ -17,7 +17,7 @@ from dit_accel.errors import UnsupportedModelError
 from dit_accel.passes.base import Pass, register_pass
 from dit_accel.passes.trajectory.answers import Answers
 from dit_accel.passes.trajectory.config import NAME, TrajectoryConfig
-from dit_accel.passes.trajectory.history import History, Weights, are_alike
+from dit_accel.passes.trajectory.history import Filter, History, Weights, are_alike
 from dit_accel.passes.trajectory.levels import noise_levels, why_not
 from dit_accel.passes.trajectory.scheduler import TrajectoryScheduler
 from dit_accel.runtime.call import Call, Effect, Inner, Run
@@ -97,10 +97,10 @@ class Forecasts:
         if history is None or call.begins:
             history = self._histories[call.branch] = History(call.step, latents)
         if call.step in self._answers.answered and not self._is_due(call):
-            weights = self._weights(call.step, history)
+            weights, by = self._weights(call.step, history)
             if weights is not None:
                 self._last_answered[call.branch] = call.step
-                return history.combine(weights, latents)
+                return history.combine(weights, latents, by)
         output = inner(call)
         if not history.computed:
             history.takes_latents = are_alike(latents, leaves(output)[0])
@@ -113,11 +113,11 @@ class Forecasts:
         """Whether the guard wants this call computed: it has lost its trust, and the last one was answered."""
         return self.doubted is not None and self._last_answered.get(call.branch) == call.step - 1
 
-    def _weights(self, step: int, history: History) -> Weights | None:
+    def _weights(self, step: int, history: History) -> tuple[Weights | None, Filter | None]:
         fitted = self._answers.fitted(step)
         if fitted is not None and history.has(fitted):
-            return fitted
-        return self._answers.by_theory(step, history.computed) if history.computed else None
+            return fitted, self._answers.filter(step)
+        return (self._answers.by_theory(step, history.computed) if history.computed else None), None
 
     def _compare(self, call: Call, history: History, latents: Any, output: Tree) -> None:
         """The guard: how far is what would have been forecast from what was computed?"""

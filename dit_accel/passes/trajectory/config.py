@@ -35,6 +35,8 @@ class TrajectoryConfig(PassConfig):
         guidance: Rising guidance scales at which the weights were fitted; empty: they are used at any scale.
         guided_weights: float64 [G, T, T + 2]: the weights at each of these scales. Between two scales they are
             interpolated; ``weights`` answer where the scale of a run cannot be told.
+        filters: float64 [T, C, C]: what is added to each answer of the last computed output with its C channels mixed
+            (the latents' channels, the last axis of packed ones); noughts where nothing is. ``None``: nowhere.
         guard: For each evaluation the largest relative error that the forecast of it may have, 0 where there is no
             forecast: a little more than any prompt of the calibration had. Empty: not calibrated.
         guarded: Keep watch by ``guard``. Where a computed output is further from its forecast than that, no two
@@ -55,6 +57,7 @@ class TrajectoryConfig(PassConfig):
     guarded: bool = False
     guidance: tuple[float, ...] = ()
     guided_weights: torch.Tensor | None = None
+    filters: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("levels", "guard", "guidance"):
@@ -66,7 +69,7 @@ class TrajectoryConfig(PassConfig):
         if self.guarded and not self.guard:
             raise ConfigError(f"'{NAME}': 'guarded' needs limits in 'guard'; dit-accel calibrate measures them")
         if self.computed is None:
-            if self.weights is not None or self.levels or self.guard or self.guidance:
+            if self.weights is not None or self.levels or self.guard or self.guidance or self.filters is not None:
                 raise ConfigError(f"'{NAME}': weights, levels and guard belong to 'computed', which is not given")
             return
         object.__setattr__(self, "computed", tuple(self.computed))
@@ -79,6 +82,7 @@ class TrajectoryConfig(PassConfig):
         if self.weights is not None:
             _check_table(self.weights, computed, (steps, steps + 2))
         self._check_guidance(computed)
+        self._check_filters(steps)
         for name in ("levels", "guard"):
             given = getattr(self, name)
             if given and len(given) != steps:
@@ -94,6 +98,15 @@ class TrajectoryConfig(PassConfig):
         if any(low >= high for low, high in pairwise(self.guidance)):
             raise ConfigError(f"'{NAME}': the guidance scales must rise, got {list(self.guidance)}")
         _check_table(self.guided_weights, computed, (len(self.guidance), len(computed), len(computed) + 2))
+
+    def _check_filters(self, steps: int) -> None:
+        if self.filters is None:
+            return
+        if self.weights is None or self.guidance:
+            raise ConfigError(f"'{NAME}': filters take weights of one guidance scale")
+        shape = tuple(self.filters.shape)
+        if len(shape) != 3 or shape[0] != steps or shape[1] != shape[2] or not torch.isfinite(self.filters).all():
+            raise ConfigError(f"'{NAME}': filters must be finite numbers [{steps}, C, C], got {list(shape)}")
 
     @property
     def num_steps(self) -> int | None:
@@ -154,7 +167,7 @@ class TrajectoryConfig(PassConfig):
         return data
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {"weights": self.weights, "guided_weights": self.guided_weights}
+        tensors = {"weights": self.weights, "guided_weights": self.guided_weights, "filters": self.filters}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     @classmethod
@@ -167,6 +180,17 @@ class TrajectoryConfig(PassConfig):
                 raise ConfigError(f"'{NAME}': computed must be a text of 0 and 1, got {computed!r}")
             computed = tuple(each == "1" for each in computed)
         return cls(computed=computed, **tensors, **fields)
+
+
+def rows_of(table: torch.Tensor) -> dict[int, dict[int, float]]:
+    """The weights of each evaluation that has any: by earlier evaluation, :data:`LATENTS` and :data:`NOISE`."""
+    rows = {}
+    for step, row in enumerate(table.tolist()):
+        weights = {place: weight for place, weight in enumerate(row[:LATENTS]) if weight}
+        weights |= {key: row[key] for key in (LATENTS, NOISE) if row[key]}
+        if weights:
+            rows[step] = weights
+    return rows
 
 
 def _check_table(table: Any, computed: tuple[bool, ...], shape: tuple[int, ...]) -> None:

@@ -114,10 +114,10 @@ class TrajectoryScheduler:
         for skipped in range(step + 1, following):
             latents = result[0] if isinstance(result, tuple) else result.prev_sample
             given = self._given(latents, skipped)
-            weights = answers.fitted(skipped)
+            weights, by = answers.fitted(skipped), answers.filter(skipped)
             if weights is None or not self._history.has(weights):
-                weights = answers.by_theory(skipped, self._history.computed)
-            output = self._history.combine(weights, given)
+                weights, by = answers.by_theory(skipped, self._history.computed), None
+            output = self._history.combine(weights, given, by)
             result = inner.step(output, inner.timesteps[skipped], latents, *args, **kwargs)
         return result
 
