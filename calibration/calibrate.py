@@ -21,8 +21,9 @@ from dit_accel.calibration.fit import first_of_each
 from dit_accel.calibration.front import Point, front_of
 from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.guard import with_guard
+from dit_accel.calibration.guidance import over_guidance
 from dit_accel.calibration.judging import Judge
-from dit_accel.calibration.recording import record
+from dit_accel.calibration.recording import Draw, record
 from dit_accel.calibration.shelf import place_of, plan_at, put, tidy
 from dit_accel.errors import AccelerationWarning, ConfigError
 from dit_accel.families.targets import find_targets
@@ -85,6 +86,7 @@ def calibrate(
     budget_s: float = 1200.0,
     generations: int | None = None,
     seed: int = 0,
+    guidance_values: Sequence[float] = (),
     on_progress: OnProgress | None = None,
 ) -> Calibration:
     """Search trajectory plans of all speeds for a pipeline, as it is set up now.
@@ -99,6 +101,7 @@ def calibrate(
         budget_s: Seconds; the surrogate's plans are judged whatever it says.
         generations: End after so many generations of the evolutionary search instead.
         seed: Of the search.
+        guidance_values: Further guidance scales to fit the weights of plans to; between them they are interpolated.
         on_progress: Told of every judgement.
 
     Returns:
@@ -129,10 +132,18 @@ def calibrate(
     books = Books(folder, identity)
     calibration = Calibration()
 
-    def draw(first: int, last: int) -> torch.Tensor:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AccelerationWarning)
-            return generate(pipe, listed[first:last], range(SEED + first, SEED + last), chosen)
+    def drawing(settings: GenerationSettings) -> Draw:
+        def draw(first: int, last: int) -> torch.Tensor:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", AccelerationWarning)
+                return generate(pipe, listed[first:last], range(SEED + first, SEED + last), settings)
+
+        return draw
+
+    def draw_at(scale: float) -> Draw:
+        return drawing(replace(chosen, guidance_scale=scale))
+
+    draw = drawing(chosen)
 
     def tell(what: str) -> None:
         if on_progress is not None:
@@ -168,6 +179,21 @@ def calibrate(
             notes=(CALIBRATED_NOTE,),
         )
 
+    def is_finished(found: AccelerationPlan) -> bool:
+        (config,) = found.passes
+        assert isinstance(config, TrajectoryConfig)
+        return bool(config.guard) and set(guidance_values) <= set(config.guidance)
+
+    def finished(found: AccelerationPlan) -> AccelerationPlan:
+        """With its guard, and its weights for other guidance: runs that only what is left at the end is worth."""
+        (config,) = found.passes
+        assert isinstance(config, TrajectoryConfig)
+        config, conditions = with_guard(pipe, draw, config, 0, count), reference.conditions
+        if guidance_values:
+            config = over_guidance(pipe, draw_at, config, conditions.guidance_scale, guidance_values, count)
+            conditions = replace(conditions, guidance_scale=None)
+        return replace(found, passes=(config,), conditions=conditions)
+
     def judge_all(batch: Sequence[Steps]) -> list[Point | None]:
         books.ask(batch)
         unknown = [steps for steps in batch if steps not in books.points and steps not in books.skipped]
@@ -202,12 +228,10 @@ def calibrate(
         over = time.monotonic() - began >= budget_s
         if generation.number >= generations if generations is not None else over:
             break
-    for point in calibration.front:  # each guard costs a run, so that only what is left at the end gets one
-        found = plan_at(folder, point) or plan(point)
-        (config,) = found.passes
-        if isinstance(config, TrajectoryConfig) and not config.guard:
-            found = replace(found, passes=(with_guard(pipe, draw, config, 0, count),))
-            put(found, place_of(folder, point))
+    for point in calibration.front:
+        kept = plan_at(folder, point)
+        if kept is None or not is_finished(kept):
+            put(finished(plan(point)), place_of(folder, point))
     configs.clear()  # from here on the folders are what there is
     tidy(folder, calibration.front)
     return calibration

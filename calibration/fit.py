@@ -10,21 +10,23 @@ The ridge pulls toward theory's weights, not toward zero (GAS, arXiv 2510.17699)
 predicts best prompts that are left out.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from dit_accel.calibration.polish import Rows, Sampler, polished
 from dit_accel.calibration.recording import Draw, Evaluation, Recording, listening
 from dit_accel.errors import UnsupportedModelError
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 from dit_accel.passes.trajectory.config import LATENTS, NOISE
+from dit_accel.passes.trajectory.history import add_mixed
 from dit_accel.schedules.theory import theory_weights
 
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-2)
-STRONG = (*RIDGES, 1e-1, 1.0)  # toward weights that were fitted, which are worth more trust than theory
+FILTER_RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
 LINEAR_TOLERANCE_FRAC = 1e-3
 
 
@@ -53,7 +55,8 @@ def fit(
     first: int,
     last: int,
     *,
-    prior: TrajectoryConfig | None = None,
+    channels: bool = False,
+    polish: int = 0,
 ) -> Fitted:
     """Fit the answers of all evaluations but the computed ones, in one run over prompts ``first`` to ``last - 1``.
 
@@ -64,31 +67,25 @@ def fit(
         computed: Evaluations to compute; the first of each denoiser is among them, whether named or not.
         first: Of the prompts.
         last: One past the last prompt.
-        prior: A plan of the same computed evaluations, fitted elsewhere (to another guidance scale): the ridge pulls
-            toward its weights. ``None``: toward theory's.
+        channels: Fit a matrix to each answer as well, by which the channels of the last computed output are mixed.
+        polish: Rounds of gradient descent on all weights together afterwards; see :mod:`.polish`.
 
     Raises:
         UnsupportedModelError: The scheduler's step is not linear in the output (thresholding, clipping).
     """
-    learner = Learner(reference, frozenset(computed) | first_of_each(reference.denoisers), prior=rows_of(prior))
+    chosen = frozenset(computed) | first_of_each(reference.denoisers)
+    learner: Learner | Sampler = Learner(reference, chosen, channels)
     with listening(pipe, learner):
         pictures = draw(first, last)
+    config = learner.config()
+    if polish:
+        config = polished(pipe, draw, reference, config, first, last, polish)
+        learner = Sampler(Rows(config))
+        with listening(pipe, learner):
+            pictures = draw(first, last)
     ended, wanted = learner.latents, reference.latents[-1]
     errors = (ended - wanted).flatten(1).double().norm(dim=1) / wanted.flatten(1).double().norm(dim=1)
-    return Fitted(config=learner.config(), latents=ended, pictures=pictures, errors=errors)
-
-
-def rows_of(config: TrajectoryConfig | None) -> dict[int, dict[int, float]]:
-    """The fitted weights of a plan, by evaluation; none without a plan."""
-    if config is None or config.weights is None:
-        return {}
-    rows = {}
-    for step, row in enumerate(config.weights.tolist()):
-        weights = {place: weight for place, weight in enumerate(row[:LATENTS]) if weight}
-        weights |= {key: row[key] for key in (LATENTS, NOISE) if row[key]}
-        if weights:
-            rows[step] = weights
-    return rows
+    return Fitted(config=config, latents=ended, pictures=pictures, errors=errors)
 
 
 def first_of_each(denoisers: Sequence[str]) -> frozenset[int]:
@@ -103,18 +100,19 @@ class Learner:
     Attributes:
         reference: The recorded run.
         computed: What is computed.
-        prior: Weights by evaluation, toward which the ridge pulls in place of theory's.
+        channels: Whether a matrix for the channels is fitted to each answer.
         latents: After the last step that was taken.
     """
 
     reference: Recording
     computed: frozenset[int]
-    prior: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
+    channels: bool = False
     latents: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     _outputs: dict[int, torch.Tensor] = field(default_factory=dict)
     _noise: torch.Tensor | None = None
     _noise_given: float | None = None
     _rows: dict[int, dict[int, float]] = field(default_factory=dict)
+    _filters: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def wants(self, step: int) -> bool:
         """Whether the step is computed."""
@@ -131,7 +129,12 @@ class Learner:
             return evaluation.output
         target = self._target(evaluation)
         weights, _ = self._solve(evaluation, target)
-        return self._combined(evaluation, weights)
+        answer = self._combined(evaluation, weights)
+        if self.channels:
+            last = self._outputs[max(self._names(evaluation))]
+            self._filters[step] = matrix = channel_filter(last, target - answer)
+            add_mixed(answer, last, matrix)
+        return answer
 
     def end(self, latents: torch.Tensor) -> None:
         """Note the latents."""
@@ -144,10 +147,12 @@ class Learner:
         for step, weights in self._rows.items():
             for place, weight in weights.items():
                 table[step, place] = weight
+        none = torch.zeros_like(next(iter(self._filters.values()))) if self._filters else torch.empty(0)
         return TrajectoryConfig(
             computed=tuple(step in self.computed for step in range(steps)),
             weights=table,
             levels=self.reference.levels,
+            filters=torch.stack([self._filters.get(s, none) for s in range(steps)]) if self._filters else None,
         )
 
     def _forecast(self, evaluation: Evaluation) -> None:
@@ -188,7 +193,10 @@ class Learner:
         columns = torch.stack([self._of(name, evaluation).flatten(1).double() for name in names], 1)  # [B, R, D]
         gram = torch.einsum("brd,bsd->brs", columns, columns).cpu().numpy()
         right = torch.einsum("brd,bd->br", columns, target.flatten(1).double()).cpu().numpy()
-        found, ridge = ridge_toward(gram, right, self._prior(evaluation, names), STRONG if self.prior else RIDGES)
+        outputs = [name for name in names if name >= 0]
+        theory = theory_weights(self.reference.levels, outputs, evaluation.step) if self.reference.levels else {}
+        prior = np.array([theory.get(name, 0.0) for name in names])
+        found, ridge = ridge_toward(gram, right, prior)
         weights = dict(zip(names, found.tolist(), strict=True))
         row = dict(weights)
         if LATENTS in row:  # in terms of what the denoiser is given, which is all that the pass sees
@@ -197,20 +205,40 @@ class Learner:
         self._rows[evaluation.step] = row
         return weights, ridge
 
-    def _prior(self, evaluation: Evaluation, names: list[int]) -> Any:
-        given = dict(self.prior.get(evaluation.step, {}))
-        if given:
-            given[LATENTS] = given.get(LATENTS, 0.0) * (evaluation.given or 0.0)
-        elif self.reference.levels:
-            outputs = [name for name in names if name >= 0]
-            given = theory_weights(self.reference.levels, outputs, evaluation.step)
-        return np.array([given.get(name, 0.0) for name in names])
-
     def _combined(self, evaluation: Evaluation, weights: dict[int, float]) -> torch.Tensor:
         total = torch.zeros_like(evaluation.output, dtype=torch.float32)
         for name, weight in weights.items():
             total.add_(self._of(name, evaluation), alpha=weight)
         return total.to(evaluation.output.dtype)
+
+
+def channel_filter(output: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+    """The matrix by which the channels of an output explain best what is left of a target; a ridge toward nought.
+
+    All channels have one strength of the ridge, the one that predicts left-out prompts best.
+
+    Args:
+        output: [P, C, ...], or packed [P, N, C].
+        left: Of the same shape.
+
+    Returns:
+        float64 [C, C], from channels of ``output``.
+    """
+    x, y = (
+        (each if each.dim() == 3 else each.flatten(2).transpose(1, 2)).double()  # [P, N, C]
+        for each in (output, left.to(output.device))
+    )
+    gram, right = x.transpose(1, 2) @ x, x.transpose(1, 2) @ y
+    eye = torch.eye(x.shape[2], dtype=x.dtype, device=x.device) * torch.diagonal(gram.sum(0)).mean()
+    best, found = 0.0, torch.zeros_like(eye)  # nothing mixed explains nothing
+    for ridge in FILTER_RIDGES:
+        loss = 0.0
+        for k in range(len(x)):
+            matrix = torch.linalg.solve(gram.sum(0) - gram[k] + ridge * eye, right.sum(0) - right[k])
+            loss += float((matrix * (gram[k] @ matrix - 2 * right[k])).sum())
+        if loss < best:
+            best, found = loss, torch.linalg.solve(gram.sum(0) + ridge * eye, right.sum(0)).T
+    return found.cpu()
 
 
 def ridge_toward(gram: Any, right: Any, prior: Any, ridges: Sequence[float] = RIDGES) -> tuple[Any, float]:

@@ -42,6 +42,10 @@ def calibrate_command(
     plan_name: Annotated[str | None, typer.Option("--name", help="What the chosen plan is called.")] = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    guidance_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="Fit the weights at these guidance scales too, and interpolate."),
+    ] = None,
     height: options.Height = None,
     width: options.Width = None,
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a video.")] = None,
@@ -103,6 +107,7 @@ def calibrate_command(
                 budget_s=budget_s,
                 generations=generations,
                 seed=seed,
+                guidance_values=guidance_range or (),
                 on_progress=on_progress,
             )
     except KeyboardInterrupt:

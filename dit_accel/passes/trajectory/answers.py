@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from dit_accel.passes.trajectory.config import LATENTS, NOISE, TrajectoryConfig
-from dit_accel.passes.trajectory.history import Weights
+from dit_accel.passes.trajectory.config import TrajectoryConfig, rows_of
+from dit_accel.passes.trajectory.history import Filter, Weights
 from dit_accel.schedules.theory import theory_weights
 
 SAME_LEVEL_FRAC = 1e-3  # noise levels that differ by less are the same
@@ -21,10 +21,14 @@ class Answers:
         config: The plan.
         num_steps: Evaluations of the run.
         levels: Their noise levels; empty if unknown.
+        scale: Guidance scale of the run; ``None``: it cannot be told.
     """
 
-    def __init__(self, config: TrajectoryConfig, num_steps: int, levels: Sequence[float]) -> None:
+    def __init__(
+        self, config: TrajectoryConfig, num_steps: int, levels: Sequence[float], scale: float | None = None
+    ) -> None:
         self.config = config
+        self.scale = scale
         self.computed = config.steps_of(num_steps)
         self.answered = frozenset(range(num_steps)) - frozenset(self.computed)
         self.levels = list(levels) if len(levels) == num_steps else list(range(num_steps))
@@ -39,6 +43,13 @@ class Answers:
         """Fitted weights of an evaluation; of a computed one those of its forecast, if there are any."""
         return self._rows.get(step)
 
+    def filter(self, step: int) -> Filter | None:
+        """By which matrix the channels of which output are mixed into a fitted answer, if they are."""
+        if self.config.filters is None or not self.is_fitted or step not in self.answered:
+            return None
+        matrix = self.config.filters[step]
+        return (max(node for node in self.computed if node < step), matrix) if matrix.any() else None
+
     def by_theory(self, step: int, computed: Sequence[int]) -> Weights:
         """Theory's weights of an evaluation, from the outputs that there are."""
         key = (step, tuple(computed))
@@ -47,17 +58,10 @@ class Answers:
         return self._theory[key]
 
     def _fitted(self) -> dict[int, dict[int, float]]:
-        table = self.config.weights
+        table = self.config.weights_at(self.scale)
         assert table is not None
-        rows = {}
-        for step, row in enumerate(table.tolist()):
-            weights = {place: weight for place, weight in enumerate(row[:LATENTS]) if weight}
-            weights |= {key: row[key] for key in (LATENTS, NOISE) if row[key]}
-            if weights and self.is_moved:
-                weights = self._moved(step, weights)
-            if weights:
-                rows[step] = weights
-        return rows
+        rows = rows_of(table)
+        return {step: self._moved(step, row) for step, row in rows.items()} if self.is_moved else rows
 
     def _moved(self, step: int, weights: dict[int, float]) -> dict[int, float]:
         earlier = [node for node in self.computed if node < step]

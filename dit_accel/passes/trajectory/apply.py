@@ -17,7 +17,7 @@ from dit_accel.errors import UnsupportedModelError
 from dit_accel.passes.base import Pass, register_pass
 from dit_accel.passes.trajectory.answers import Answers
 from dit_accel.passes.trajectory.config import NAME, TrajectoryConfig
-from dit_accel.passes.trajectory.history import History, Weights, are_alike
+from dit_accel.passes.trajectory.history import Filter, History, Weights, are_alike
 from dit_accel.passes.trajectory.levels import noise_levels, why_not
 from dit_accel.passes.trajectory.scheduler import TrajectoryScheduler
 from dit_accel.runtime.call import Call, Effect, Inner, Run
@@ -59,7 +59,8 @@ class Forecasts:
             self.runtime.warn(f"{reason}; everything is computed")
             self._answers = Answers(TrajectoryConfig(computed=(True,) * run.num_steps), run.num_steps, ())
             return
-        self._answers = answers = Answers(self.config, run.num_steps, noise_levels(run.scheduler))
+        scale = self._scale(run)
+        self._answers = answers = Answers(self.config, run.num_steps, noise_levels(run.scheduler), scale)
         steps = self.config.num_steps
         if steps is not None and steps != run.num_steps:
             self.runtime.warn(
@@ -71,6 +72,19 @@ class Forecasts:
                 "the noise levels of this run are not those that the trajectory plan was fitted to (another size or "
                 "scheduler setting): its weights are moved by what theory says of the difference"
             )
+        if not self.config.is_for_guidance(scale):
+            low, *_, high = self.config.guidance
+            self.runtime.warn(
+                f"the guidance scale of '{self.runtime.name}' is {scale:g}, and the trajectory plan was fitted from "
+                f"{low:g} to {high:g}: the weights of the nearest scale are used, and their error is not known"
+            )
+
+    def _scale(self, run: Run) -> float | None:
+        """The guidance scale of this denoiser in this run: a second expert has one of its own (Wan 2.2)."""
+        second = getattr(self.runtime.clock.owner, "_guidance_scale_2", None)
+        if self.runtime.name.endswith("_2") and isinstance(second, int | float):
+            return float(second)
+        return run.conditions.guidance_scale
 
     def answers(self, run: Run, branch: Hashable) -> frozenset[int]:
         """The evaluations that the plan answers."""
@@ -83,10 +97,10 @@ class Forecasts:
         if history is None or call.begins:
             history = self._histories[call.branch] = History(call.step, latents)
         if call.step in self._answers.answered and not self._is_due(call):
-            weights = self._weights(call.step, history)
+            weights, by = self._weights(call.step, history)
             if weights is not None:
                 self._last_answered[call.branch] = call.step
-                return history.combine(weights, latents)
+                return history.combine(weights, latents, by)
         output = inner(call)
         if not history.computed:
             history.takes_latents = are_alike(latents, leaves(output)[0])
@@ -99,11 +113,11 @@ class Forecasts:
         """Whether the guard wants this call computed: it has lost its trust, and the last one was answered."""
         return self.doubted is not None and self._last_answered.get(call.branch) == call.step - 1
 
-    def _weights(self, step: int, history: History) -> Weights | None:
+    def _weights(self, step: int, history: History) -> tuple[Weights | None, Filter | None]:
         fitted = self._answers.fitted(step)
         if fitted is not None and history.has(fitted):
-            return fitted
-        return self._answers.by_theory(step, history.computed) if history.computed else None
+            return fitted, self._answers.filter(step)
+        return (self._answers.by_theory(step, history.computed) if history.computed else None), None
 
     def _compare(self, call: Call, history: History, latents: Any, output: Tree) -> None:
         """The guard: how far is what would have been forecast from what was computed?"""

@@ -11,6 +11,9 @@ from dit_accel.runtime.trees import Tree, leaves, map_tree
 Weights = Mapping[int, float]
 """By evaluation; :data:`LATENTS` and :data:`NOISE` for those."""
 
+Filter = tuple[int, torch.Tensor]
+"""An evaluation, and the matrix [C, C] by which the channels of its output are mixed."""
+
 
 class History:
     """Outputs of one branch, one denoiser, one run.
@@ -48,15 +51,24 @@ class History:
             return False
         return all(step in self._outputs for step in weights if step >= 0)
 
-    def combine(self, weights: Weights, latents: Any) -> Tree:
+    def combine(self, weights: Weights, latents: Any, by: Filter | None = None) -> Tree:
         """The answer: sums in float32 (float64 for such outputs), in the form and dtype of the outputs.
 
         Args:
             weights: Of what is kept; :meth:`has` must hold.
             latents: What the denoiser is given now.
+            by: What is added of one output with its channels mixed; left out where that output is not kept.
         """
         given = iter(range(len(next(iter(self._outputs.values())))))
-        return map_tree(lambda like: self._leaf(next(given), weights, latents).to(like.dtype), self._form)
+
+        def leaf(like: torch.Tensor) -> torch.Tensor:
+            place = next(given)
+            total = self._leaf(place, weights, latents)
+            if by is not None and place == 0 and by[0] in self._outputs:
+                add_mixed(total, self._outputs[by[0]][0], by[1])
+            return total.to(like.dtype)
+
+        return map_tree(leaf, self._form)
 
     def error(self, weights: Weights, latents: Any, output: Tree) -> float:
         """How far a forecast is from an output, relative to it: the furthest sample of the batch.
@@ -94,6 +106,22 @@ def add_latents(total: torch.Tensor, latents: torch.Tensor, weight: float) -> No
     if latents.shape != total.shape:
         total = total[:, : latents.shape[1]]
     total.add_(latents, alpha=weight)
+
+
+def add_mixed(total: torch.Tensor, output: torch.Tensor, matrix: torch.Tensor) -> None:
+    """Add an output with its channels mixed, in place.
+
+    Args:
+        total: [B, C or more, ...], or packed [B, N, C].
+        output: Of the same shape.
+        matrix: [C, C], from channels of ``output`` to those of ``total``.
+    """
+    matrix = matrix.to(total)
+    if total.dim() == 3:
+        total.add_(output.to(total.dtype) @ matrix.T)
+    else:
+        count = len(matrix)
+        total[:, :count].add_(torch.einsum("dc,bc...->bd...", matrix, output[:, :count].to(total.dtype)))
 
 
 def are_alike(latents: Any, output: torch.Tensor) -> bool:

@@ -1,0 +1,88 @@
+"""What a fit can do besides: filters over channels, weights polished by gradients."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_call, tiny_pipeline
+
+from dit_accel import TrajectoryConfig, accelerate_pipeline, remove_acceleration
+from dit_accel.calibration.fit import channel_filter, fit
+from dit_accel.calibration.polish import polished
+from dit_accel.calibration.recording import record
+from dit_accel.errors import ConfigError
+
+STEPS, COUNT = 6, 3
+THIRD = (0, 3)
+
+
+def drawing(pipe: Any, name: str) -> Any:
+    """Draws as many pictures as it is asked for, each from a seed of its own."""
+
+    def draw(first: int, last: int) -> torch.Tensor:
+        call = tiny_call(name, num_inference_steps=STEPS, num_images_per_prompt=last - first)
+        call["generator"] = [torch.Generator().manual_seed(seed) for seed in range(first, last)]
+        out = pipe(**call)[0]
+        return out if isinstance(out, torch.Tensor) else torch.stack(list(out))
+
+    return draw
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 8, 8), (4, 3, 2, 6, 6), (4, 40, 3)])
+def test_the_filter_is_what_mixes_the_channels(shape: tuple[int, ...]) -> None:
+    output = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    matrix = torch.tensor([[0.1, -0.2, 0.0], [0.3, 0.0, 0.0], [0.0, 0.0, 0.5]])
+    axis = 2 if len(shape) == 3 else 1
+    left = torch.einsum("dc,...c->...d", matrix, output.movedim(axis, -1)).movedim(-1, axis)
+    torch.testing.assert_close(channel_filter(output, left), matrix.double(), rtol=0, atol=1e-4)
+
+
+def test_where_prompts_disagree_there_is_no_filter() -> None:
+    output = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    signs = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
+    assert not channel_filter(output, signs * output).any()
+    assert not channel_filter(output[:1], output[:1]).any()
+
+
+@pytest.mark.parametrize("name", ["pixart", "flux"])
+def test_filters_bring_the_run_closer_and_the_pass_repeats_it(name: str) -> None:
+    pipe = tiny_pipeline(name)
+    draw = drawing(pipe, name)
+    reference = record(pipe, draw, 0, COUNT)
+    plain, mixed = (fit(pipe, draw, reference, THIRD, 0, COUNT, channels=channels) for channels in (False, True))
+    assert plain.config.filters is None
+    assert mixed.config.filters is not None and mixed.config.filters.any()
+    assert mixed.errors.mean() < plain.errors.mean()
+    accelerate_pipeline(pipe, mixed.config)
+    torch.testing.assert_close(draw(0, COUNT), mixed.pictures, rtol=1e-3, atol=1e-3)
+
+
+def test_polish_brings_the_end_closer_and_leaves_no_trace() -> None:
+    pipe = tiny_pipeline("pixart")
+    draw = drawing(pipe, "pixart")
+    reference = record(pipe, draw, 0, COUNT)
+    weights = torch.zeros(STEPS, STEPS + 2, dtype=torch.float64)
+    for step in range(1, STEPS):
+        weights[step, max(node for node in THIRD if node < step)] = 1.0
+    again = TrajectoryConfig(computed=tuple(step in THIRD for step in range(STEPS)), weights=weights)
+    learning = [parameter.requires_grad for parameter in pipe.transformer.parameters()]
+    off = []
+    for config in (again, polished(pipe, draw, reference, again, 0, COUNT, 3)):
+        accelerate_pipeline(pipe, config)
+        off.append((draw(0, COUNT) - reference.pictures).flatten(1).norm(dim=1).tolist())
+        remove_acceleration(pipe)
+    assert all(polish < plain for plain, polish in zip(*off, strict=True))
+    assert [parameter.requires_grad for parameter in pipe.transformer.parameters()] == learning
+    assert torch.is_grad_enabled()
+
+
+def test_a_polished_fit_is_never_worse_for_the_prompts_held_out_and_the_pass_repeats_it() -> None:
+    pipe = tiny_pipeline("flux")
+    draw = drawing(pipe, "flux")
+    reference = record(pipe, draw, 0, COUNT)
+    fitted, result = (fit(pipe, draw, reference, THIRD, 0, COUNT, polish=rounds) for rounds in (0, 2))
+    assert result.errors[-1] <= fitted.errors[-1] * (1 + 1e-3) and not result.pictures.requires_grad
+    accelerate_pipeline(pipe, result.config)
+    torch.testing.assert_close(draw(0, COUNT), result.pictures, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ConfigError, match="at least two prompts"):
+        polished(pipe, draw, reference, fitted.config, 0, 1, 1)
