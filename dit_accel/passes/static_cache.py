@@ -21,6 +21,7 @@ from dit_accel.runtime.call import Call, Effect
 from dit_accel.runtime.denoiser import DenoiserRuntime
 from dit_accel.runtime.scheduled import ScheduledRows
 from dit_accel.runtime.sockets import DECIDES
+from dit_accel.runtime.trees import Tree, map_tree
 from dit_accel.schedules import GeneratorSpec, Schedule, ScheduleError, invariants, resample
 from dit_accel.schedules.graph import SiteGraph
 from dit_accel.schedules.lowering import REUSE, SKIP
@@ -192,13 +193,16 @@ class _Affine:
         parameter = next(self.denoiser.parameters())
         return tuple(table[row].to(parameter.device, parameter.dtype) for table in (self.scale, self.shift))
 
-    def recall(self, values: tuple[Any, ...], numbers: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """The corrected value, [B, N, C] or [B, C, H, W]."""
-        kept: torch.Tensor = values[0]
+    def recall(self, values: tuple[Any, ...], numbers: tuple[torch.Tensor, ...]) -> Tree:
+        """The corrected value, [B, N, C] or [B, C, H, W]; in a tuple of one if it was kept so (a UNet's attention)."""
         scale, shift = numbers
-        if kept.dim() == 4:
-            scale, shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
-        return kept * scale + shift
+
+        def corrected(kept: torch.Tensor) -> torch.Tensor:
+            if kept.dim() == 4:
+                return kept * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
+            return kept * scale + shift
+
+        return map_tree(corrected, values[0])
 
 
 def _check_site(runtime: DenoiserRuntime, site: str) -> None:
