@@ -4,10 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dit_accel.errors import PlanMismatchError
-from dit_accel.families.targets import Target
+
+if TYPE_CHECKING:  # reports and certificates are read without torch
+    from dit_accel.families.targets import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ def compare_models(wanted: Sequence[Fingerprint], found: Mapping[str, Fingerprin
     return doubts
 
 
-def fingerprint(target: Target) -> Fingerprint:
+def fingerprint(target: "Target") -> Fingerprint:
     """The fingerprint of a live denoiser."""
     return Fingerprint(
         model_class=type(target.denoiser).__name__,
