@@ -6,6 +6,7 @@ fitting them by least squares is both at once. :mod:`dit_accel.calibration.corre
 """
 
 from collections.abc import Collection, Iterable, Mapping
+
 import torch
 
 from dit_accel.errors import ConfigError, PlanMismatchError
