@@ -84,7 +84,7 @@ def test_the_table_says_what_was_not_measured() -> None:
 
 
 def test_another_file_is_refused() -> None:
-    with pytest.raises(ConfigError, match="not a report of benchmarks/solvers.py: 'models' is missing"):
+    with pytest.raises(ConfigError, match=r"not a report of benchmarks/solvers\.py: 'models' is missing"):
         techniques_block({})
     with pytest.raises(ConfigError, match="'unheard_of' is missing"):
         techniques_block(report(technique="unheard_of"))
