@@ -46,7 +46,7 @@ class Answers:
         self._theory: dict[tuple[int, tuple[int, ...]], Weights] = {}
 
     def estimates(self, start: int) -> bool:
-        """Whether theory makes noise estimates in a run that begins at ``start``: its first output tells their sign."""
+        """Whether theory makes noise estimates in a run from ``start`` on: its first output tells their sign."""
         return self.estimate is not None and (not self.is_flow or self.levels[start] >= ORIENTED_LEVEL)
 
     def fitted(self, step: int) -> Weights | None:
@@ -90,5 +90,4 @@ class Answers:
 
 
 def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(math.isclose(a, b, rel_tol=ORIENTED_LEVEL = 0.8  # share of noise from which on an output is sure to be more noise than data
-SAME_LEVEL_FRAC, abs_tol=1e-6) for a, b in zip(one, other, strict=True))
+    return all(math.isclose(a, b, rel_tol=SAME_LEVEL_FRAC, abs_tol=1e-6) for a, b in zip(one, other, strict=True))

@@ -17,7 +17,8 @@ def latents_at(step: int) -> int:
     return -3 - step
 
 
-KEPT_LATENTS = 2  # a line goes through two
+OPPOSITE = -0.3  # noise less data has a cosine of about 0.7 with the noise, the opposite of about -0.7
+KEPT_LATENTS = 3  # a line goes through two, and schedulers of second order evaluate a level twice
 
 
 class History:
@@ -52,7 +53,7 @@ class History:
         Args:
             step: The evaluation.
             output: What the denoiser gave.
-            latents: What it was given, where answers are to combine it; those of the last two evaluations are kept.
+            latents: What it was given, where answers are to combine it; those of the last few are kept.
         """
         if latents is not None:
             self._given = dict([*self._given.items(), (step, latents.detach().clone())][-KEPT_LATENTS:])
@@ -66,7 +67,9 @@ class History:
         output has that of the latents, or the opposite one. Does not wait for the device.
         """
         first = leaves(output)[0]
-        self.sign = torch.sign((first[:, : latents.shape[1]] * latents).sum())
+        first = (first if first.shape == latents.shape else first[:, : latents.shape[1]]).float()
+        cosine = (first * latents).sum() / (first.norm() * latents.float().norm()).clamp_min(1e-12)
+        self.sign = torch.where(cosine < OPPOSITE, -1.0, 1.0)
 
     def has(self, weights: Weights) -> bool:
         """Whether everything that these weights combine is at hand."""
