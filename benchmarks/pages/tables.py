@@ -8,6 +8,7 @@ from dit_accel.evaluation.reports.report import Report
 from pages.ecad import ecad_block
 from pages.families import ask_families, not_asked, own_passes
 from pages.family_tables import families_block, groups_block, kinds_block, passes_block
+from pages.glance import glance_block
 from pages.markers import Table
 from pages.reports import quality_block, results_block, speed_block
 from pages.techniques import techniques_block
@@ -35,6 +36,7 @@ def _json(*paths: Path) -> dict[str, Any]:
 
 TABLES: dict[str, Table] = {
     "certificates": lambda paths: results_block([_report(path) for path in paths]),
+    "glance": lambda paths: glance_block([_report(path) for path in paths]),
     "quality": lambda paths: quality_block(_report(*paths)),
     "speed": lambda paths: speed_block(_report(*paths)),
     "transfer": lambda paths: "\n\n".join(transfer_block(load(path)) for path in paths),
