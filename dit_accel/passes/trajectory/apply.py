@@ -76,7 +76,7 @@ class Forecasts:
             low, *_, high = self.config.guidance
             self.runtime.warn(
                 f"the guidance scale of '{self.runtime.name}' is {scale:g}, and the trajectory plan was fitted from "
-                f"{low:g} to {high:g}: the weights of the nearest scale are used, and their error is not known"
+                f"{low:g} to {high:g}: its weights are carried on, and their error is not known"
             )
 
     def _scale(self, run: Run) -> float | None:
