@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import torch
+
 from dit_accel.passes.trajectory.config import TrajectoryConfig, rows_of
 from dit_accel.passes.trajectory.history import Filter, Weights
 from dit_accel.schedules.theory import theory_weights
@@ -34,14 +36,17 @@ class Answers:
         self.levels = list(levels) if len(levels) == num_steps else list(range(num_steps))
         self.is_fitted = config.weights is not None and config.num_steps == num_steps
         self.is_moved = self.is_fitted and bool(levels and config.levels) and not _alike(levels, config.levels)
-        self._rows: dict[int, dict[int, float]] = {}
-        if self.is_fitted:
-            self._rows = self._fitted()
+        self._rows = self._fitted(config.weights_at(scale))
+        self._others = self._rows if config.unconditional is None else self._fitted(config.unconditional)
         self._theory: dict[tuple[int, tuple[int, ...]], Weights] = {}
 
     def fitted(self, step: int) -> Weights | None:
         """Fitted weights of an evaluation; of a computed one those of its forecast, if there are any."""
         return self._rows.get(step)
+
+    def of_unconditional(self, step: int) -> Weights | None:
+        """:meth:`fitted`, of the unconditional guidance branch."""
+        return self._others.get(step)
 
     def filter(self, step: int) -> Filter | None:
         """By which matrix the channels of which output are mixed into a fitted answer, if they are."""
@@ -57,9 +62,9 @@ class Answers:
             self._theory[key] = theory_weights(self.levels, computed, step)
         return self._theory[key]
 
-    def _fitted(self) -> dict[int, dict[int, float]]:
-        table = self.config.weights_at(self.scale)
-        assert table is not None
+    def _fitted(self, table: torch.Tensor | None) -> dict[int, dict[int, float]]:
+        if table is None or not self.is_fitted:
+            return {}
         rows = rows_of(table)
         return {step: self._moved(step, row) for step, row in rows.items()} if self.is_moved else rows
 

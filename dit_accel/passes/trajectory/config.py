@@ -35,6 +35,8 @@ class TrajectoryConfig(PassConfig):
         guidance: Rising guidance scales at which the weights were fitted; empty: they are used at any scale.
         guided_weights: float64 [G, T, T + 2]: the weights at each of these scales; see :meth:`weights_at`.
             ``weights`` answer where the scale of a run cannot be told.
+        unconditional: float64 [T, T + 2]: weights of the unconditional guidance branch, where it has its own;
+            ``weights`` are then those of the conditional one. ``None``: both branches have the same.
         filters: float64 [T, C, C]: what is added to each answer of the last computed output with its C channels mixed
             (the latents' channels, the last axis of packed ones); noughts where nothing is. ``None``: nowhere.
         guard: For each evaluation the largest relative error that the forecast of it may have, 0 where there is no
@@ -57,6 +59,7 @@ class TrajectoryConfig(PassConfig):
     guarded: bool = False
     guidance: tuple[float, ...] = ()
     guided_weights: torch.Tensor | None = None
+    unconditional: torch.Tensor | None = None
     filters: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -69,7 +72,7 @@ class TrajectoryConfig(PassConfig):
         if self.guarded and not self.guard:
             raise ConfigError(f"'{NAME}': 'guarded' needs limits in 'guard'; dit-accel calibrate measures them")
         if self.computed is None:
-            if self.weights is not None or self.levels or self.guard or self.guidance or self.filters is not None:
+            if self.levels or self.guard or self.guidance or self.tensors():
                 raise ConfigError(f"'{NAME}': weights, levels and guard belong to 'computed', which is not given")
             return
         object.__setattr__(self, "computed", tuple(self.computed))
@@ -81,6 +84,10 @@ class TrajectoryConfig(PassConfig):
             raise ConfigError(f"'{NAME}': computed must hold true or false for each evaluation, the first one true")
         if self.weights is not None:
             _check_table(self.weights, computed, (steps, steps + 2))
+        if self.unconditional is not None:
+            if self.weights is None or self.guidance:
+                raise ConfigError(f"'{NAME}': unconditional weights take weights of one guidance scale beside them")
+            _check_table(self.unconditional, computed, (steps, steps + 2))
         self._check_guidance(computed)
         self._check_filters(steps)
         for name in ("levels", "guard"):
@@ -167,8 +174,8 @@ class TrajectoryConfig(PassConfig):
         return data
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {"weights": self.weights, "guided_weights": self.guided_weights, "filters": self.filters}
-        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        named = {name: getattr(self, name) for name in ("weights", "guided_weights", "unconditional", "filters")}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> "TrajectoryConfig":
