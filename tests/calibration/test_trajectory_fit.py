@@ -15,12 +15,13 @@ from dit_accel import TrajectoryConfig, accelerate_pipeline, load_embedded, remo
 from dit_accel.calibration.calibrate import calibrate
 from dit_accel.calibration.choose import Gaps, choose_steps, gram_of
 from dit_accel.calibration.evolve import surrogate
-from dit_accel.calibration.fit import fit, ridge_toward
+from dit_accel.calibration.fit import fit
 from dit_accel.calibration.front import Point, front_of, pick
 from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.guard import with_guard
 from dit_accel.calibration.guidance import over_guidance
 from dit_accel.calibration.recording import Recording, record
+from dit_accel.calibration.regression import ridge_toward
 from dit_accel.errors import AccelerationWarning, ConfigError, UnsupportedModelError
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.pipelines.generation import GenerationSettings

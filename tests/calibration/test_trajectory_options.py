@@ -1,16 +1,18 @@
 """What a fit can do besides: filters over channels, weights polished by gradients."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from tiny import tiny_call, tiny_pipeline
 
-from dit_accel import TrajectoryConfig, accelerate_pipeline, remove_acceleration
-from dit_accel.calibration.fit import channel_filter, fit
+from dit_accel import TrajectoryConfig, accelerate_pipeline, remove_acceleration, to_scheduler
+from dit_accel.calibration.fit import fit
 from dit_accel.calibration.polish import polished
 from dit_accel.calibration.recording import record
-from dit_accel.errors import ConfigError
+from dit_accel.calibration.regression import channel_filter
+from dit_accel.errors import ConfigError, UnsupportedModelError
 
 STEPS, COUNT = 6, 3
 THIRD = (0, 3)
@@ -42,6 +44,51 @@ def test_where_prompts_disagree_there_is_no_filter() -> None:
     signs = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
     assert not channel_filter(output, signs * output).any()
     assert not channel_filter(output[:1], output[:1]).any()
+
+
+@pytest.mark.parametrize("name", ["pixart", "sd", "wan"])
+def test_branches_with_weights_of_their_own_come_closer_and_the_pass_repeats_it(name: str) -> None:
+    pipe = tiny_pipeline(name)
+
+    def draw(first: int, last: int) -> torch.Tensor:
+        out = pipe(**tiny_call(name, num_inference_steps=STEPS, guidance_scale=6.0))[0]
+        return out if isinstance(out, torch.Tensor) else torch.stack(list(out))
+
+    reference = record(pipe, draw, 0, 1)
+    shared, apart = (fit(pipe, draw, reference, THIRD, 0, 1, branches=branches) for branches in (False, True))
+    assert apart.errors.max() < shared.errors.max()
+    assert shared.config.unconditional is None and apart.config.unconditional is not None
+    accelerate_pipeline(pipe, apart.config, strict=True)
+    torch.testing.assert_close(draw(0, 1), apart.pictures, rtol=1e-3, atol=1e-3)
+    remove_acceleration(pipe)
+    with pytest.raises(ConfigError, match="a scheduler sees both as one"):
+        to_scheduler(apart.config, pipe.scheduler)
+
+
+def test_branches_that_there_are_not_are_refused() -> None:
+    pipe = tiny_pipeline("flux")
+    draw = drawing(pipe, "flux")
+    reference = record(pipe, draw, 0, COUNT)
+    with pytest.raises(UnsupportedModelError, match="guidance is distilled into the model"):
+        fit(pipe, draw, reference, THIRD, 0, COUNT, branches=True)
+    both = replace(fit(pipe, draw, reference, THIRD, 0, COUNT).config, levels=())
+    with pytest.raises(UnsupportedModelError, match="guidance is distilled into the model"):
+        accelerate_pipeline(pipe, replace(both, unconditional=both.weights))
+    pipe = tiny_pipeline("pixart")
+    alone = tiny_call("pixart", num_inference_steps=STEPS, guidance_scale=1.0)
+
+    def unguided(first: int, last: int) -> Any:
+        return torch.as_tensor(pipe(**alone)[0])
+
+    reference = record(pipe, unguided, 0, 1)
+    with pytest.raises(UnsupportedModelError, match="take a run with guidance"):
+        fit(pipe, unguided, reference, THIRD, 0, 1, branches=True)
+    accelerate_pipeline(pipe, replace(both, unconditional=torch.zeros_like(both.weights)))
+    alone = {**alone, "generator": torch.Generator().manual_seed(0)}
+    by_conditional = torch.as_tensor(pipe(**alone)[0])
+    accelerate_pipeline(pipe, both)
+    alone = {**alone, "generator": torch.Generator().manual_seed(0)}
+    assert torch.equal(torch.as_tensor(pipe(**alone)[0]), by_conditional)
 
 
 @pytest.mark.parametrize("name", ["pixart", "flux"])

@@ -265,9 +265,10 @@ def test_between_guidance_scales_the_weights_are_interpolated() -> None:
     config = by_guidance()
     assert config.guided_weights is not None
     below, own, above = config.guided_weights
-    for scale, wanted in ((1, below), (2, below), (3, (below + own) / 2), (4, own), (7, own / 4 + above * 3 / 4)):
-        assert torch.equal(config.weights_at(scale), wanted)
-    assert torch.equal(config.weights_at(8), above) and torch.equal(config.weights_at(9), above)
+    wanted = {2: below, 3: (below + own) / 2, 4: own, 7: own / 4 + above * 3 / 4, 8: above}
+    wanted |= {1: 1.5 * below - 0.5 * own, -10: 2 * below - own, 12: 2 * above - own, 99: 2 * above - own}
+    for scale, table in wanted.items():
+        torch.testing.assert_close(config.weights_at(scale), table)
     assert config.weights_at(None) is config.weights
     assert config.at_guidance(3).guidance == () and torch.equal(config.at_guidance(3).weights, config.weights_at(3))
 
@@ -293,9 +294,7 @@ def test_beyond_the_guidance_scales_it_warns_or_refuses() -> None:
     pipe = tiny_pipeline("pixart")
     accelerate_pipeline(pipe, by_guidance())
     with pytest.warns(AccelerationWarning, match="is 9, and the trajectory plan was fitted from 2 to 8"):
-        nearest = run(pipe, "pixart", guidance_scale=9.0)
-    accelerate_pipeline(pipe, by_guidance().at_guidance(8))
-    assert torch.equal(run(pipe, "pixart", guidance_scale=9.0), nearest)
+        assert torch.isfinite(run(pipe, "pixart", guidance_scale=9.0)).all()
     accelerate_pipeline(pipe, by_guidance(), strict=True)
     with pytest.raises(PlanMismatchError, match="fitted from 2 to 8"):
         run(pipe, "pixart", guidance_scale=1.5)

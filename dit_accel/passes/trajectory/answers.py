@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import torch
+
 from dit_accel.passes.trajectory.config import LATENTS, TrajectoryConfig, rows_of
 from dit_accel.passes.trajectory.history import Filter, History, Weights, latents_at
 from dit_accel.schedules.theory import noise_estimate, theory_answer, theory_weights
@@ -47,9 +49,8 @@ class Answers:
         self.estimate = noise_estimate(prediction, levels) if len(levels) == num_steps else None
         self.is_fitted = config.weights is not None and config.num_steps == num_steps
         self.is_moved = self.is_fitted and bool(levels and config.levels) and not _alike(levels, config.levels)
-        self._rows: dict[int, dict[int, float]] = {}
-        if self.is_fitted:
-            self._rows = self._fitted()
+        self._rows = self._fitted(config.weights_at(scale))
+        self._others = self._rows if config.unconditional is None else self._fitted(config.unconditional)
         self._theory: dict[tuple[int, tuple[int, ...]], Weights] = {}
 
     def estimates(self, start: int) -> bool:
@@ -59,6 +60,10 @@ class Answers:
     def fitted(self, step: int) -> Weights | None:
         """Fitted weights of an evaluation; of a computed one those of its forecast, if there are any."""
         return self._rows.get(step)
+
+    def of_unconditional(self, step: int) -> Weights | None:
+        """:meth:`fitted`, of the unconditional guidance branch."""
+        return self._others.get(step)
 
     def filter(self, step: int) -> Filter | None:
         """By which matrix the channels of which output are mixed into a fitted answer, if they are."""
@@ -79,9 +84,9 @@ class Answers:
             return self._theory[key]
         return theory_answer(self.levels, computed, step).outputs
 
-    def _fitted(self) -> dict[int, dict[int, float]]:
-        table = self.config.weights_at(self.scale)
-        assert table is not None
+    def _fitted(self, table: torch.Tensor | None) -> dict[int, dict[int, float]]:
+        if table is None or not self.is_fitted:
+            return {}
         rows = rows_of(table)
         return {step: self._moved(step, row) for step, row in rows.items()} if self.is_moved else rows
 

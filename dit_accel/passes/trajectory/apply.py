@@ -16,6 +16,7 @@ from typing import Any
 from dit_accel.errors import UnsupportedModelError
 from dit_accel.passes.base import Pass, register_pass
 from dit_accel.passes.trajectory.answers import Answers
+from dit_accel.passes.trajectory.branches import BOTH, CONDITIONAL, branch_of, why_no_branches
 from dit_accel.passes.trajectory.config import NAME, TrajectoryConfig
 from dit_accel.passes.trajectory.history import Filter, History, Weights, are_alike
 from dit_accel.passes.trajectory.levels import noise_levels, predicts, why_not
@@ -76,7 +77,7 @@ class Forecasts:
             low, *_, high = self.config.guidance
             self.runtime.warn(
                 f"the guidance scale of '{self.runtime.name}' is {scale:g}, and the trajectory plan was fitted from "
-                f"{low:g} to {high:g}: the weights of the nearest scale are used, and their error is not known"
+                f"{low:g} to {high:g}: its weights are carried on, and their error is not known"
             )
 
     def _scale(self, run: Run) -> float | None:
@@ -97,10 +98,10 @@ class Forecasts:
         if history is None or call.begins:
             history = self._histories[call.branch] = History(call.step, latents)
         if call.step in self._answers.answered and not self._is_due(call):
-            weights, by = self._weights(call.step, history)
+            weights, first, by = self._weights(call, history)
             if weights is not None:
                 self._last_answered[call.branch] = call.step
-                return history.combine(weights, latents, by)
+                return history.combine(weights, latents, by, first)
         output = inner(call)
         if not history.computed:
             history.takes_latents = are_alike(latents, leaves(output)[0])
@@ -116,18 +117,35 @@ class Forecasts:
         """Whether the guard wants this call computed: it has lost its trust, and the last one was answered."""
         return self.doubted is not None and self._last_answered.get(call.branch) == call.step - 1
 
-    def _weights(self, step: int, history: History) -> tuple[Weights | None, Filter | None]:
-        fitted = self._answers.fitted(step)
-        if fitted is not None and history.has(fitted):
-            return fitted, self._answers.filter(step)
-        return (self._answers.by_theory(step, history) if history.computed else None), None
+    def _weights(self, call: Call, history: History) -> tuple[Weights | None, Weights | None, Filter | None]:
+        """Weights of a call, those of the first half of its batch where it has its own, and the filter, if any."""
+        fitted, first = self._fitted(call)
+        if fitted is not None and history.has(fitted) and (first is None or history.has(first)):
+            return fitted, first, self._answers.filter(call.step)
+        return (self._answers.by_theory(call.step, history) if history.computed else None), None, None
+
+    def _fitted(self, call: Call) -> tuple[Weights | None, Weights | None]:
+        own = self._answers.fitted(call.step)
+        if self.config.unconditional is None or own is None:
+            return own, None
+        other = self._answers.of_unconditional(call.step)
+        branch = branch_of(call, self.runtime.target, self.runtime.clock.owner)
+        if branch is None:
+            self.runtime.warn(
+                f"the guidance branches of '{self.runtime.name}' cannot be told apart in this run, and the trajectory "
+                "plan has weights for each: theory answers"
+            )
+            return None, None
+        if branch == BOTH:
+            return own, other
+        return (own if branch == CONDITIONAL else other), None
 
     def _compare(self, call: Call, history: History, latents: Any, output: Tree) -> None:
         """The guard: how far is what would have been forecast from what was computed?"""
-        forecast = self._answers.fitted(call.step)
-        if forecast is None or not self._answers.is_fitted or not history.has(forecast):
+        forecast, first = self._fitted(call)
+        if forecast is None or not history.has(forecast) or (first is not None and not history.has(first)):
             return
-        error, allowed = history.error(forecast, latents, output), self.config.guard[call.step]
+        error, allowed = history.error(forecast, latents, output, first), self.config.guard[call.step]
         self.seen[call.step] = max(error, self.seen.get(call.step, 0.0))
         if error > allowed > 0:
             self.doubted = (
@@ -140,9 +158,12 @@ def apply_trajectory(runtime: DenoiserRuntime, config: TrajectoryConfig) -> None
     """Answer the calls of one denoiser that the plan does not compute.
 
     Raises:
-        UnsupportedModelError: The scheduler adds new noise at every step.
+        UnsupportedModelError: The scheduler adds new noise at every step, or the plan has weights for guidance
+            branches that this denoiser has not.
     """
     reason = why_not(runtime.clock.owner.scheduler)
+    if reason is None and config.unconditional is not None:
+        reason = why_no_branches(runtime.target)
     if reason is not None:
         raise UnsupportedModelError(reason)
     forecasts = Forecasts(runtime, config)

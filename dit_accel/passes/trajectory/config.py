@@ -33,8 +33,10 @@ class TrajectoryConfig(PassConfig):
         speedup: Evaluations of a run divided by those that are computed, where ``computed`` is not given.
         levels: The T noise levels of the runs that the weights were fitted to.
         guidance: Rising guidance scales at which the weights were fitted; empty: they are used at any scale.
-        guided_weights: float64 [G, T, T + 2]: the weights at each of these scales. Between two scales they are
-            interpolated; ``weights`` answer where the scale of a run cannot be told.
+        guided_weights: float64 [G, T, T + 2]: the weights at each of these scales; see :meth:`weights_at`.
+            ``weights`` answer where the scale of a run cannot be told.
+        unconditional: float64 [T, T + 2]: weights of the unconditional guidance branch, where it has its own;
+            ``weights`` are then those of the conditional one. ``None``: both branches have the same.
         filters: float64 [T, C, C]: what is added to each answer of the last computed output with its C channels mixed
             (the latents' channels, the last axis of packed ones); noughts where nothing is. ``None``: nowhere.
         guard: For each evaluation the largest relative error that the forecast of it may have, 0 where there is no
@@ -57,6 +59,7 @@ class TrajectoryConfig(PassConfig):
     guarded: bool = False
     guidance: tuple[float, ...] = ()
     guided_weights: torch.Tensor | None = None
+    unconditional: torch.Tensor | None = None
     filters: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -69,7 +72,7 @@ class TrajectoryConfig(PassConfig):
         if self.guarded and not self.guard:
             raise ConfigError(f"'{NAME}': 'guarded' needs limits in 'guard'; dit-accel calibrate measures them")
         if self.computed is None:
-            if self.weights is not None or self.levels or self.guard or self.guidance or self.filters is not None:
+            if self.levels or self.guard or self.guidance or self.tensors():
                 raise ConfigError(f"'{NAME}': weights, levels and guard belong to 'computed', which is not given")
             return
         object.__setattr__(self, "computed", tuple(self.computed))
@@ -81,6 +84,10 @@ class TrajectoryConfig(PassConfig):
             raise ConfigError(f"'{NAME}': computed must hold true or false for each evaluation, the first one true")
         if self.weights is not None:
             _check_table(self.weights, computed, (steps, steps + 2))
+        if self.unconditional is not None:
+            if self.weights is None or self.guidance:
+                raise ConfigError(f"'{NAME}': unconditional weights take weights of one guidance scale beside them")
+            _check_table(self.unconditional, computed, (steps, steps + 2))
         self._check_guidance(computed)
         self._check_filters(steps)
         for name in ("levels", "guard"):
@@ -126,21 +133,21 @@ class TrajectoryConfig(PassConfig):
         return tuple(sorted({round(float(place) * scale) for place in places}))
 
     def weights_at(self, scale: float | None) -> torch.Tensor | None:
-        """The weights at a guidance scale.
+        """The weights at a guidance scale: on the line through those of the two nearest that were fitted.
 
-        Between two scales that were fitted to, on the line between theirs; beyond, those of the nearest one. Three
-        fits half a scale apart, piecewise linear or by a parabola, differed by 0.1 dB (``docs/trajectories.md``).
+        Beyond them the line goes on, as far at most as the two are apart. Three fits half a scale apart, piecewise
+        linear or by a parabola, differed by 0.1 dB; beyond, the line was 0.1 to 1.1 dB better than the nearest fit
+        (``docs/trajectories.md``).
 
         Args:
             scale: Of the run; ``None``: it cannot be told.
         """
         if scale is None or self.guided_weights is None:
             return self.weights
-        above = bisect_left(self.guidance, scale)
-        if above in (0, len(self.guidance)):
-            return self.guided_weights[min(above, len(self.guidance) - 1)]
-        low, high = self.guidance[above - 1 : above + 1]
-        return torch.lerp(*self.guided_weights[above - 1 : above + 1], weight=(scale - low) / (high - low))
+        first = min(max(bisect_left(self.guidance, scale) - 1, 0), len(self.guidance) - 2)
+        low, high = self.guidance[first : first + 2]
+        share = min(max((scale - low) / (high - low), -1.0), 2.0)
+        return torch.lerp(self.guided_weights[first], self.guided_weights[first + 1], share)
 
     def is_for_guidance(self, scale: float | None) -> bool:
         """Whether a guidance scale is within those that the weights were fitted to, or nothing is known of either."""
@@ -167,8 +174,8 @@ class TrajectoryConfig(PassConfig):
         return data
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {"weights": self.weights, "guided_weights": self.guided_weights, "filters": self.filters}
-        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        named = {name: getattr(self, name) for name in ("weights", "guided_weights", "unconditional", "filters")}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> "TrajectoryConfig":

@@ -83,54 +83,63 @@ class History:
         given = all(latents_at(key) in self._given for key in weights if key < LATENTS)
         return given and all(step in self._outputs for step in weights if step >= 0)
 
-    def combine(self, weights: Weights, latents: Any, by: Filter | None = None) -> Tree:
+    def combine(self, weights: Weights, latents: Any, by: Filter | None = None, first: Weights | None = None) -> Tree:
         """The answer: sums in float32 (float64 for such outputs), in the form and dtype of the outputs.
 
         Args:
             weights: Of what is kept; :meth:`has` must hold.
             latents: What the denoiser is given now.
             by: What is added of one output with its channels mixed; left out where that output is not kept.
+            first: Weights of the first half of the batch, where it has weights of its own.
         """
         given = iter(range(len(next(iter(self._outputs.values())))))
 
         def leaf(like: torch.Tensor) -> torch.Tensor:
             place = next(given)
-            total = self._leaf(place, weights, latents)
+            total = self._whole(place, weights, latents, first)
             if by is not None and place == 0 and by[0] in self._outputs:
                 add_mixed(total, self._outputs[by[0]][0], by[1])
             return total.to(like.dtype)
 
         return map_tree(leaf, self._form)
 
-    def error(self, weights: Weights, latents: Any, output: Tree) -> float:
+    def error(self, weights: Weights, latents: Any, output: Tree, first: Weights | None = None) -> float:
         """How far a forecast is from an output, relative to it: the furthest sample of the batch.
 
         Channels that are no output of the latents' kind (a learned variance) do not count. Waits for the device.
         """
-        true, forecast = leaves(output)[0], self._leaf(0, weights, latents)
+        true, forecast = leaves(output)[0], self._whole(0, weights, latents, first)
         if self.takes_latents and true.shape != latents.shape:
             true, forecast = (each[:, : latents.shape[1]] for each in (true, forecast))
         true = true.to(forecast.dtype).flatten(1)
         off = (forecast.flatten(1) - true).norm(dim=1) / true.norm(dim=1).clamp_min(1e-12)
         return float(off.max())
 
-    def _leaf(self, place: int, weights: Weights, latents: Any) -> torch.Tensor:
+    def _whole(self, place: int, weights: Weights, latents: Any, first: Weights | None) -> torch.Tensor:
+        if first is None:
+            return self._leaf(place, weights, latents)
+        half = len(next(iter(self._outputs.values()))[place]) // 2
+        parts = (first, slice(None, half)), (weights, slice(half, None))
+        return torch.cat([self._leaf(place, own, latents, part) for own, part in parts])
+
+    def _leaf(self, place: int, weights: Weights, latents: Any, part: slice = slice(None)) -> torch.Tensor:
         total: torch.Tensor | None = None
         for step, weight in weights.items():
             if step < 0:
                 continue
-            kept = self._outputs[step][place]
+            kept = self._outputs[step][place][part]
             if total is None:
                 total = kept.to(torch.promote_types(kept.dtype, torch.float32)) * weight
             else:
                 total.add_(kept, alpha=weight)
         if total is None:
-            total = torch.zeros_like(next(iter(self._outputs.values()))[place], dtype=torch.float32)
+            total = torch.zeros_like(next(iter(self._outputs.values()))[place][part], dtype=torch.float32)
         if place == 0:
             by_theory = [key for key in weights if key < LATENTS]
             values = {LATENTS: latents, NOISE: self.noise, **{key: self._given[latents_at(key)] for key in by_theory}}
             for key, value in values.items():
                 if weights.get(key):
+                    value = value[part]
                     oriented = value if self.sign is None or not by_theory else value * self.sign
                     add_latents(total, oriented, weights[key])
         return total

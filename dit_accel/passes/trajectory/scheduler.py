@@ -28,13 +28,18 @@ class TrajectoryScheduler:
 
     Raises:
         UnsupportedModelError: The scheduler adds new noise at every step.
-        ConfigError: The plan's weights are for several guidance scales.
+        ConfigError: The plan's weights are for several guidance scales, or differ between guidance branches.
     """
 
     def __init__(self, config: TrajectoryConfig, scheduler: Any) -> None:
         reason = why_not(scheduler)
         if reason is not None:
             raise UnsupportedModelError(reason)
+        if config.unconditional is not None:
+            raise ConfigError(
+                "the plan has weights of its own for each guidance branch, and a scheduler sees both as one: apply it "
+                "to the pipeline, or fit it without"
+            )
         if config.guidance:
             low, *_, high = config.guidance
             raise ConfigError(
