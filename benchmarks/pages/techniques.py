@@ -87,7 +87,7 @@ def techniques_block(data: Any) -> str:
     try:
         return "\n\n".join(_model(name, model) for name, model in data["models"].items())
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"not a report of benchmarks/solvers.py: {error!r} is missing") from error
+        raise ConfigError(f"not a report of benchmarks/solvers.py: {error} is missing") from error
 
 
 def _model(name: str, model: dict[str, Any]) -> str:
