@@ -18,6 +18,7 @@ from dit_accel.calibration.evolve import Steps, evolve
 from dit_accel.calibration.fit import Fitted, first_of_each, fit
 from dit_accel.calibration.front import Point, front_of
 from dit_accel.calibration.gains import measure_gains
+from dit_accel.calibration.guard import with_guard
 from dit_accel.calibration.recording import Recording, record
 from dit_accel.errors import AccelerationWarning, ConfigError
 from dit_accel.evaluation.metrics.fidelity import fidelity
@@ -165,7 +166,7 @@ def calibrate(
         result = fitted.get(point.computed) or fit(pipe, draw, reference, point.computed, 0, count)
         return AccelerationPlan(
             name=f"trajectory-{len(point.computed)}-of-{point.num_steps}",
-            passes=(result.config,),
+            passes=(with_guard(pipe, draw, result.config, 0, count),),
             fingerprints=tuple(fingerprint(target) for target in targets),
             conditions=reference.conditions,
             notes=(CALIBRATED_NOTE,),

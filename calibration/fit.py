@@ -10,7 +10,7 @@ The ridge pulls toward theory's weights, not toward zero (GAS, arXiv 2510.17699)
 predicts best prompts that are left out.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +24,8 @@ from dit_accel.passes.trajectory.config import LATENTS, NOISE
 from dit_accel.schedules.theory import theory_weights
 
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-2)
+STRONG = (*RIDGES, 1e-1, 1.0)  # toward weights that were fitted, which are worth more trust than theory
 LINEAR_TOLERANCE_FRAC = 1e-3
-GUARD_MARGIN = 1.25  # how much further from its forecast than ever in calibration an output may be
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +45,16 @@ class Fitted:
     errors: torch.Tensor
 
 
-def fit(pipe: Any, draw: Draw, reference: Recording, computed: Collection[int], first: int, last: int) -> Fitted:
+def fit(
+    pipe: Any,
+    draw: Draw,
+    reference: Recording,
+    computed: Collection[int],
+    first: int,
+    last: int,
+    *,
+    prior: TrajectoryConfig | None = None,
+) -> Fitted:
     """Fit the answers of all evaluations but the computed ones, in one run over prompts ``first`` to ``last - 1``.
 
     Args:
@@ -55,16 +64,31 @@ def fit(pipe: Any, draw: Draw, reference: Recording, computed: Collection[int], 
         computed: Evaluations to compute; the first of each denoiser is among them, whether named or not.
         first: Of the prompts.
         last: One past the last prompt.
+        prior: A plan of the same computed evaluations, fitted elsewhere (to another guidance scale): the ridge pulls
+            toward its weights. ``None``: toward theory's.
 
     Raises:
         UnsupportedModelError: The scheduler's step is not linear in the output (thresholding, clipping).
     """
-    learner = Learner(reference, frozenset(computed) | first_of_each(reference.denoisers))
+    learner = Learner(reference, frozenset(computed) | first_of_each(reference.denoisers), prior=rows_of(prior))
     with listening(pipe, learner):
         pictures = draw(first, last)
     ended, wanted = learner.latents, reference.latents[-1]
     errors = (ended - wanted).flatten(1).double().norm(dim=1) / wanted.flatten(1).double().norm(dim=1)
     return Fitted(config=learner.config(), latents=ended, pictures=pictures, errors=errors)
+
+
+def rows_of(config: TrajectoryConfig | None) -> dict[int, dict[int, float]]:
+    """The fitted weights of a plan, by evaluation; none without a plan."""
+    if config is None or config.weights is None:
+        return {}
+    rows = {}
+    for step, row in enumerate(config.weights.tolist()):
+        weights = {place: weight for place, weight in enumerate(row[:LATENTS]) if weight}
+        weights |= {key: row[key] for key in (LATENTS, NOISE) if row[key]}
+        if weights:
+            rows[step] = weights
+    return rows
 
 
 def first_of_each(denoisers: Sequence[str]) -> frozenset[int]:
@@ -79,17 +103,18 @@ class Learner:
     Attributes:
         reference: The recorded run.
         computed: What is computed.
+        prior: Weights by evaluation, toward which the ridge pulls in place of theory's.
         latents: After the last step that was taken.
     """
 
     reference: Recording
     computed: frozenset[int]
+    prior: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
     latents: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     _outputs: dict[int, torch.Tensor] = field(default_factory=dict)
     _noise: torch.Tensor | None = None
     _noise_given: float | None = None
     _rows: dict[int, dict[int, float]] = field(default_factory=dict)
-    _errors: dict[int, float] = field(default_factory=dict)
 
     def wants(self, step: int) -> bool:
         """Whether the step is computed."""
@@ -125,18 +150,10 @@ class Learner:
             levels=self.reference.levels,
         )
 
-    @property
-    def guard(self) -> tuple[float, ...]:
-        """The largest relative error of a forecast, by evaluation, with a margin."""
-        return tuple(GUARD_MARGIN * self._errors.get(step, 0.0) for step in range(self.reference.num_steps))
-
     def _forecast(self, evaluation: Evaluation) -> None:
         """Fit what a computed output would have been taken for: what the guard compares it with."""
-        if evaluation.step == 0 or not self._names(evaluation):
-            return
-        weights, _ = self._solve(evaluation, evaluation.output)
-        wrong = (self._combined(evaluation, weights) - evaluation.output).flatten(1).norm(dim=1)
-        self._errors[evaluation.step] = float((wrong / evaluation.output.flatten(1).norm(dim=1)).max())
+        if evaluation.step and self._names(evaluation):
+            self._solve(evaluation, evaluation.output)
 
     def _target(self, evaluation: Evaluation) -> torch.Tensor:
         """The output that brings the scheduler onto the recorded run."""
@@ -171,10 +188,7 @@ class Learner:
         columns = torch.stack([self._of(name, evaluation).flatten(1).double() for name in names], 1)  # [B, R, D]
         gram = torch.einsum("brd,bsd->brs", columns, columns).cpu().numpy()
         right = torch.einsum("brd,bd->br", columns, target.flatten(1).double()).cpu().numpy()
-        outputs = [name for name in names if name >= 0]
-        theory = theory_weights(self.reference.levels, outputs, evaluation.step) if self.reference.levels else {}
-        prior = np.array([theory.get(name, 0.0) for name in names])
-        found, ridge = ridge_toward(gram, right, prior)
+        found, ridge = ridge_toward(gram, right, self._prior(evaluation, names), STRONG if self.prior else RIDGES)
         weights = dict(zip(names, found.tolist(), strict=True))
         row = dict(weights)
         if LATENTS in row:  # in terms of what the denoiser is given, which is all that the pass sees
@@ -182,6 +196,15 @@ class Learner:
             row[LATENTS] /= evaluation.given
         self._rows[evaluation.step] = row
         return weights, ridge
+
+    def _prior(self, evaluation: Evaluation, names: list[int]) -> Any:
+        given = dict(self.prior.get(evaluation.step, {}))
+        if given:
+            given[LATENTS] = given.get(LATENTS, 0.0) * (evaluation.given or 0.0)
+        elif self.reference.levels:
+            outputs = [name for name in names if name >= 0]
+            given = theory_weights(self.reference.levels, outputs, evaluation.step)
+        return np.array([given.get(name, 0.0) for name in names])
 
     def _combined(self, evaluation: Evaluation, weights: dict[int, float]) -> torch.Tensor:
         total = torch.zeros_like(evaluation.output, dtype=torch.float32)

@@ -9,6 +9,7 @@ from pages.families import ask_families, not_asked, own_passes
 from pages.family_tables import families_block, groups_block, kinds_block, passes_block
 from pages.markers import Table
 from pages.reports import quality_block, results_block, speed_block
+from pages.transfer import transfer_block
 from pages.values import load
 from pages.zoo import zoo_block
 
@@ -26,6 +27,7 @@ TABLES: dict[str, Table] = {
     "certificates": lambda paths: results_block([_report(path) for path in paths]),
     "quality": lambda paths: quality_block(_report(*paths)),
     "speed": lambda paths: speed_block(_report(*paths)),
+    "transfer": lambda paths: "\n\n".join(transfer_block(load(path)) for path in paths),
     "zoo": lambda paths: zoo_block(),
     "ecad-macs": lambda paths: ecad_block(),
     "families": lambda paths: families_block(ask_families(), not_asked()),

@@ -239,10 +239,13 @@ def test_the_guard_computes_more_where_a_forecast_fails() -> None:
     pipe = tiny_pipeline("pixart")
     third = (True, False, False, True, False, False, True, False)
     rows = {step: {max(j for j in (0, 3, 6) if j < step): 1.0} for step in range(1, STEPS)}
-    accelerate_pipeline(pipe, TrajectoryConfig(computed=third, weights=table(rows), guard=(1e9,) * STEPS))
-    run(pipe, "pixart")
+    plan = TrajectoryConfig(computed=third, weights=table(rows), guard=(1e-9,) * STEPS)
+    accelerate_pipeline(pipe, plan)
+    off = run(pipe, "pixart")
+    accelerate_pipeline(pipe, replace(plan, guard=(1e9,) * STEPS, guarded=True))
+    assert torch.equal(run(pipe, "pixart"), off)
     trusted = effect(pipe).actual_frac
-    accelerate_pipeline(pipe, TrajectoryConfig(computed=third, weights=table(rows), guard=(1e-9,) * STEPS))
+    accelerate_pipeline(pipe, replace(plan, guarded=True))
     with pytest.warns(AccelerationWarning, match="the guard of 'transformer' found evaluation 3"):
         run(pipe, "pixart")
     assert trusted == 5 / 8 and effect(pipe).actual_frac == 4 / 8
@@ -295,8 +298,9 @@ def test_what_has_no_form_as_a_scheduler_is_refused() -> None:
 def test_a_plan_is_saved_and_read(tmp_path: Path) -> None:
     rows = {step: {step - 1: 0.1 * step, LATENTS: -0.3} for step in range(1, STEPS, 2)}
     config = TrajectoryConfig(
-        computed=HALF.computed, weights=table(rows), levels=tuple(range(STEPS)), guard=(1.0,) * 8
+        computed=HALF.computed, weights=table(rows), levels=tuple(range(STEPS)), guard=(1.0,) * 8, guarded=True
     )
+    assert "guarded" not in replace(config, guarded=False).to_dict()  # older plans keep their digest
     AccelerationPlan(passes=(config,)).save_pretrained(tmp_path)
     read = AccelerationPlan.from_pretrained(tmp_path)
     assert isinstance(read.passes[0], TrajectoryConfig)
@@ -319,6 +323,8 @@ def test_a_plan_is_saved_and_read(tmp_path: Path) -> None:
         ({"computed": (True, True), "weights": table({0: {1: 1.0}}, 2)}, "not yet"),
         ({"computed": (True, False), "levels": (1.0,)}, "1 levels for 2"),
         ({"computed": (True, False), "guard": (1.0, 1.0)}, "there are none"),
+        ({"computed": (True, False), "guarded": True}, "needs limits in 'guard'"),
+        ({"guarded": "yes"}, "true or false, got 'yes'"),
         ({"weights": torch.zeros(2, 4)}, "belong to 'computed'"),
         ({"speedup": 0.5}, "at least 1"),
     ],

@@ -38,13 +38,14 @@ class Forecasts:
 
     Attributes:
         doubted: In words, where the guard found a forecast too far off in the current run.
+        seen: The largest relative error of the forecast of each evaluation that the guard has compared, of all runs.
     """
 
     def __init__(self, runtime: DenoiserRuntime, config: TrajectoryConfig) -> None:
         self.runtime = runtime
         self.config = config
         self.doubted: str | None = None
-        self._run = -1
+        self.seen: dict[int, float] = {}
         self._answers = Answers(config, config.num_steps or DEFAULT_STEPS, ())
         self._histories: dict[Hashable, History] = {}
         self._last_answered: dict[Hashable, int] = {}
@@ -89,7 +90,7 @@ class Forecasts:
         output = inner(call)
         if not history.computed:
             history.takes_latents = are_alike(latents, leaves(output)[0])
-        if self.config.guard and self.doubted is None:
+        if self.config.guarded and self.doubted is None:
             self._compare(call, history, latents, output)
         history.keep(call.step, output)
         return output
@@ -110,6 +111,7 @@ class Forecasts:
         if forecast is None or not self._answers.is_fitted or not history.has(forecast):
             return
         error, allowed = history.error(forecast, latents, output), self.config.guard[call.step]
+        self.seen[call.step] = max(error, self.seen.get(call.step, 0.0))
         if error > allowed > 0:
             self.doubted = (
                 f"the guard of '{self.runtime.name}' found evaluation {call.step} at {error:.3g} from its forecast, "

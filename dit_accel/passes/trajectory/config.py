@@ -30,9 +30,11 @@ class TrajectoryConfig(PassConfig):
             given them. Rows of computed evaluations forecast them too, for the guard.
         speedup: Evaluations of a run divided by those that are computed, where ``computed`` is not given.
         levels: The T noise levels of the runs that the weights were fitted to.
-        guard: For each evaluation the largest relative error that the forecast of it had in calibration, 0 where there
-            is no forecast; empty: no guard. Where a computed output is further from its forecast than that, no two
-            evaluations in a row are answered from there on. Costs one wait for the device at each such evaluation.
+        guard: For each evaluation the largest relative error that the forecast of it may have, 0 where there is no
+            forecast: a little more than any prompt of the calibration had. Empty: not calibrated.
+        guarded: Keep watch by ``guard``. Where a computed output is further from its forecast than that, no two
+            evaluations in a row are answered from there on, and ``summary`` says so. Costs one wait for the device at
+            each computed evaluation, which is why it is off by default.
 
     Raises:
         ConfigError: The parts do not fit each other.
@@ -45,12 +47,17 @@ class TrajectoryConfig(PassConfig):
     speedup: float = 2.0
     levels: tuple[float, ...] = ()
     guard: tuple[float, ...] = ()
+    guarded: bool = False
 
     def __post_init__(self) -> None:
         for name in ("levels", "guard"):
             object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
         if not isinstance(self.speedup, int | float) or not self.speedup >= 1:
             raise ConfigError(f"'{NAME}': speedup must be a number of at least 1, got {self.speedup!r}")
+        if not isinstance(self.guarded, bool):
+            raise ConfigError(f"'{NAME}': guarded must be true or false, got {self.guarded!r}")
+        if self.guarded and not self.guard:
+            raise ConfigError(f"'{NAME}': 'guarded' needs limits in 'guard'; dit-accel calibrate measures them")
         if self.computed is None:
             if self.weights is not None or self.levels or self.guard:
                 raise ConfigError(f"'{NAME}': weights, levels and guard belong to 'computed', which is not given")
@@ -98,7 +105,7 @@ class TrajectoryConfig(PassConfig):
 
     def to_dict(self) -> dict[str, Any]:
         computed = None if self.computed is None else "".join("01"[each] for each in self.computed)
-        return {
+        data = {
             "type": self.type_name,
             "version": self.version,
             "computed": computed,
@@ -106,6 +113,7 @@ class TrajectoryConfig(PassConfig):
             "levels": list(self.levels),
             "guard": list(self.guard),
         }
+        return {**data, "guarded": True} if self.guarded else data  # older plans keep their digest
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {} if self.weights is None else {"weights": self.weights}

@@ -59,10 +59,16 @@ class History:
         return map_tree(lambda like: self._leaf(next(given), weights, latents).to(like.dtype), self._form)
 
     def error(self, weights: Weights, latents: Any, output: Tree) -> float:
-        """How far a forecast is from an output, relative to it; waits for the device."""
-        true = leaves(output)[0]
-        forecast = self._leaf(0, weights, latents)
-        return float((forecast - true).norm() / true.norm().clamp_min(1e-12))
+        """How far a forecast is from an output, relative to it: the furthest sample of the batch.
+
+        Channels that are no output of the latents' kind (a learned variance) do not count. Waits for the device.
+        """
+        true, forecast = leaves(output)[0], self._leaf(0, weights, latents)
+        if self.takes_latents and true.shape != latents.shape:
+            true, forecast = (each[:, : latents.shape[1]] for each in (true, forecast))
+        true = true.to(forecast.dtype).flatten(1)
+        off = (forecast.flatten(1) - true).norm(dim=1) / true.norm(dim=1).clamp_min(1e-12)
+        return float(off.max())
 
     def _leaf(self, place: int, weights: Weights, latents: Any) -> torch.Tensor:
         total: torch.Tensor | None = None
