@@ -110,6 +110,7 @@ def measure_site_times(
     if steps < 4:
         raise ConfigError(f"site times are measured in runs of at least four denoiser evaluations, not of {steps}")
     owner = {sample.step: sample.denoiser for sample in plain.samples}
+    targets = {name: target for name, target in targets.items() if name in owner.values()}
     entries = _entries(shapes)
     leaves_of_all = tuple(site for site, shape in shapes.items() if shape[0] in LEAF_KINDS)
     slots = list(range(2, steps, 2))
