@@ -35,7 +35,7 @@ def pixart_xl() -> SiteGraph:
 
 
 def test_the_genome_is_that_of_the_paper() -> None:
-    """1,680 bits for PixArt-alpha, step by step, block by block; 72 different ones to begin with, the uncached first."""
+    """1,680 bits for PixArt-alpha, step by step, block by block; 72 different ones at first, the uncached one leading."""
     graph = pixart_xl()
     sites = sites_of(graph)
     first = first_population(graph, 20)
@@ -50,7 +50,7 @@ def test_the_genome_is_that_of_the_paper() -> None:
 
 
 def test_few_bits_flip_where_the_share_of_children_is_meant() -> None:
-    """As pymoo has it: about one child in twenty changes, by about one bit; and 5 % of bits where that is asked for."""
+    """As pymoo has it: about one child in twenty changes, by about one bit; 5 % of bits where that is asked for."""
     rng = random.Random(0)
     bits = (True,) * 1680
     flips = [1680 - sum(mutated(rng, bits)) for _ in range(4000)]
