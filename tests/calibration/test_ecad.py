@@ -35,7 +35,7 @@ def pixart_xl() -> SiteGraph:
 
 
 def test_the_genome_is_that_of_the_paper() -> None:
-    """1,680 bits for PixArt-alpha, step by step, block by block; 72 different ones at first, the uncached one leading."""
+    """1,680 bits for PixArt-alpha, step by step, block by block; 72 different ones at first, the uncached first."""
     graph = pixart_xl()
     sites = sites_of(graph)
     first = first_population(graph, 20)
