@@ -234,7 +234,7 @@ def _ratio(given: Any, latents: torch.Tensor) -> float | None:
     """By which number the scheduler scaled the latents for the denoiser; ``None``: it was given something else."""
     if not isinstance(given, torch.Tensor) or given.shape[1:] != latents.shape[1:] or len(given) % len(latents):
         return None
-    part = given[-len(latents) :].double()
-    own = latents.to(part.device).double()
+    part = given[-len(latents) :].detach().double()
+    own = latents.detach().to(part.device).double()
     ratio = float((part * own).sum() / (own * own).sum().clamp_min(1e-30))
     return ratio if float((part - ratio * own).norm()) <= 1e-2 * float(part.norm()) else None
