@@ -80,7 +80,8 @@ def main(
             rows.append(row)
             print(
                 f"{length:>6} tokens, density {row['density']:.2f}: {row['dense_ms']:8.1f} -> "
-                f"{row['sparse_ms']:8.1f} ms, {row['speedup']:.2f}x [{row['speedup_min']:.2f}, {row['speedup_max']:.2f}]"
+                f"{row['sparse_ms']:8.1f} ms, {row['speedup']:.2f}x "
+                f"[{row['speedup_min']:.2f}, {row['speedup_max']:.2f}]"
             )
     result = {
         "format": FORMAT,

@@ -20,6 +20,7 @@ ENTRY_POINTS = "dit_accel.passes"
 _SHIPPED = {
     "compile": "dit_accel.passes.compile",
     "first_block_cache": "dit_accel.passes.first_block_cache",
+    "paro_attention": "dit_accel.passes.attention.paro",
     "static_cache": "dit_accel.passes.static_cache",
     "teacache": "dit_accel.passes.teacache",
     "trajectory": "dit_accel.passes.trajectory.apply",
