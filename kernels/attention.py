@@ -54,7 +54,7 @@ def dense(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, key_ma
 
 
 def why_dense(q: Tensor) -> str | None:
-    """Why there is no sparse kernel for such queries [B, N, H, D]; ``None``: there is one. Reads no values."""
+    """Why there is no sparse kernel for such queries [..., D]; ``None``: there is one. Reads no values."""
     if q.shape[-1] not in HEAD_DIMS:
         return f"there is no sparse kernel for heads of size {q.shape[-1]}, only for {', '.join(map(str, HEAD_DIMS))}"
     if q.dtype not in DTYPES:

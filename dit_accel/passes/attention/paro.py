@@ -54,10 +54,9 @@ class PermutedAttention:
         assert self.table is not None
         if not self.moves:
             return sparse_or_dense(q, k, v, self.table, scale=scale)
-        heads = torch.arange(q.shape[2], device=q.device)
         there, back = self.permutations[self.orders].mT, self.inverses[self.orders].mT  # [N, H]
-        q, k, v = (each[:, there, heads] for each in (q, k, v))
-        return sparse_or_dense(q, k, v, self.table, scale=scale)[:, back, heads]
+        q, k, v = (_moved(each, there) for each in (q, k, v))
+        return _moved(sparse_or_dense(q, k, v, self.table, scale=scale), back)
 
 
 @dataclass(slots=True)
@@ -216,6 +215,11 @@ def effect_of_paro(runtime: DenoiserRuntime, config: PAROAttentionConfig) -> Eff
         total=stats.calls * len(masks.layers),
         shortfall=masks.shortfall if planned else None,
     )
+
+
+def _moved(tokens: Tensor, places: Tensor) -> Tensor:
+    """[B, N, H, D], the tokens of each head taken from their places [N, H]."""
+    return tokens.gather(1, places[None, :, :, None].expand(tokens.shape))
 
 
 def _widths(config: PAROAttentionConfig) -> list[int]:

@@ -98,12 +98,13 @@ class PAROAttentionConfig(DenseRules):
 
     def densities(self) -> torch.Tensor:
         """fp64 [P, L]: share of a layer's scores that is computed, blocks counted by their tokens."""
-        lengths = block_lengths(self.layout.length, self.block).double() / self.layout.length
+        lengths = block_lengths(self.layout.length, self.block)
         weights = lengths[:, None] * lengths
+        total = self.num_heads * self.layout.length**2
         found = torch.zeros(self.num_parts, len(self.layers), dtype=torch.float64)
         for part in range(self.num_parts):
             for layer in range(len(self.layers)):
-                found[part, layer] = (self.mask(part, layer)[0].double() * weights).sum((-1, -2)).mean()
+                found[part, layer] = (self.mask(part, layer)[0] * weights).sum() / total
         return found
 
     def to_dict(self) -> dict[str, Any]:

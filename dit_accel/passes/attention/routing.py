@@ -17,6 +17,7 @@ from torch import nn
 
 from dit_accel.families.base import BoundSite
 from dit_accel.families.targets import Target
+from dit_accel.kernels.attention import why_dense
 from dit_accel.runtime.ledger import PatchLedger
 
 SCORES = "decides which attention scores are computed"
@@ -36,7 +37,7 @@ class Route:
 
     Attributes:
         attend: What answers instead; ``None``: the function itself.
-        length: Tokens that ``attend`` is made for; of a sequence of another length nothing is left out.
+        length: Tokens that ``attend`` is made for, sequences of another length are not given to it; ``None``: any.
         refusals: Why calls went to the function itself although ``attend`` was there, each once. Not kept in compiled
             rows.
         calls: How many calls came; not counted in compiled rows.
@@ -47,7 +48,7 @@ class Route:
         self.native = native
         self.heads_first = heads_first
         self.attend: Attend | None = None
-        self.length = 0
+        self.length: int | None = None
         self.refusals: dict[str, None] = {}
         self.calls = self.answered = 0
 
@@ -90,7 +91,7 @@ class Route:
             **others,
         )
 
-    def reset(self, length: int) -> None:
+    def reset(self, length: int | None = None) -> None:
         """A run begins, whose sequences are to be of this length."""
         self.attend, self.length = None, length
         self.calls = self.answered = 0
@@ -100,13 +101,17 @@ class Route:
         self, query: torch.Tensor, key: torch.Tensor, mask: Any, is_causal: bool, enable_gqa: bool, parallel: Any
     ) -> str | None:
         tokens = query.shape[-2] if self.heads_first else query.shape[1]
-        if key.shape != query.shape or tokens != self.length:
+        if key.shape != query.shape:
+            return (
+                f"its {tokens} queries do not belong to its {key.shape[-2] if self.heads_first else key.shape[1]} keys"
+            )
+        if self.length not in (None, tokens):
             return f"a sequence of {tokens} tokens, the masks are for {self.length}"
         if mask is not None or is_causal:
             return "it is called with an attention mask"
         if enable_gqa or parallel is not None:
             return "its heads or its tokens are spread over devices or groups"
-        return None
+        return why_dense(query)
 
 
 def routable(target: Target) -> Iterator[tuple[BoundSite, nn.Module]]:
@@ -170,7 +175,7 @@ def _with_call(processor: Any, call: types.FunctionType) -> Any:
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__deepcopy__": lambda self, memo: _copied(processor, memo),
-        "__reduce_ex__": lambda self, protocol: processor.__reduce_ex__(protocol),
+        "__reduce_ex__": lambda self, protocol: (copy.copy, (processor,)),
     }
     own = type(kind.__name__, (kind,), members)
     same = object.__new__(own)
