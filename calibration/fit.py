@@ -73,7 +73,7 @@ def fit(
     learner = Learner(reference, frozenset(computed) | first_of_each(reference.denoisers), prior=rows_of(prior))
     with listening(pipe, learner):
         pictures = draw(first, last)
-    ended, wanted = learner.latents, reference.latents[-1]
+    ended, wanted = learner.latents, reference.latents[-1].to(learner.latents.device)
     errors = (ended - wanted).flatten(1).double().norm(dim=1) / wanted.flatten(1).double().norm(dim=1)
     return Fitted(config=learner.config(), latents=ended, pictures=pictures, errors=errors)
 

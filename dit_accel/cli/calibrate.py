@@ -1,8 +1,9 @@
 """``dit-accel calibrate``: search trajectory plans of all speeds for a pipeline, and save those of the front."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
     from dit_accel.calibration.calibrate import Calibration, OnProgress
+    from dit_accel.calibration.spread import Spread
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -52,7 +54,11 @@ def calibrate_command(
         int | None, typer.Option(min=0, help="Of the evolutionary search, instead of a time.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch, in each process.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Judge in so many processes of their own, with the same results.")
+    ] = 0,
+    ray: Annotated[bool, typer.Option("--ray", help="The workers are on a Ray cluster (RAY_ADDRESS).")] = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
@@ -62,6 +68,8 @@ def calibrate_command(
     Stopped at any time, the same command goes on where it was. Each plan of the front is a folder of its own; with a
     limit the plan that was asked for is named, and is in the folder "chosen". Certify it before you trust it.
 
+    On several GPUs: accelerate launch -m dit_accel calibrate ..., which judges on all of them.
+
     Example: dit-accel calibrate emoji-flux --budget 2m --max-lpips 0.02
     """
     import json
@@ -69,6 +77,7 @@ def calibrate_command(
     import torch
 
     from dit_accel.calibration.calibrate import Calibration, calibrate
+    from dit_accel.calibration.on_ranks import leads, own_device, serve
     from dit_accel.calibration.shelf import put
     from dit_accel.cli.model import load_for_cli
     from dit_accel.evaluation.metrics.fidelity import require_metrics
@@ -86,7 +95,12 @@ def calibrate_command(
     found, stopped = Calibration(), False
     try:
         tell(f"loading {model} ...")
-        pipe = load_for_cli(model, device, dtype)
+        load = partial(load_for_cli, model, own_device(device), dtype)
+        spread = _spread(load, workers, ray, threads)
+        pipe = load()
+        if not leads():
+            serve(pipe)
+            return
         with _bar(budget_s) as show:
 
             def on_progress(what: str, left_s: float, calibration: Calibration) -> None:
@@ -104,6 +118,7 @@ def calibrate_command(
                 generations=generations,
                 seed=seed,
                 on_progress=on_progress,
+                spread=spread,
             )
     except KeyboardInterrupt:
         stopped = True
@@ -125,6 +140,34 @@ def calibrate_command(
         _say(found, chosen, folder, model, stopped)
     if stopped:
         raise typer.Exit(EXIT_STOPPED)
+
+
+def _spread(load: "Callable[[], Any]", workers: int, ray: bool, threads: int) -> "Spread":
+    """Where candidates are judged.
+
+    Raises:
+        ConfigError: It was asked for in two ways at once.
+        MissingDependencyError: Ray is not installed.
+    """
+    from dit_accel.calibration.on_ranks import launched, meet, on_ranks
+    from dit_accel.calibration.spread import here
+
+    if launched():
+        if workers or ray:
+            raise ConfigError(
+                "a launcher started this, and its processes are the workers: leave out --workers and --ray"
+            )
+        meet()
+        return on_ranks
+    if ray:
+        from dit_accel.calibration.on_ray import on_ray
+
+        return on_ray(load, max(1, workers), threads=threads)
+    if workers:
+        from dit_accel.calibration.processes import on_processes
+
+        return on_processes(load, workers, threads=threads)
+    return here
 
 
 def _choose(found: "Calibration", limits: dict[str, Any], stopped: bool) -> Any:
