@@ -5,7 +5,6 @@ it; stopped and called again it draws its recording anew, takes the judgements t
 not been stopped.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.guard import with_guard
 from dit_accel.calibration.judging import SEED as SEED
 from dit_accel.calibration.judging import Judge, drawing
+from dit_accel.calibration.pace import Pace
 from dit_accel.calibration.recording import Recording, record
 from dit_accel.calibration.shelf import place_of, plan_at, put, tidy
 from dit_accel.calibration.spread import Errand, Spread, here
@@ -44,7 +44,8 @@ RECORDING = "recording"  # folder of the plain run, in the calibration's
 CALIBRATED_NOTE = f"calibrated on search prompts, {NOT_CERTIFIED}: `dit-accel certify` measures it on others"
 
 OnProgress = Callable[[str, float, "Calibration"], None]
-"""Told what is done (``"record"``, ``"gains"``, ``"judge"``), the seconds that are left, and the calibration."""
+"""Told what is done (``"record"``, ``"gains"``, ``"judge"``, ``"generation"``, ``"guard"``), the seconds that are
+left, by what judging has taken so far (infinite: not known yet), and the calibration."""
 
 
 @dataclass(slots=True)
@@ -113,7 +114,7 @@ def calibrate(
         ConfigError: The folder holds something else, or the pipeline cannot be run.
         UnsupportedModelError: Its scheduler is random at every step, or not linear in the output.
     """
-    began = time.monotonic()
+    pace = Pace(budget_s, generations)
     chosen = settings or GenerationSettings()
     video = makes_video(pipe)
     listed = tuple(prompts or load_prompts("search", "video" if video else "image").prompts)
@@ -138,7 +139,7 @@ def calibrate(
 
     def tell(what: str) -> None:
         if on_progress is not None:
-            on_progress(what, max(0.0, budget_s - (time.monotonic() - began)), calibration)
+            on_progress(what, pace.left_s(calibration.generations), calibration)
 
     def run_plain(recording: Recording) -> None:
         record(pipe, draw, 0, count, recording)
@@ -177,7 +178,9 @@ def calibrate(
     def judge_all(batch: Sequence[Steps]) -> list[Point | None]:
         books.ask(batch)
         unknown = [steps for steps in batch if steps not in books.points and steps not in books.skipped]
+        pace.expect(len(unknown))
         for verdict in spread_out(sorted(unknown, key=lambda each: each != first)) if unknown else ():
+            pace.judged()
             if verdict.point is None or verdict.config is None:
                 books.skip(verdict.computed, verdict.why)
             else:
@@ -206,8 +209,7 @@ def calibrate(
             calibration.generations = generation.number
             calibration.hypervolume = generation.hypervolume
             tell("generation")
-            over = time.monotonic() - began >= budget_s
-            if generation.number >= generations if generations is not None else over:
+            if generation.number >= generations if generations is not None else pace.is_over:
                 break
     for point in calibration.front:  # each guard costs a run, so that only what is left at the end gets one
         found = plan_at(folder, point) or plan(point)
@@ -215,6 +217,7 @@ def calibrate(
         if isinstance(config, TrajectoryConfig) and not config.guard:
             found = replace(found, passes=(with_guard(pipe, draw, config, 0, count),))
             put(found, place_of(folder, point))
+            tell("guard")
     configs.clear()  # from here on the folders are what there is
     tidy(folder, calibration.front)
     return calibration

@@ -1,7 +1,6 @@
 """``dit-accel calibrate``: search trajectory plans of all speeds for a pipeline, and save those of the front."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dit_accel.cli import options
-from dit_accel.cli.console import EXIT_STOPPED, err, out, print_json, tell
+from dit_accel.cli.console import EXIT_STOPPED, out, print_json, tell
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dit_accel.calibration.calibrate import Calibration, OnProgress
+    from dit_accel.calibration.calibrate import Calibration
+    from dit_accel.calibration.front import Point
     from dit_accel.calibration.spread import Spread
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -78,8 +78,10 @@ def calibrate_command(
 
     from dit_accel.calibration.calibrate import Calibration, calibrate
     from dit_accel.calibration.on_ranks import leads, own_device, serve
+    from dit_accel.calibration.picture import Picture
     from dit_accel.calibration.shelf import put
     from dit_accel.cli.model import load_for_cli
+    from dit_accel.cli.search_progress import search_bar
     from dit_accel.evaluation.metrics.fidelity import require_metrics
     from dit_accel.pipelines.generation import GenerationSettings
 
@@ -92,6 +94,8 @@ def calibrate_command(
         num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, num_frames=frames
     )
     limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}
+    choose = partial(_choose, limits=limits, quiet=True)
+    picture = Picture(folder, title=f"{name}, on search prompts", choose=choose, tell=tell)
     found, stopped = Calibration(), False
     try:
         tell(f"loading {model} ...")
@@ -101,12 +105,14 @@ def calibrate_command(
         if not leads():
             serve(pipe)
             return
-        with _bar(budget_s) as show:
+        with search_bar(name) as show:
 
             def on_progress(what: str, left_s: float, calibration: Calibration) -> None:
                 nonlocal found
                 found = calibration  # also what there is to tell of when somebody stops it
                 show(what, left_s, calibration)
+                if what in ("generation", "judge"):
+                    picture.refresh(calibration.points)
 
             found = calibrate(
                 pipe,
@@ -122,7 +128,8 @@ def calibrate_command(
             )
     except KeyboardInterrupt:
         stopped = True
-    chosen = _choose(found, limits, stopped)
+    picture.refresh(found.points, now=True)
+    chosen = _choose(found.front, limits, stopped)
     if chosen is not None:
         plan = found.plan(chosen)
         put(replace(plan, name=plan_name or plan.name), folder / "chosen")
@@ -170,18 +177,19 @@ def _spread(load: "Callable[[], Any]", workers: int, ray: bool, threads: int) ->
     return here
 
 
-def _choose(found: "Calibration", limits: dict[str, Any], stopped: bool) -> Any:
+def _choose(front: "Sequence[Point]", limits: dict[str, Any], stopped: bool = False, quiet: bool = False) -> Any:
     """The plan that was asked for; ``None``: none was, or it was stopped before there was one."""
     from dit_accel.calibration.front import pick
 
     if all(limit is None for limit in limits.values()):
         return None
     try:
-        return pick(found.front, **limits)
+        return pick(front, **limits)
     except ConfigError as error:
-        if not stopped:
+        if not stopped and not quiet:
             raise
-        tell(f"so far: {error}")
+        if not quiet:
+            tell(f"so far: {error}")
         return None
 
 
@@ -225,25 +233,3 @@ def _table(found: "Calibration", chosen: Any) -> Any:
         count = f"{len(point.computed)} of {point.num_steps}{mark}"
         table.add_row(count, f"{point.saved:.2f}x", f"{point.psnr_db:.1f} dB", f"{point.worst_db:.1f} dB", distance)
     return table
-
-
-@contextmanager
-def _bar(budget_s: float) -> "Iterator[OnProgress]":
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err(), transient=True) as progress:
-        task = progress.add_task("recording the plain runs", total=budget_s)
-
-        def show(what: str, left_s: float, calibration: "Calibration") -> None:
-            words = {"record": "measuring what errors grow to", "gains": "choosing steps"}.get(what)
-            if words is None:
-                volume = "" if calibration.hypervolume is None else f", hypervolume {calibration.hypervolume:.2f}"
-                skipped = f", {len(calibration.skipped)} skipped" if calibration.skipped else ""
-                words = (
-                    f"generation {calibration.generations}: {len(calibration.points)} judged{skipped}, "
-                    f"front of {len(calibration.front)}{volume}"
-                )
-            progress.update(task, description=words, completed=budget_s - left_s)
-
-        yield show
