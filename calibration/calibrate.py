@@ -19,10 +19,11 @@ from dit_accel.calibration.fit import first_of_each
 from dit_accel.calibration.front import Point, front_of
 from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.guard import with_guard
+from dit_accel.calibration.guidance import over_guidance
 from dit_accel.calibration.judging import SEED as SEED
 from dit_accel.calibration.judging import Judge, drawing
 from dit_accel.calibration.pace import Pace
-from dit_accel.calibration.recording import Recording, record
+from dit_accel.calibration.recording import Draw, Recording, record
 from dit_accel.calibration.shelf import place_of, plan_at, put, tidy
 from dit_accel.calibration.spread import Errand, Spread, here
 from dit_accel.calibration.store import recorded
@@ -89,6 +90,8 @@ def calibrate(
     budget_s: float = 1200.0,
     generations: int | None = None,
     seed: int = 0,
+    guidance_values: Sequence[float] = (),
+    branches: bool = False,
     on_progress: OnProgress | None = None,
     spread: Spread = here,
 ) -> Calibration:
@@ -104,6 +107,8 @@ def calibrate(
         budget_s: Seconds; the surrogate's plans are judged whatever it says.
         generations: End after so many generations of the evolutionary search instead.
         seed: Of the search.
+        guidance_values: Further guidance scales to fit the weights of plans to; between them they are interpolated.
+        branches: Fit weights of its own to each guidance branch: closer wherever there are two, and no scheduler form.
         on_progress: Told of every judgement.
         spread: Where candidates are judged: in this process, or on many, with the same results; see :mod:`.spread`.
 
@@ -131,11 +136,14 @@ def calibrate(
         "settings": asdict(chosen),
         "prompts": digest(listed[:count]),
         "seed": seed,
+        **({"branches": True} if branches else {}),
     }
     books = Books(folder, identity)
     calibration = Calibration()
-
     draw = drawing(pipe, listed, chosen)
+
+    def draw_at(scale: float) -> Draw:
+        return drawing(pipe, listed, replace(chosen, guidance_scale=scale))
 
     def tell(what: str) -> None:
         if on_progress is not None:
@@ -159,7 +167,7 @@ def calibrate(
     tell("gains")
     gaps = Gaps(reference.gram, books.gains, first_of_each(reference.denoisers) - {0})
     reference.forget_outputs()
-    judge = Judge(pipe, draw, reference)
+    judge = Judge(pipe, draw, reference, branches=branches)
     configs: dict[Steps, PassConfig] = {}
 
     def plan(point: Point) -> AccelerationPlan:
@@ -174,6 +182,21 @@ def calibrate(
             conditions=reference.conditions,
             notes=(CALIBRATED_NOTE,),
         )
+
+    def is_finished(found: AccelerationPlan) -> bool:
+        (config,) = found.passes
+        assert isinstance(config, TrajectoryConfig)
+        return bool(config.guard) and set(guidance_values) <= set(config.guidance)
+
+    def finished(found: AccelerationPlan) -> AccelerationPlan:
+        """With its guard, and its weights for other guidance: runs that only what is left at the end is worth."""
+        (config,) = found.passes
+        assert isinstance(config, TrajectoryConfig)
+        config, conditions = with_guard(pipe, draw, config, 0, count), reference.conditions
+        if guidance_values:
+            config = over_guidance(pipe, draw_at, config, conditions.guidance_scale, guidance_values, count)
+            conditions = replace(conditions, guidance_scale=None)
+        return replace(found, passes=(config,), conditions=conditions)
 
     def judge_all(batch: Sequence[Steps]) -> list[Point | None]:
         books.ask(batch)
@@ -199,7 +222,7 @@ def calibrate(
     seeds = first_choices(gaps)
     first = min(seeds, key=lambda steps: abs(gaps.steps / len(steps) - FIRST_SPEEDUP))
     show()
-    errand = Errand(prompts=listed[:count], settings=chosen, recording=folder / RECORDING)
+    errand = Errand(prompts=listed[:count], settings=chosen, recording=folder / RECORDING, branches=branches)
     with spread(errand, judge) as spread_out:
         for generation in evolve(seeds, judge_all, gaps, seed=seed, standing=books.standing, tried=books.tried()):
             if not books.points:
@@ -211,12 +234,10 @@ def calibrate(
             tell("generation")
             if generation.number >= generations if generations is not None else pace.is_over:
                 break
-    for point in calibration.front:  # each guard costs a run, so that only what is left at the end gets one
-        found = plan_at(folder, point) or plan(point)
-        (config,) = found.passes
-        if isinstance(config, TrajectoryConfig) and not config.guard:
-            found = replace(found, passes=(with_guard(pipe, draw, config, 0, count),))
-            put(found, place_of(folder, point))
+    for point in calibration.front:
+        kept = plan_at(folder, point)
+        if kept is None or not is_finished(kept):
+            put(finished(plan(point)), place_of(folder, point))
             tell("guard")
     configs.clear()  # from here on the folders are what there is
     tidy(folder, calibration.front)

@@ -36,11 +36,13 @@ class Errand:
         prompts: All search prompts.
         settings: Of the runs.
         recording: Folder of the recorded run.
+        branches: Whether each guidance branch gets weights of its own.
     """
 
     prompts: tuple[str, ...]
     settings: GenerationSettings
     recording: Path
+    branches: bool = False
 
     def judge_on(self, pipe: Any) -> Judge:
         """The judge of another process.
@@ -54,7 +56,7 @@ class Errand:
                 f"a worker finds no recording at '{self.recording}': the calibration's folder must lie on a disk that "
                 "all machines see"
             )
-        return Judge(pipe, drawing(pipe, self.prompts, self.settings), reference)
+        return Judge(pipe, drawing(pipe, self.prompts, self.settings), reference, branches=self.branches)
 
 
 Spread = Callable[[Errand, Judge], AbstractContextManager[Map]]

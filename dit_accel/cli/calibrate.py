@@ -44,6 +44,13 @@ def calibrate_command(
     plan_name: Annotated[str | None, typer.Option("--name", help="What the chosen plan is called.")] = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    guidance_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="Fit the weights at these guidance scales too, and interpolate."),
+    ] = None,
+    branches: Annotated[
+        bool, typer.Option(help="Weights of its own for each guidance branch: closer, and no form as a scheduler.")
+    ] = False,
     height: options.Height = None,
     width: options.Width = None,
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a video.")] = None,
@@ -54,6 +61,14 @@ def calibrate_command(
         int | None, typer.Option(min=0, help="Of the evolutionary search, instead of a time.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    sites: Annotated[bool, typer.Option("--sites", help="Also reuse sites inside the computed calls.")] = False,
+    ecad: Annotated[
+        bool, typer.Option("--ecad", help="ECAD's own setting: booleans for every step and site, scored by a judge.")
+    ] = False,
+    seeds_each: Annotated[int, typer.Option(min=1, help="With --ecad: pictures of each prompt.")] = 10,
+    judge: Annotated[str | None, typer.Option(help="With --ecad: who scores. Default: the best at hand.")] = None,
+    population: Annotated[int | None, typer.Option(min=4, help="With --sites or --ecad. Default: 24, 72.")] = None,
+    weights: Annotated[Path, typer.Option(metavar="FOLDER", help="With --ecad: of the judge.")] = Path("weights"),
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch, in each process.")] = 1,
     workers: Annotated[
         int, typer.Option(min=0, help="Judge in so many processes of their own, with the same results.")
@@ -77,7 +92,7 @@ def calibrate_command(
     import torch
 
     from dit_accel.calibration.calibrate import Calibration, calibrate
-    from dit_accel.calibration.on_ranks import leads, own_device, serve
+    from dit_accel.calibration.on_ranks import launched, leads, own_device, serve
     from dit_accel.calibration.picture import Picture
     from dit_accel.calibration.shelf import put
     from dit_accel.cli.model import load_for_cli
@@ -93,6 +108,21 @@ def calibrate_command(
     settings = GenerationSettings(
         num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, num_frames=frames
     )
+    if sites or ecad:
+        if workers or ray or launched():
+            raise ConfigError("--sites and --ecad search in one process: leave out --workers, --ray and the launcher")
+        from dit_accel.cli.calibrate_sites import run_ecad, run_sites
+
+        shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "seed": seed}
+        shared |= {"budget_s": budget_s, "generations": generations, "as_json": as_json}
+        shared |= {} if population is None else {"population": population}
+        tell(f"loading {model} ...")
+        pipe = load_for_cli(model, device, dtype)
+        if ecad:
+            run_ecad(pipe, folder, seeds_each=seeds_each, judge=judge, weights=weights, **shared)
+        else:
+            run_sites(pipe, folder, **shared)
+        return
     limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}
     choose = partial(_choose, limits=limits, quiet=True)
     picture = Picture(folder, title=f"{name}, on search prompts", choose=choose, tell=tell)
@@ -123,6 +153,8 @@ def calibrate_command(
                 budget_s=budget_s,
                 generations=generations,
                 seed=seed,
+                guidance_values=guidance_range or (),
+                branches=branches,
                 on_progress=on_progress,
                 spread=spread,
             )

@@ -79,8 +79,10 @@ def certify_command(
     from dit_accel.pipelines.generation import GenerationSettings
     from dit_accel.session.limits import theory_plan
 
-    if sum(each is not None for each in (preset, plan, speedup)) != 1:
-        raise ConfigError("say what to certify: one of --preset NAME, --plan FOLDER or --speedup NUMBER")
+    given = sum(each is not None for each in (preset, plan, speedup))
+    if given != 1:
+        words = "--preset, --plan and --speedup exclude each other" if given else "say what to certify"
+        raise ConfigError(f"{words}: one of --preset NAME, --plan FOLDER or --speedup NUMBER")
     chosen = None if speedup is not None else chosen_plan(preset, plan)
     if chosen is None and speedup is None:
         raise ConfigError("a plain run has nothing to certify; give a preset that accelerates")

@@ -6,7 +6,6 @@ fitting them by least squares is both at once. :mod:`dit_accel.calibration.corre
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from dit_accel.errors import ConfigError, PlanMismatchError
 from dit_accel.families.base import BoundSite
 from dit_accel.runtime.call import Call
 from dit_accel.runtime.denoiser import DenoiserRuntime
+from dit_accel.runtime.trees import Tree, leaves, map_tree
 from dit_accel.schedules import GeneratorSpec, Schedule
 from dit_accel.schedules.kept import kept_steps, taylor_weights
 
@@ -56,15 +56,16 @@ class Corrected:
         parameter = next(self.denoiser.parameters())
         return tuple(part.to(parameter.device, parameter.dtype) for part in (scale, shift))
 
-    def recall(self, values: tuple[Any, ...], numbers: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """The corrected value, [B, N, C] or [B, C, H, W]."""
+    def recall(self, values: tuple[Tree, ...], numbers: tuple[torch.Tensor, ...]) -> Tree:
+        """The corrected value, [B, N, C] or [B, C, H, W]; in a tuple of one if it was kept so (a UNet's attention)."""
         scale, shift = numbers
-        if values[0].dim() == 4:
+        kept = [leaves(value)[0] for value in values]
+        if kept[0].dim() == 4:
             scale, shift = scale[..., None, None], shift[..., None, None]
-        total: torch.Tensor = values[0] * scale[0] + shift
+        total = kept[0] * scale[0] + shift
         for place in range(1, self.depth):
-            total = total + values[place] * scale[place]
-        return total
+            total = total + kept[place] * scale[place]
+        return map_tree(lambda _: total, values[0])
 
 
 def taylor_corrections(

@@ -15,11 +15,13 @@ from dit_accel import TrajectoryConfig, accelerate_pipeline, load_embedded, remo
 from dit_accel.calibration.calibrate import calibrate
 from dit_accel.calibration.choose import Gaps, choose_steps, gram_of
 from dit_accel.calibration.evolve import surrogate
-from dit_accel.calibration.fit import fit, ridge_toward
+from dit_accel.calibration.fit import fit
 from dit_accel.calibration.front import Point, front_of, pick
 from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.guard import with_guard
+from dit_accel.calibration.guidance import over_guidance
 from dit_accel.calibration.recording import Recording, record
+from dit_accel.calibration.regression import ridge_toward
 from dit_accel.errors import AccelerationWarning, ConfigError, UnsupportedModelError
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.pipelines.generation import GenerationSettings
@@ -129,6 +131,27 @@ def test_the_guard_keeps_still_where_it_was_calibrated_and_speaks_up_elsewhere(n
     with pytest.warns(AccelerationWarning, match="the guard of 'transformer' found evaluation"):
         draw(0, 1)
     assert "the guard" in str(summary(pipe))
+
+
+@pytest.mark.parametrize("branches", [False, True])
+def test_weights_are_fitted_at_further_guidance_scales(branches: bool) -> None:
+    pipe = tiny_pipeline("pixart")
+    draw, reference = recorded("pixart", pipe, guidance_scale=3.0)
+    config = with_guard(pipe, draw, fit(pipe, draw, reference, HALF, 0, 1, branches=branches).config, 0, 1)
+
+    def draw_at(scale: float) -> Any:
+        return drawing(pipe, "pixart", guidance_scale=scale)
+
+    ranged = over_guidance(pipe, draw_at, config, 3.0, (6.0, 1.5), 1)
+    assert ranged.guidance == (1.5, 3.0, 6.0) and torch.equal(ranged.weights_at(3.0), config.weights)
+    assert all(wide >= own for wide, own in zip(ranged.guard, config.guard, strict=True))
+    far = draw_at(6.0)
+    there = fit(pipe, far, record(pipe, far, 0, 1), HALF, 0, 1, branches=branches).config
+    assert ranged.at_guidance(6.0) == replace(there, guard=ranged.guard)
+    with pytest.raises(ConfigError, match="give another scale"):
+        over_guidance(pipe, draw_at, config, 3.0, (3.0,), 1)
+    with pytest.raises(ConfigError, match="has none that can be told"):
+        over_guidance(pipe, draw_at, config, None, (3.0,), 1)
 
 
 def test_ridge_leads_to_the_prior_where_prompts_disagree() -> None:

@@ -75,7 +75,7 @@ def test_limits_choose_the_plan(run, tiny_folder: str) -> None:
     assert data["plan"] == "theory-2x" and data["certified"] is False
     assert f"dit-accel certify {tiny_folder} --speedup 2" in data["notes"][0]
     result = run("generate", "an owl", "-m", tiny_folder, "--max-lpips", "0.05", *TINY)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert f"Find one: dit-accel calibrate {tiny_folder} --max-lpips 0.05" in " ".join(result.stderr.split())
     result = run("generate", "an owl", "--preset", "fast", "--max-lpips", "0.05")
-    assert result.exit_code == 1 and "exclude each other" in result.stderr
+    assert result.exit_code == 2 and "exclude each other" in result.stderr
