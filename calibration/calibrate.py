@@ -5,8 +5,6 @@ it; stopped and called again it draws its recording anew, takes the judgements t
 not been stopped.
 """
 
-import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,27 +20,33 @@ from dit_accel.calibration.front import Point, front_of
 from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.guard import with_guard
 from dit_accel.calibration.guidance import over_guidance
-from dit_accel.calibration.judging import Judge
-from dit_accel.calibration.recording import Draw, record
+from dit_accel.calibration.judging import SEED as SEED
+from dit_accel.calibration.judging import Judge, drawing
+from dit_accel.calibration.pace import Pace
+from dit_accel.calibration.recording import Draw, Recording, record
 from dit_accel.calibration.shelf import place_of, plan_at, put, tidy
-from dit_accel.errors import AccelerationWarning, ConfigError
+from dit_accel.calibration.spread import Errand, Spread, here
+from dit_accel.calibration.store import recorded
+from dit_accel.errors import ConfigError
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
-from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video
+from dit_accel.pipelines.generation import GenerationSettings, makes_video
+from dit_accel.plan.config import PassConfig
 from dit_accel.plan.fingerprint import digest, fingerprint, scheduler_digest
 from dit_accel.plan.plan import NOT_CERTIFIED, AccelerationPlan
 from dit_accel.plan.weights import sample_weights
 from dit_accel.prompts import load_prompts
 from dit_accel.schedules.theory import typical_steps
 
-SEED = 50_000  # of the first prompt; certificates count from 0
 NUM_IMAGES, NUM_VIDEOS = 32, 12
 GAIN_PROMPTS = 4
 FIRST_SPEEDUP = 2.0  # of the plan that is judged first: what most people want, at once
+RECORDING = "recording"  # folder of the plain run, in the calibration's
 CALIBRATED_NOTE = f"calibrated on search prompts, {NOT_CERTIFIED}: `dit-accel certify` measures it on others"
 
 OnProgress = Callable[[str, float, "Calibration"], None]
-"""Told what is done (``"record"``, ``"gains"``, ``"judge"``), the seconds that are left, and the calibration."""
+"""Told what is done (``"record"``, ``"gains"``, ``"judge"``, ``"generation"``, ``"guard"``), the seconds that are
+left, by what judging has taken so far (infinite: not known yet), and the calibration."""
 
 
 @dataclass(slots=True)
@@ -89,6 +93,7 @@ def calibrate(
     guidance_values: Sequence[float] = (),
     branches: bool = False,
     on_progress: OnProgress | None = None,
+    spread: Spread = here,
 ) -> Calibration:
     """Search trajectory plans of all speeds for a pipeline, as it is set up now.
 
@@ -105,6 +110,7 @@ def calibrate(
         guidance_values: Further guidance scales to fit the weights of plans to; between them they are interpolated.
         branches: Fit weights of its own to each guidance branch: closer wherever there are two, and no scheduler form.
         on_progress: Told of every judgement.
+        spread: Where candidates are judged: in this process, or on many, with the same results; see :mod:`.spread`.
 
     Returns:
         The points; ``calibration.plan(point)`` makes a plan of one.
@@ -113,7 +119,7 @@ def calibrate(
         ConfigError: The folder holds something else, or the pipeline cannot be run.
         UnsupportedModelError: Its scheduler is random at every step, or not linear in the output.
     """
-    began = time.monotonic()
+    pace = Pace(budget_s, generations)
     chosen = settings or GenerationSettings()
     video = makes_video(pipe)
     listed = tuple(prompts or load_prompts("search", "video" if video else "image").prompts)
@@ -134,40 +140,35 @@ def calibrate(
     }
     books = Books(folder, identity)
     calibration = Calibration()
-
-    def drawing(settings: GenerationSettings) -> Draw:
-        def draw(first: int, last: int) -> torch.Tensor:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", AccelerationWarning)
-                return generate(pipe, listed[first:last], range(SEED + first, SEED + last), settings)
-
-        return draw
+    draw = drawing(pipe, listed, chosen)
 
     def draw_at(scale: float) -> Draw:
-        return drawing(replace(chosen, guidance_scale=scale))
-
-    draw = drawing(chosen)
+        return drawing(pipe, listed, replace(chosen, guidance_scale=scale))
 
     def tell(what: str) -> None:
         if on_progress is not None:
-            on_progress(what, max(0.0, budget_s - (time.monotonic() - began)), calibration)
+            on_progress(what, pace.left_s(calibration.generations), calibration)
 
-    reference = record(pipe, draw, 0, count)
-    if not torch.isfinite(reference.pictures).all():
-        raise ConfigError(
-            "the plain pipeline's own pictures are not finite (NaN or infinity): nothing can be compared with them. "
-            "Try another dtype"
-        )
+    def run_plain(recording: Recording) -> None:
+        record(pipe, draw, 0, count, recording)
+        if not torch.isfinite(recording.pictures).all():
+            raise ConfigError(
+                "the plain pipeline's own pictures are not finite (NaN or infinity): nothing can be compared with "
+                "them. Try another dtype"
+            )
+
+    setup = {"device": [_kind(target.denoiser) for target in targets]}
+    reference = recorded(folder / RECORDING, setup, run_plain, gram_of, outputs=books.gains is None)
     calibration.num_steps = reference.num_steps
     tell("record")
     if books.gains is None:
         books.gains = measure_gains(pipe, draw, reference, min(GAIN_PROMPTS, count))
         books.write()
     tell("gains")
-    gaps = Gaps(gram_of(reference), books.gains, first_of_each(reference.denoisers) - {0})
-    reference.outputs.clear()
+    gaps = Gaps(reference.gram, books.gains, first_of_each(reference.denoisers) - {0})
+    reference.forget_outputs()
     judge = Judge(pipe, draw, reference, branches=branches)
-    configs: dict[Steps, TrajectoryConfig] = {}
+    configs: dict[Steps, PassConfig] = {}
 
     def plan(point: Point) -> AccelerationPlan:
         kept = None if point.computed in configs else plan_at(folder, point)
@@ -200,12 +201,13 @@ def calibrate(
     def judge_all(batch: Sequence[Steps]) -> list[Point | None]:
         books.ask(batch)
         unknown = [steps for steps in batch if steps not in books.points and steps not in books.skipped]
-        for steps in sorted(unknown, key=lambda each: each != first):
-            verdict = judge(steps)
+        pace.expect(len(unknown))
+        for verdict in spread_out(sorted(unknown, key=lambda each: each != first)) if unknown else ():
+            pace.judged()
             if verdict.point is None or verdict.config is None:
-                books.skip(steps, verdict.why)
+                books.skip(verdict.computed, verdict.why)
             else:
-                configs[steps] = verdict.config
+                configs[verdict.computed] = verdict.config
                 books.judge(verdict.point)
             show()
             if verdict.point in calibration.front:
@@ -220,24 +222,32 @@ def calibrate(
     seeds = first_choices(gaps)
     first = min(seeds, key=lambda steps: abs(gaps.steps / len(steps) - FIRST_SPEEDUP))
     show()
-    for generation in evolve(seeds, judge_all, gaps, seed=seed, standing=books.standing, tried=books.tried()):
-        if not books.points:
-            raise _nothing_judged(books)
-        books.stand(generation.number, [point.computed for point in generation.population], generation.rng)
-        show()
-        calibration.generations = generation.number
-        calibration.hypervolume = generation.hypervolume
-        tell("generation")
-        over = time.monotonic() - began >= budget_s
-        if generation.number >= generations if generations is not None else over:
-            break
+    errand = Errand(prompts=listed[:count], settings=chosen, recording=folder / RECORDING, branches=branches)
+    with spread(errand, judge) as spread_out:
+        for generation in evolve(seeds, judge_all, gaps, seed=seed, standing=books.standing, tried=books.tried()):
+            if not books.points:
+                raise _nothing_judged(books)
+            books.stand(generation.number, [point.computed for point in generation.population], generation.rng)
+            show()
+            calibration.generations = generation.number
+            calibration.hypervolume = generation.hypervolume
+            tell("generation")
+            if generation.number >= generations if generations is not None else pace.is_over:
+                break
     for point in calibration.front:
         kept = plan_at(folder, point)
         if kept is None or not is_finished(kept):
             put(finished(plan(point)), place_of(folder, point))
+            tell("guard")
     configs.clear()  # from here on the folders are what there is
     tidy(folder, calibration.front)
     return calibration
+
+
+def _kind(denoiser: Any) -> str:
+    """Type of its device and of its numbers: a recording of others is drawn anew."""
+    first = next(denoiser.parameters())
+    return f"{first.device.type} {first.dtype}"
 
 
 def _nothing_judged(books: Books) -> ConfigError:

@@ -22,7 +22,8 @@ from dit_accel.errors import MissingDependencyError
 JudgeAll = Callable[[Sequence[Steps]], Sequence[Point | None]]
 """Fits and judges sets of steps; ``None`` for one that cannot be judged."""
 
-BROOD = 6  # children made for each one that is judged
+CHILDREN = 8  # judged in each generation
+BROOD = 6  # made for each one that is judged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ def evolve(
     gaps: Gaps,
     *,
     population: int = 16,
-    children: int = 8,
+    children: int = CHILDREN,
     seed: int = 0,
     standing: Standing | None = None,
     tried: Mapping[Steps, Point | None] | None = None,

@@ -83,7 +83,7 @@ def fit(
         with listening(pipe, sampler):
             pictures = draw(first, last)
         ended = sampler.latents
-    wanted = reference.latents[-1]
+    wanted = reference.latents[-1].to(ended.device)
     errors = (ended - wanted).flatten(1).double().norm(dim=1) / wanted.flatten(1).double().norm(dim=1)
     return Fitted(config=config, latents=ended, pictures=pictures, errors=errors)
 

@@ -4,6 +4,8 @@ A candidate whose numbers or pictures are not finite, or at which a scorer fails
 its own fault, and no reason to end a search of hours. What is wrong with every candidate alike ends it.
 """
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +16,13 @@ from dit_accel.calibration.books import Steps
 from dit_accel.calibration.fit import Fitted, fit
 from dit_accel.calibration.front import Point
 from dit_accel.calibration.recording import Draw, Recording
-from dit_accel.errors import ConfigError, MissingDependencyError
+from dit_accel.errors import AccelerationWarning, ConfigError, MissingDependencyError
 from dit_accel.evaluation.metrics.fidelity import differences
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
-from dit_accel.passes.trajectory.apply import TrajectoryConfig
+from dit_accel.pipelines.generation import GenerationSettings, generate
+from dit_accel.plan.config import PassConfig, config_from_dict
+
+SEED = 50_000  # of the first prompt; certificates count from 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +38,41 @@ class Verdict:
 
     computed: Steps
     point: Point | None = None
-    config: TrajectoryConfig | None = None
+    config: PassConfig | None = None
     why: str = ""
+
+    def to_plain(self) -> dict[str, Any]:
+        """JSON data, tensors included: what travels between processes."""
+        return {
+            "computed": list(self.computed),
+            "point": None if self.point is None else self.point.to_dict(),
+            "config": None if self.config is None else self.config.to_dict(),
+            "tensors": {} if self.config is None else {k: v.tolist() for k, v in self.config.tensors().items()},
+            "why": self.why,
+        }
+
+    @classmethod
+    def from_plain(cls, data: dict[str, Any]) -> "Verdict":
+        """Read what :meth:`to_plain` wrote."""
+        config = data["config"]
+        tensors = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in data["tensors"].items()}
+        return cls(
+            computed=tuple(data["computed"]),
+            point=None if data["point"] is None else Point.from_dict(data["point"]),
+            config=None if config is None else config_from_dict(config, tensors),
+            why=data["why"],
+        )
+
+
+def drawing(pipe: Any, prompts: Sequence[str], settings: GenerationSettings) -> Draw:
+    """Draws search prompts, each with its seed: the same in every process."""
+
+    def draw(first: int, last: int) -> torch.Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AccelerationWarning)
+            return generate(pipe, prompts[first:last], range(SEED + first, SEED + last), settings)
+
+    return draw
 
 
 class Judge:

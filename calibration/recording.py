@@ -1,14 +1,14 @@
 """Looks into runs of a pipeline from its scheduler: what each evaluation was given and gave, and what may be changed.
 
 Everything is seen where guidance is already done: the output that the scheduler's ``step`` is given, and the latents.
-Memory of a recording, bytes: (2 T + 1) x B x latent elements x 4, for T evaluations of a batch of B prompts; outputs
-are let go of once the Gram matrices are made, which leaves (T + 1) x B x elements x 4.
+A recording without a store is held in memory, bytes: (2 T + 1) x B x latent elements x 4, for T evaluations of a batch
+of B prompts. With one (:mod:`.store`) it lies on disk, and memory holds one evaluation.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -23,6 +23,9 @@ from dit_accel.runtime.denoiser import DenoiserRuntime
 from dit_accel.runtime.patch import Patch
 from dit_accel.runtime.trees import leaves, version
 from dit_accel.session.session import session_of
+
+if TYPE_CHECKING:
+    from dit_accel.calibration.store import Store
 
 BY = "calibration"
 
@@ -75,6 +78,8 @@ class Recording:
         levels: T noise levels.
         conditions: Of the run, as plans know them.
         pictures: What was drawn.
+        gram: float64 [2 T + 1, 2 T + 1], if it was made: inner products of latents and outputs.
+        store: Where it is kept; ``None``: in memory.
     """
 
     latents: list[torch.Tensor] = field(default_factory=list)
@@ -83,6 +88,8 @@ class Recording:
     levels: tuple[float, ...] = ()
     conditions: Conditions = field(default_factory=Conditions)
     pictures: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    gram: Any = None
+    store: "Store | None" = None
 
     @property
     def num_steps(self) -> int:
@@ -106,20 +113,29 @@ class Recording:
 
     def output(self, evaluation: Evaluation) -> torch.Tensor:
         """Note it."""
-        self.latents.append(evaluation.latents.clone())
-        self.outputs.append(evaluation.output.clone())
+        if not self.latents:
+            self.latents.append(self._kept("latents", 0, evaluation.latents))
+        self.outputs.append(self._kept("outputs", len(self.outputs), evaluation.output))
         self.denoisers.append(evaluation.denoiser)
         return evaluation.output
 
     def end(self, latents: torch.Tensor) -> None:
-        """Keep the last ones only."""
-        del self.latents[len(self.outputs) :]
-        self.latents.append(latents.clone())
+        """Note them."""
+        self.latents.append(self._kept("latents", len(self.latents), latents))
+
+    def forget_outputs(self) -> None:
+        """Let go of the outputs: nothing reads them once the Gram matrix and the gains are there."""
+        self.outputs.clear()
+        if self.store is not None:
+            self.store.drop("outputs")
+
+    def _kept(self, name: str, place: int, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.clone() if self.store is None else self.store.keep(f"{name}-{place:04d}", tensor)
 
 
-def record(pipe: Any, draw: Draw, first: int, last: int) -> Recording:
-    """Run the plain pipeline once over some prompts and keep what it goes through."""
-    recording = Recording()
+def record(pipe: Any, draw: Draw, first: int, last: int, recording: Recording | None = None) -> Recording:
+    """Run the plain pipeline once over some prompts and keep what it goes through, in ``recording`` if it is given."""
+    recording = Recording() if recording is None else recording
     with listening(pipe, recording) as runtimes:
         recording.pictures = draw(first, last)
         run = next(runtime.run for runtime in runtimes if runtime.run is not None)

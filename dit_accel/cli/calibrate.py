@@ -1,19 +1,21 @@
 """``dit-accel calibrate``: search trajectory plans of all speeds for a pipeline, and save those of the front."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dit_accel.cli import options
-from dit_accel.cli.console import EXIT_STOPPED, err, out, print_json, tell
+from dit_accel.cli.console import EXIT_STOPPED, out, print_json, tell
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dit_accel.calibration.calibrate import Calibration, OnProgress
+    from dit_accel.calibration.calibrate import Calibration
+    from dit_accel.calibration.front import Point
+    from dit_accel.calibration.spread import Spread
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -67,7 +69,11 @@ def calibrate_command(
     judge: Annotated[str | None, typer.Option(help="With --ecad: who scores. Default: the best at hand.")] = None,
     population: Annotated[int | None, typer.Option(min=4, help="With --sites or --ecad. Default: 24, 72.")] = None,
     weights: Annotated[Path, typer.Option(metavar="FOLDER", help="With --ecad: of the judge.")] = Path("weights"),
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch, in each process.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Judge in so many processes of their own, with the same results.")
+    ] = 0,
+    ray: Annotated[bool, typer.Option("--ray", help="The workers are on a Ray cluster (RAY_ADDRESS).")] = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
@@ -77,6 +83,8 @@ def calibrate_command(
     Stopped at any time, the same command goes on where it was. Each plan of the front is a folder of its own; with a
     limit the plan that was asked for is named, and is in the folder "chosen". Certify it before you trust it.
 
+    On several GPUs: accelerate launch -m dit_accel calibrate ..., which judges on all of them.
+
     Example: dit-accel calibrate emoji-flux --budget 2m --max-lpips 0.02
     """
     import json
@@ -84,8 +92,11 @@ def calibrate_command(
     import torch
 
     from dit_accel.calibration.calibrate import Calibration, calibrate
+    from dit_accel.calibration.on_ranks import launched, leads, own_device, serve
+    from dit_accel.calibration.picture import Picture
     from dit_accel.calibration.shelf import put
     from dit_accel.cli.model import load_for_cli
+    from dit_accel.cli.search_progress import search_bar
     from dit_accel.evaluation.metrics.fidelity import require_metrics
     from dit_accel.pipelines.generation import GenerationSettings
 
@@ -98,6 +109,8 @@ def calibrate_command(
         num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, num_frames=frames
     )
     if sites or ecad:
+        if workers or ray or launched():
+            raise ConfigError("--sites and --ecad search in one process: leave out --workers, --ray and the launcher")
         from dit_accel.cli.calibrate_sites import run_ecad, run_sites
 
         shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "seed": seed}
@@ -111,16 +124,25 @@ def calibrate_command(
             run_sites(pipe, folder, **shared)
         return
     limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}
+    choose = partial(_choose, limits=limits, quiet=True)
+    picture = Picture(folder, title=f"{name}, on search prompts", choose=choose, tell=tell)
     found, stopped = Calibration(), False
     try:
         tell(f"loading {model} ...")
-        pipe = load_for_cli(model, device, dtype)
-        with _bar(budget_s) as show:
+        load = partial(load_for_cli, model, own_device(device), dtype)
+        spread = _spread(load, workers, ray, threads)
+        pipe = load()
+        if not leads():
+            serve(pipe)
+            return
+        with search_bar(name) as show:
 
             def on_progress(what: str, left_s: float, calibration: Calibration) -> None:
                 nonlocal found
                 found = calibration  # also what there is to tell of when somebody stops it
                 show(what, left_s, calibration)
+                if what in ("generation", "judge"):
+                    picture.refresh(calibration.points)
 
             found = calibrate(
                 pipe,
@@ -134,10 +156,12 @@ def calibrate_command(
                 guidance_values=guidance_range or (),
                 branches=branches,
                 on_progress=on_progress,
+                spread=spread,
             )
     except KeyboardInterrupt:
         stopped = True
-    chosen = _choose(found, limits, stopped)
+    picture.refresh(found.points, now=True)
+    chosen = _choose(found.front, limits, stopped)
     if chosen is not None:
         plan = found.plan(chosen)
         put(replace(plan, name=plan_name or plan.name), folder / "chosen")
@@ -157,18 +181,47 @@ def calibrate_command(
         raise typer.Exit(EXIT_STOPPED)
 
 
-def _choose(found: "Calibration", limits: dict[str, Any], stopped: bool) -> Any:
+def _spread(load: "Callable[[], Any]", workers: int, ray: bool, threads: int) -> "Spread":
+    """Where candidates are judged.
+
+    Raises:
+        ConfigError: It was asked for in two ways at once.
+        MissingDependencyError: Ray is not installed.
+    """
+    from dit_accel.calibration.on_ranks import launched, meet, on_ranks
+    from dit_accel.calibration.spread import here
+
+    if launched():
+        if workers or ray:
+            raise ConfigError(
+                "a launcher started this, and its processes are the workers: leave out --workers and --ray"
+            )
+        meet()
+        return on_ranks
+    if ray:
+        from dit_accel.calibration.on_ray import on_ray
+
+        return on_ray(load, max(1, workers), threads=threads)
+    if workers:
+        from dit_accel.calibration.processes import on_processes
+
+        return on_processes(load, workers, threads=threads)
+    return here
+
+
+def _choose(front: "Sequence[Point]", limits: dict[str, Any], stopped: bool = False, quiet: bool = False) -> Any:
     """The plan that was asked for; ``None``: none was, or it was stopped before there was one."""
     from dit_accel.calibration.front import pick
 
     if all(limit is None for limit in limits.values()):
         return None
     try:
-        return pick(found.front, **limits)
+        return pick(front, **limits)
     except ConfigError as error:
-        if not stopped:
+        if not stopped and not quiet:
             raise
-        tell(f"so far: {error}")
+        if not quiet:
+            tell(f"so far: {error}")
         return None
 
 
@@ -212,25 +265,3 @@ def _table(found: "Calibration", chosen: Any) -> Any:
         count = f"{len(point.computed)} of {point.num_steps}{mark}"
         table.add_row(count, f"{point.saved:.2f}x", f"{point.psnr_db:.1f} dB", f"{point.worst_db:.1f} dB", distance)
     return table
-
-
-@contextmanager
-def _bar(budget_s: float) -> "Iterator[OnProgress]":
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err(), transient=True) as progress:
-        task = progress.add_task("recording the plain runs", total=budget_s)
-
-        def show(what: str, left_s: float, calibration: "Calibration") -> None:
-            words = {"record": "measuring what errors grow to", "gains": "choosing steps"}.get(what)
-            if words is None:
-                volume = "" if calibration.hypervolume is None else f", hypervolume {calibration.hypervolume:.2f}"
-                skipped = f", {len(calibration.skipped)} skipped" if calibration.skipped else ""
-                words = (
-                    f"generation {calibration.generations}: {len(calibration.points)} judged{skipped}, "
-                    f"front of {len(calibration.front)}{volume}"
-                )
-            progress.update(task, description=words, completed=budget_s - left_s)
-
-        yield show

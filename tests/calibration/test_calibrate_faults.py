@@ -13,7 +13,6 @@ import pytest
 import torch
 from quick_calibration import files_of, no_networks, quick, quick_pipeline, stop_when
 
-from dit_accel.calibration import calibrate as calibrate_module
 from dit_accel.calibration import judging, shelf
 from dit_accel.calibration.calibrate import Calibration
 from dit_accel.errors import ConfigError
@@ -182,8 +181,8 @@ def test_a_scorer_that_always_throws_is_one_error_and_is_tried_again(
 def test_a_plain_run_that_is_not_finite_is_an_error(
     pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = calibrate_module.generate
-    monkeypatch.setattr(calibrate_module, "generate", lambda *args: plain(*args) / torch.tensor(0.0))
+    plain = judging.generate
+    monkeypatch.setattr(judging, "generate", lambda *args: plain(*args) / torch.tensor(0.0))
     with pytest.raises(ConfigError, match=r"plain pipeline's own pictures are not finite.*another dtype"):
         quick(pipe, tmp_path)
 

@@ -1,6 +1,7 @@
 """``dit-accel calibrate``, as a user runs it."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ def test_plans_of_the_front_and_the_chosen_one_are_saved(run: Any, tiny_folder: 
     plan = AccelerationPlan.from_pretrained(folder / "chosen")
     assert plan.name == "quick" and plan.conditions.num_steps == 6 and not plan.is_certified
     assert len(list(folder.glob("*-of-6"))) == len(said["front"])
+    if find_spec("matplotlib"):
+        assert (folder / "front.png").is_file()
     again = run(*arguments)
     assert again.exit_code == 0 and "on search prompts" in again.stdout
     nothing = run(*arguments, "--min-psnr", "99", "--min-speedup", "2")
