@@ -91,6 +91,10 @@ class TrajectoryConfig(PassConfig):
         steps = len(computed)
         if not steps or not all(isinstance(each, bool) for each in computed) or not computed[0]:
             raise ConfigError(f"'{NAME}': computed must hold true or false for each evaluation, the first one true")
+        for name in ("levels", "guard", "conditional"):
+            given = getattr(self, name)
+            if given and len(given) != steps:
+                raise ConfigError(f"'{NAME}': {len(given)} {name} for {steps} evaluations")
         if self.weights is not None:
             _check_table(self.weights, self._has_conditional(computed), (steps, steps + 2))
         if self.unconditional is not None:
@@ -100,10 +104,6 @@ class TrajectoryConfig(PassConfig):
         self._check_conditional(computed)
         self._check_guidance(computed)
         self._check_filters(steps)
-        for name in ("levels", "guard", "conditional"):
-            given = getattr(self, name)
-            if given and len(given) != steps:
-                raise ConfigError(f"'{NAME}': {len(given)} {name} for {steps} evaluations")
         if self.guard and self.weights is None:
             raise ConfigError(f"'{NAME}': the guard compares with forecasts by fitted weights, and there are none")
 
@@ -204,8 +204,14 @@ class TrajectoryConfig(PassConfig):
     def at_guidance(self, scale: float) -> "TrajectoryConfig":
         """The same plan for one guidance scale alone, as :func:`~dit_accel.to_scheduler` takes it."""
         weights, unconditional = self.weights_at(scale), self.unconditional_at(scale)
-        none = {"guidance": (), "guided_weights": None, "guided_unconditional": None}
-        return replace(self, weights=weights, unconditional=unconditional, **none)
+        return replace(
+            self,
+            weights=weights,
+            unconditional=unconditional,
+            guidance=(),
+            guided_weights=None,
+            guided_unconditional=None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         computed = None if self.computed is None else "".join("01"[each] for each in self.computed)
@@ -232,7 +238,7 @@ class TrajectoryConfig(PassConfig):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> "TrajectoryConfig":
         cls.check_keys(data)
-        fields = dict(data)
+        fields: dict[str, Any] = {**data, **tensors}
         for name in ("computed", "conditional"):
             text = fields.get(name)
             if text is None:
@@ -240,7 +246,7 @@ class TrajectoryConfig(PassConfig):
             if not isinstance(text, str) or set(text) - set("01"):
                 raise ConfigError(f"'{NAME}': {name} must be a text of 0 and 1, got {text!r}")
             fields[name] = tuple(each == "1" for each in text)
-        return cls(**tensors, **fields)
+        return cls(**fields)
 
 
 def rows_of(table: torch.Tensor) -> dict[int, dict[int, float]]:
