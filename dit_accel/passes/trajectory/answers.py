@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from dit_accel.passes.trajectory.config import LATENTS, TrajectoryConfig, rows_of
+from dit_accel.passes.trajectory.halves import split
 from dit_accel.passes.trajectory.history import Filter, History, Weights, latents_at
 from dit_accel.schedules.theory import noise_estimate, theory_answer, theory_weights
 
@@ -28,6 +29,9 @@ class Answers:
         scale: Guidance scale of the run; ``None``: it cannot be told.
 
     Attributes:
+        computed: Evaluations that are computed whole.
+        conditional: Those of which the conditional branch alone is.
+        answered: All others.
         estimate: How theory makes noise estimates of outputs and latents; ``None``: it continues outputs.
         is_flow: Whether outputs are noise less data, or the opposite.
     """
@@ -43,12 +47,16 @@ class Answers:
         self.config = config
         self.scale = scale
         self.computed = config.steps_of(num_steps)
-        self.answered = frozenset(range(num_steps)) - frozenset(self.computed)
         self.levels = list(levels) if len(levels) == num_steps else list(range(num_steps))
         self.is_flow = prediction == "flow"
         self.estimate = noise_estimate(prediction, levels) if len(levels) == num_steps else None
         self.is_fitted = config.weights is not None and config.num_steps == num_steps
         self.is_moved = self.is_fitted and bool(levels and config.levels) and not _alike(levels, config.levels)
+        half = frozenset(step for step, alone in enumerate(config.conditional) if alone)
+        self.conditional = half if self.is_fitted and not self.is_moved else frozenset[int]()
+        if self.is_moved:  # nothing is known of half calls there
+            self.computed = tuple(sorted({*self.computed, *half}))
+        self.answered = frozenset(range(num_steps)) - frozenset(self.computed) - self.conditional
         self._rows = self._fitted(config.weights_at(scale))
         self._others = self._rows if config.unconditional is None else self._fitted(config.unconditional_at(scale))
         self._theory: dict[tuple[int, tuple[int, ...]], Weights] = {}
@@ -64,6 +72,11 @@ class Answers:
     def of_unconditional(self, step: int) -> Weights | None:
         """:meth:`fitted`, of the unconditional guidance branch."""
         return self._others.get(step)
+
+    def cross(self, step: int) -> tuple[Weights, Weights]:
+        """Weights of the unconditional branch where the other one alone is computed; see :func:`.halves.split`."""
+        assert self.config.cross is not None
+        return split(self.config.cross[step].tolist())
 
     def filter(self, step: int) -> Filter | None:
         """By which matrix the channels of which output are mixed into a fitted answer, if they are."""

@@ -33,6 +33,7 @@ class History:
 
     Attributes:
         takes_latents: Whether latents can be added to outputs.
+        form: The last output, for its form.
         sign: By which theory's weights of latents are multiplied; ``None``: by 1. See :meth:`orient`.
     """
 
@@ -43,7 +44,7 @@ class History:
         self.sign: torch.Tensor | None = None
         self._given: dict[int, torch.Tensor] = {}
         self._outputs: dict[int, list[torch.Tensor]] = {}
-        self._form: Tree = None
+        self.form: Tree = None
 
     @property
     def computed(self) -> list[int]:
@@ -61,7 +62,7 @@ class History:
         if latents is not None:
             self._given = dict([*self._given.items(), (step, latents.detach().clone())][-KEPT_LATENTS:])
         self._outputs[step] = [leaf.detach().clone() for leaf in leaves(output)]
-        self._form = output
+        self.form = output
 
     def orient(self, output: Tree, latents: torch.Tensor) -> None:
         """Find out whether a flow model predicts data less noise where its scheduler wants noise less data.
@@ -101,7 +102,7 @@ class History:
                 add_mixed(total, self._outputs[by[0]][0], by[1])
             return total.to(like.dtype)
 
-        return map_tree(leaf, self._form)
+        return map_tree(leaf, self.form)
 
     def error(self, weights: Weights, latents: Any, output: Tree, first: Weights | None = None) -> float:
         """How far a forecast is from an output, relative to it: the furthest sample of the batch.
@@ -117,12 +118,13 @@ class History:
 
     def _whole(self, place: int, weights: Weights, latents: Any, first: Weights | None) -> torch.Tensor:
         if first is None:
-            return self._leaf(place, weights, latents)
+            return self.total(place, weights, latents)
         half = len(next(iter(self._outputs.values()))[place]) // 2
         parts = (first, slice(None, half)), (weights, slice(half, None))
-        return torch.cat([self._leaf(place, own, latents, part) for own, part in parts])
+        return torch.cat([self.total(place, own, latents, part) for own, part in parts])
 
-    def _leaf(self, place: int, weights: Weights, latents: Any, part: slice = slice(None)) -> torch.Tensor:
+    def total(self, place: int, weights: Weights, latents: Any, part: slice = slice(None)) -> torch.Tensor:
+        """What weights make of one tensor of the outputs, in float32 at least, of a part of the batch."""
         total: torch.Tensor | None = None
         for step, weight in weights.items():
             if step < 0:
