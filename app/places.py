@@ -30,6 +30,11 @@ class Places:
         return self.output / "app" / "pictures"
 
     @property
+    def opened(self) -> Path:
+        """Copies of what was uploaded."""
+        return self.output / "app" / "opened"
+
+    @property
     def searches(self) -> Path:
         """Calibrations, where ``dit-accel calibrate`` keeps them too."""
         return self.output / "calibrate"
