@@ -43,8 +43,8 @@ def add_api(explorer: Explorer) -> None:
             found, point = explorer.front_and_point(after)
             return {**_point(found, point), "code": show.code(found, point), "words": list(point.words)}
 
-    def draw(model: str, point: str, prompt: str, seed: int = 0, steps: int = 0, request: gr.Request = None) -> Any:  # type: ignore[assignment]
-        """Draw one prompt with a point; steps 0: the model's own. The picture, of a video the first frame, is a PNG."""
+    def draw(model: str, point: str, prompt: str, seed: int = 0, steps: int = 0) -> dict[str, Any]:
+        """Draw one prompt with a point; steps 0: the model's own. Of a video the first frame is returned."""
         from dit_accel.pipelines.generation import GenerationSettings
 
         with _as_gradio_error():
@@ -52,8 +52,7 @@ def add_api(explorer: Explorer) -> None:
             chosen = found.point(point)
             number = steps or (chosen.num_steps if chosen.kind == "fewer_steps" else None)
             plan = (chosen.folder or chosen.preset) if chosen.kind == "ours" else None
-            owner = str(getattr(request, "session_hash", "") or "api")
-            with explorer.device.job(f"drawing with {model}", owner):
+            with explorer.device.job(f"drawing with {model}", "api"):
                 drawn = explorer.device.draw(
                     found.model, prompt, seed, GenerationSettings(num_inference_steps=number), plan
                 )

@@ -58,6 +58,13 @@ class ExploreTab:
                 gr.Markdown(HINT, elem_id="hint")
                 self.time = gr.Slider(**of("time"), elem_id="time")
                 self.quality = gr.Slider(**of("quality"), elem_id="quality")
+                self.code = gr.Code(
+                    **of("code"),
+                    label="Take it home: runs as pasted",
+                    language="python",
+                    elem_id="code",
+                    wrap_lines=True,
+                )
             with gr.Column(scale=5, min_width=330):
                 self.verdict = gr.HTML(**of("verdict"), elem_id="verdict")
                 self.slider = gr.ImageSlider(
@@ -73,9 +80,6 @@ class ExploreTab:
             label="The same prompt at every point", elem_id="thumbs", elem_classes="pixels", columns=5, height="auto",
             allow_preview=False, object_fit="contain", format="png", type="pil", interactive=False,
         )  # fmt: skip
-        self.code = gr.Code(
-            **of("code"), label="Take it home: runs as pasted", language="python", elem_id="code", wrap_lines=True
-        )
         self.heat = gr.HTML(**of("heat"), elem_id="heat")
         self.table = gr.Dataframe(
             **of("table"), headers=list(show.COLUMNS), datatype="str", type="array", label="All points",
