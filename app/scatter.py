@@ -12,7 +12,7 @@ from html import escape
 from dit_accel.app.axes import Axis, short
 
 WIDTH, HEIGHT = 640, 420
-LEFT, RIGHT, TOP, BOTTOM = 74, 20, 38, 56
+LEFT, RIGHT, TOP, BOTTOM = 74, 20, 62, 56
 SIZE = 7.0  # half a marker's width
 LETTER = 7.6  # width of one, about
 NAMED = ("ours", "plain")
@@ -245,10 +245,11 @@ def _shape(name: str, left: float, top: float) -> str:
 
 
 def _legend(marks: Sequence[Mark], legend: Mapping[str, str]) -> list[str]:
-    parts, top = ['<g class="legend" aria-hidden="true">'], TOP + 16
+    """Between title and plane, in a row."""
+    parts, left = ['<g class="legend" aria-hidden="true">'], LEFT + 8.0
     for kind, words in legend.items():
         if any(mark.kind == kind for mark in marks):
-            parts.append(f'<g class="{kind}">{_shape(MARKERS[kind], WIDTH - RIGHT - 172, top - 5)}</g>')
-            parts.append(f'<text class="tick" x="{WIDTH - RIGHT - 158}" y="{top}">{words}</text>')
-            top += 20
+            parts.append(f'<g class="{kind}">{_shape(MARKERS[kind], left, TOP - 18)}</g>')
+            parts.append(f'<text class="tick" x="{left + 13}" y="{TOP - 13}">{escape(words)}</text>')
+            left += 40 + LETTER * len(words)
     return [*parts, "</g>"]

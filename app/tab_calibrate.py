@@ -9,6 +9,7 @@ from dit_accel.app.axes import Axis
 from dit_accel.app.device import Device
 from dit_accel.app.fronts import models
 from dit_accel.app.looks import note, progress_bar
+from dit_accel.app.numbers import number_in, optional_field, whole_in
 from dit_accel.app.opening import open_search
 from dit_accel.app.places import Places
 from dit_accel.app.scatter import Mark, scatter
@@ -50,17 +51,10 @@ class CalibrateTab:
                     True, label="Then certify the chosen plan on held-out prompts", elem_id="c-certify"
                 )
                 with gr.Accordion("What to choose, and how much to measure", open=False):
-                    self.speedup = gr.Number(
-                        None, label="Evaluations saved at least, times", minimum=1, elem_id="c-speedup"
-                    )
-                    self.psnr = gr.Number(None, label="PSNR at least, dB", elem_id="c-psnr")
-                    self.prompts = gr.Number(
-                        None, label="Search prompts", info="empty: 32 images or 12 videos", precision=0, minimum=2,
-                        elem_id="c-prompts",
-                    )  # fmt: skip
-                    self.steps = gr.Number(
-                        None, label="Steps", info="empty: the model's own", precision=0, minimum=4, elem_id="c-steps"
-                    )
+                    self.speedup = optional_field("Evaluations saved at least, times", "c-speedup", "any")
+                    self.psnr = optional_field("PSNR at least, dB", "c-psnr", "any")
+                    self.prompts = optional_field("Search prompts", "c-prompts", "32 images or 12 videos")
+                    self.steps = optional_field("Steps", "c-steps")
                 with gr.Row():
                     self.start = gr.Button("Start", variant="primary", elem_id="c-start")
                     self.stop = gr.Button("Stop", elem_id="c-stop", interactive=False)
@@ -106,10 +100,10 @@ class CalibrateTab:
         model: str,
         minutes: float | None,
         certify: bool,
-        speedup: float | None,
-        psnr: float | None,
-        prompts: float | None,
-        steps: float | None,
+        speedup: str,
+        psnr: str,
+        prompts: str,
+        steps: str,
     ) -> tuple[Any, str]:
         """Start a search, or go on with the one of this model."""
         try:
@@ -134,11 +128,11 @@ class CalibrateTab:
                     model=source,
                     name=name,
                     budget_s=60.0 * min(float(minutes), MAX_MINUTES),
-                    min_speedup=speedup,
-                    min_psnr=psnr,
+                    min_speedup=number_in(speedup, "Evaluations saved", 1, 1000),
+                    min_psnr=number_in(psnr, "PSNR", 0, 100),
                     certify=certify,
-                    num_prompts=None if prompts is None else int(prompts),
-                    steps=None if steps is None else int(steps),
+                    num_prompts=whole_in(prompts, "Search prompts", 2, 1000),
+                    steps=whole_in(steps, "Steps", 4, 1000),
                     device=self.device.name,
                     threads=self.device.threads,
                 )

@@ -251,7 +251,12 @@ class ExploreTab:
                 yield gr.skip(), gr.skip(), note(f"drawing with {choice.model} ...", "wait"), hidden
             pictures = [picture for _, picture in self.explorer.draw_all(front, pair, owner)]
             yield tuple(pictures), gr.skip(), note("drawing thumbnails ...", "wait") if need else "", hidden
-            small = [(picture, each.label) for each, picture in self.explorer.draw_all(front, thumbs, owner)]
+            small: list[Any] = []
+            for each, picture in self.explorer.draw_all(front, thumbs, owner):
+                small.append((picture, each.label))
+                if need:
+                    words = f"drawing thumbnails: {len(small)} of {len(thumbs)}"
+                    yield gr.skip(), gr.update(value=small), note(words, "wait"), hidden
             yield gr.skip(), gr.update(value=small), "", hidden
         except CancelledError:
             return
