@@ -14,7 +14,7 @@ from PIL import Image
 from dit_accel.app.device import CancelledError, Drawn
 from dit_accel.app.looks import note, progress_bar
 from dit_accel.app.numbers import number_in, optional_field, whole_in
-from dit_accel.app.pictures import difference, looping
+from dit_accel.app.pictures import difference, enlarged, looping
 from dit_accel.app.tab_explore import HEAVY, owner_of
 from dit_accel.app.views import Choice, Explorer
 from dit_accel.errors import ConfigError, DitAccelError
@@ -244,9 +244,6 @@ class GenerateTab:
         files = [looping(plain, self._file("plain", request), fps), looping(fast, self._file("fast", request), fps)]
         if len(plain) > 1:
             return [*files, apart, None]
-        from dit_accel.app.numbers import number_in, optional_field, whole_in
-from dit_accel.app.pictures import enlarged
-
         return [*files, apart, (enlarged(plain[0]), enlarged(fast[0]))]
 
     def _words(self, made: dict[str, Drawn]) -> str:
