@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     """Address of an explorer on the embedded pipelines, and its folder: ``in/`` may be read, ``out/`` is written."""
     pytest.importorskip("gradio", reason="the extra 'app' is not installed")
     from dit_accel.app.run import launch
+    from dit_accel.app.searches import searches_in
 
     folder = tmp_path_factory.mktemp("explorer")
     (folder / "in").mkdir()
     page = launch(folder=folder / "in", output=folder / "out", device="cpu", block=False)
     yield page.local_url, folder
     page.close()
+    for search in searches_in(folder / "out" / "calibrate"):
+        if search.running:  # a test has failed before it could stop it
+            os.kill(search.status().pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
