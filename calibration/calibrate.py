@@ -87,6 +87,7 @@ def calibrate(
     generations: int | None = None,
     seed: int = 0,
     guidance_values: Sequence[float] = (),
+    branches: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Calibration:
     """Search trajectory plans of all speeds for a pipeline, as it is set up now.
@@ -102,6 +103,7 @@ def calibrate(
         generations: End after so many generations of the evolutionary search instead.
         seed: Of the search.
         guidance_values: Further guidance scales to fit the weights of plans to; between them they are interpolated.
+        branches: Fit weights of its own to each guidance branch: closer wherever there are two, and no scheduler form.
         on_progress: Told of every judgement.
 
     Returns:
@@ -128,6 +130,7 @@ def calibrate(
         "settings": asdict(chosen),
         "prompts": digest(listed[:count]),
         "seed": seed,
+        **({"branches": True} if branches else {}),
     }
     books = Books(folder, identity)
     calibration = Calibration()
@@ -163,7 +166,7 @@ def calibrate(
     tell("gains")
     gaps = Gaps(gram_of(reference), books.gains, first_of_each(reference.denoisers) - {0})
     reference.outputs.clear()
-    judge = Judge(pipe, draw, reference)
+    judge = Judge(pipe, draw, reference, branches=branches)
     configs: dict[Steps, TrajectoryConfig] = {}
 
     def plan(point: Point) -> AccelerationPlan:

@@ -43,7 +43,7 @@ from dit_accel.evaluation.suites.protocols import IMAGE_REWARD, TWO_TOWER
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.static_cache import StaticCacheConfig
 from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video, steps_of
-from dit_accel.plan.fingerprint import digest, fingerprint
+from dit_accel.plan.fingerprint import digest, fingerprint, scheduler_digest
 from dit_accel.plan.plan import NOT_CERTIFIED, AccelerationPlan
 from dit_accel.plan.weights import sample_weights
 from dit_accel.prompts import load_prompts
@@ -176,7 +176,7 @@ def calibrate_ecad(
         "what": "ecad",
         "model": model,
         "weights": None if sample is None else digest(asdict(sample)),
-        "scheduler": digest({type(pipe.scheduler).__name__: str(pipe.scheduler.config)}),
+        "scheduler": scheduler_digest(pipe.scheduler),
         "settings": asdict(chosen),
         "prompts": digest(captions),
         "judge": name,

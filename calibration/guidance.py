@@ -47,18 +47,28 @@ def over_guidance(
             "has none that can be told"
         )
     computed = [step for step, is_computed in enumerate(config.computed) if is_computed]
-    tables, guard = {own: config.weights}, list(config.guard)
+    apart = config.unconditional is not None
+    fits, guard = {own: config}, list(config.guard)
     for scale in values:
-        if scale in tables:
+        if scale in fits:
             continue
         draw = draw_at(scale)
-        fitted = fit(pipe, draw, record(pipe, draw, 0, count), computed, 0, count).config
-        assert fitted.weights is not None
-        tables[scale] = fitted.weights
+        fits[scale] = fit(pipe, draw, record(pipe, draw, 0, count), computed, 0, count, branches=apart).config
         if guard:
-            guard = [max(pair) for pair in zip(guard, with_guard(pipe, draw, fitted, 0, count).guard, strict=True)]
-    if len(tables) < 2:
+            there = with_guard(pipe, draw, fits[scale], 0, count).guard
+            guard = [max(pair) for pair in zip(guard, there, strict=True)]
+    if len(fits) < 2:
         raise ConfigError(f"the plan is fitted at guidance {own:g} already; give another scale to interpolate to")
-    scales = tuple(sorted(tables))
-    stacked = torch.stack([tables[scale] for scale in scales])
-    return replace(config, guidance=scales, guided_weights=stacked, guard=tuple(guard))
+    scales = tuple(sorted(fits))
+    return replace(
+        config,
+        guidance=scales,
+        guided_weights=torch.stack([_there(fits[scale].weights) for scale in scales]),
+        guided_unconditional=torch.stack([_there(fits[scale].unconditional) for scale in scales]) if apart else None,
+        guard=tuple(guard),
+    )
+
+
+def _there(table: torch.Tensor | None) -> torch.Tensor:
+    assert table is not None
+    return table

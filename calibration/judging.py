@@ -44,16 +44,19 @@ class Judge:
         pipe: The pipeline.
         draw: Draws its search prompts.
         reference: Their plain run; outputs are not needed.
+        branches: Fit weights of its own to each guidance branch.
     """
 
-    def __init__(self, pipe: Any, draw: Draw, reference: Recording) -> None:
+    def __init__(self, pipe: Any, draw: Draw, reference: Recording, *, branches: bool = False) -> None:
         self.pipe = pipe
         self.draw = draw
         self.reference = reference
+        self.branches = branches
 
     def fit(self, steps: Steps) -> Fitted:
         """Fit a candidate on all search prompts."""
-        return fit(self.pipe, self.draw, self.reference, steps, 0, len(self.reference.pictures))
+        count = len(self.reference.pictures)
+        return fit(self.pipe, self.draw, self.reference, steps, 0, count, branches=self.branches)
 
     def __call__(self, steps: Steps) -> Verdict:
         """Fit and judge a candidate, or say why it cannot be.

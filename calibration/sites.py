@@ -35,7 +35,7 @@ from dit_accel.errors import AccelerationWarning, ConfigError
 from dit_accel.evaluation.progress_files import claim, read_json, write_json
 from dit_accel.families.targets import find_targets
 from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video
-from dit_accel.plan.fingerprint import digest, fingerprint
+from dit_accel.plan.fingerprint import digest, fingerprint, scheduler_digest
 from dit_accel.plan.plan import AccelerationPlan
 from dit_accel.plan.weights import sample_weights
 from dit_accel.prompts import load_prompts
@@ -136,7 +136,7 @@ def calibrate_sites(
         "what": "sites",
         "model": model,
         "weights": [None if sample is None else digest(asdict(sample)) for sample in weights],
-        "scheduler": digest({type(pipe.scheduler).__name__: str(pipe.scheduler.config)}),
+        "scheduler": scheduler_digest(pipe.scheduler),
         "settings": asdict(chosen),
         "prompts": digest(listed[:count]),
         "search": [list(sizes or ()), population, children, seed],

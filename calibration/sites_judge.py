@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from dit_accel.calibration.corrections import Moments
-from dit_accel.calibration.fit import Learner
 from dit_accel.calibration.latency import Pricing
+from dit_accel.calibration.learner import Learner
 from dit_accel.calibration.recording import Draw, Recording, listening
 from dit_accel.calibration.sites_genome import Genome, Groups
 from dit_accel.evaluation.metrics.fidelity import fidelity

@@ -5,6 +5,7 @@ from typing import Any
 
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.reports.report import Report
+from pages.attention import attention_times_block
 from pages.ecad import ecad_block
 from pages.families import ask_families, not_asked, own_passes
 from pages.family_tables import families_block, groups_block, kinds_block, passes_block
@@ -47,5 +48,6 @@ TABLES: dict[str, Table] = {
     "families": lambda paths: families_block(ask_families(), not_asked()),
     "family-groups": lambda paths: groups_block(ask_families()),
     "site-kinds": lambda paths: kinds_block(ask_families()),
+    "attention-times": lambda paths: "\n\n".join(attention_times_block(load(path)) for path in paths),
     "passes": lambda paths: passes_block(own_passes()),
 }

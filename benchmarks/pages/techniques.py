@@ -35,7 +35,7 @@ CLAIMS = {
         paper="Li et al., 2312.09608",
         claim="41 % of the time saved (1.7x), FID 21.75 to 21.08, 27 % of the arithmetic; Stable Diffusion v1.5, "
         "DDIM, 50 steps, A40. DiT-XL/2, 250 steps: 34 % of the time",
-        differs="one after the other the paper's decoders save 24 %, the rest is a GPU that one step does not fill; "
+        differs="one after the other the paper's decoders save 24 %, the rest is a GPU that one step leaves idle; "
         "prior noise is for FID, and moves the picture away from the plain one",
     ),
     "a_sdm": Claim(

@@ -46,6 +46,9 @@ def calibrate_command(
         tuple[float, float] | None,
         typer.Option(metavar="LOW HIGH", help="Fit the weights at these guidance scales too, and interpolate."),
     ] = None,
+    branches: Annotated[
+        bool, typer.Option(help="Weights of its own for each guidance branch: closer, and no form as a scheduler.")
+    ] = False,
     height: options.Height = None,
     width: options.Width = None,
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a video.")] = None,
@@ -129,6 +132,7 @@ def calibrate_command(
                 generations=generations,
                 seed=seed,
                 guidance_values=guidance_range or (),
+                branches=branches,
                 on_progress=on_progress,
             )
     except KeyboardInterrupt:

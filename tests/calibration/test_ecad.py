@@ -35,7 +35,7 @@ def pixart_xl() -> SiteGraph:
 
 
 def test_the_genome_is_that_of_the_paper() -> None:
-    """1,680 bits for PixArt-alpha, step by step, block by block; 72 different ones at first, the uncached one leading."""
+    """1,680 bits for PixArt-alpha, step by step, block by block; 72 to begin with, the uncached first."""
     graph = pixart_xl()
     sites = sites_of(graph)
     first = first_population(graph, 20)
@@ -50,7 +50,7 @@ def test_the_genome_is_that_of_the_paper() -> None:
 
 
 def test_few_bits_flip_where_the_share_of_children_is_meant() -> None:
-    """As pymoo has it: about one child in twenty changes, by about one bit; 5 % of bits where that is asked for."""
+    """As pymoo has it: one child in twenty changes, by about one bit; and 5 % of bits where that is asked for."""
     rng = random.Random(0)
     bits = (True,) * 1680
     flips = [1680 - sum(mutated(rng, bits)) for _ in range(4000)]
@@ -112,7 +112,7 @@ def test_stopped_and_called_again_ends_as_if_never_stopped(
     assert parts.points == again.points and parts.generations == 2
     assert len({point.bits for point in parts.points}) == len(parts.points) > 6
     assert parts.front[-1].score == max(point.score for point in parts.points)
-    assert all(a.macs < b.macs for a, b in zip(parts.front, parts.front[1:], strict=False))
+    assert all(a.macs < b.macs for a, b in itertools.pairwise(parts.front))
     cheapest = parts.front[0]
     assert cheapest.macs < parts.points[0].macs
     (cache,) = parts.plan(cheapest).passes

@@ -50,7 +50,7 @@ class Answers:
         self.is_fitted = config.weights is not None and config.num_steps == num_steps
         self.is_moved = self.is_fitted and bool(levels and config.levels) and not _alike(levels, config.levels)
         self._rows = self._fitted(config.weights_at(scale))
-        self._others = self._rows if config.unconditional is None else self._fitted(config.unconditional)
+        self._others = self._rows if config.unconditional is None else self._fitted(config.unconditional_at(scale))
         self._theory: dict[tuple[int, tuple[int, ...]], Weights] = {}
 
     def estimates(self, start: int) -> bool:

@@ -37,6 +37,7 @@ class TrajectoryConfig(PassConfig):
             ``weights`` answer where the scale of a run cannot be told.
         unconditional: float64 [T, T + 2]: weights of the unconditional guidance branch, where it has its own;
             ``weights`` are then those of the conditional one. ``None``: both branches have the same.
+        guided_unconditional: float64 [G, T, T + 2]: ``unconditional`` at each of the scales of ``guidance``.
         filters: float64 [T, C, C]: what is added to each answer of the last computed output with its C channels mixed
             (the latents' channels, the last axis of packed ones); noughts where nothing is. ``None``: nowhere.
         guard: For each evaluation the largest relative error that the forecast of it may have, 0 where there is no
@@ -60,6 +61,7 @@ class TrajectoryConfig(PassConfig):
     guidance: tuple[float, ...] = ()
     guided_weights: torch.Tensor | None = None
     unconditional: torch.Tensor | None = None
+    guided_unconditional: torch.Tensor | None = None
     filters: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -85,8 +87,8 @@ class TrajectoryConfig(PassConfig):
         if self.weights is not None:
             _check_table(self.weights, computed, (steps, steps + 2))
         if self.unconditional is not None:
-            if self.weights is None or self.guidance:
-                raise ConfigError(f"'{NAME}': unconditional weights take weights of one guidance scale beside them")
+            if self.weights is None:
+                raise ConfigError(f"'{NAME}': unconditional weights take those of the conditional branch beside them")
             _check_table(self.unconditional, computed, (steps, steps + 2))
         self._check_guidance(computed)
         self._check_filters(steps)
@@ -104,7 +106,11 @@ class TrajectoryConfig(PassConfig):
             raise ConfigError(f"'{NAME}': weights by guidance scale take 'weights' and two scales or more")
         if any(low >= high for low, high in pairwise(self.guidance)):
             raise ConfigError(f"'{NAME}': the guidance scales must rise, got {list(self.guidance)}")
-        _check_table(self.guided_weights, computed, (len(self.guidance), len(computed), len(computed) + 2))
+        if (self.unconditional is None) != (self.guided_unconditional is None):
+            raise ConfigError(f"'{NAME}': weights by guidance scale are for both branches or for none apart")
+        for table in (self.guided_weights, self.guided_unconditional):
+            if table is not None:
+                _check_table(table, computed, (len(self.guidance), len(computed), len(computed) + 2))
 
     def _check_filters(self, steps: int) -> None:
         if self.filters is None:
@@ -142,12 +148,21 @@ class TrajectoryConfig(PassConfig):
         Args:
             scale: Of the run; ``None``: it cannot be told.
         """
-        if scale is None or self.guided_weights is None:
-            return self.weights
+        return self.weights if self.guided_weights is None else self._carried(self.guided_weights, self.weights, scale)
+
+    def unconditional_at(self, scale: float | None) -> torch.Tensor | None:
+        """:meth:`weights_at`, of the unconditional branch; ``None``: it has the same as the other one."""
+        if self.guided_unconditional is None:
+            return self.unconditional
+        return self._carried(self.guided_unconditional, self.unconditional, scale)
+
+    def _carried(self, tables: torch.Tensor, own: torch.Tensor | None, scale: float | None) -> torch.Tensor | None:
+        if scale is None:
+            return own
         first = min(max(bisect_left(self.guidance, scale) - 1, 0), len(self.guidance) - 2)
         low, high = self.guidance[first : first + 2]
         share = min(max((scale - low) / (high - low), -1.0), 2.0)
-        return torch.lerp(self.guided_weights[first], self.guided_weights[first + 1], share)
+        return torch.lerp(tables[first], tables[first + 1], share)
 
     def is_for_guidance(self, scale: float | None) -> bool:
         """Whether a guidance scale is within those that the weights were fitted to, or nothing is known of either."""
@@ -155,7 +170,9 @@ class TrajectoryConfig(PassConfig):
 
     def at_guidance(self, scale: float) -> "TrajectoryConfig":
         """The same plan for one guidance scale alone, as :func:`~dit_accel.to_scheduler` takes it."""
-        return replace(self, weights=self.weights_at(scale), guidance=(), guided_weights=None)
+        weights, unconditional = self.weights_at(scale), self.unconditional_at(scale)
+        none = {"guidance": (), "guided_weights": None, "guided_unconditional": None}
+        return replace(self, weights=weights, unconditional=unconditional, **none)
 
     def to_dict(self) -> dict[str, Any]:
         computed = None if self.computed is None else "".join("01"[each] for each in self.computed)
@@ -174,8 +191,8 @@ class TrajectoryConfig(PassConfig):
         return data
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        named = {name: getattr(self, name) for name in ("weights", "guided_weights", "unconditional", "filters")}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
+        names = ("weights", "guided_weights", "unconditional", "guided_unconditional", "filters")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> "TrajectoryConfig":
