@@ -20,7 +20,7 @@ LAYOUT = TokenLayout((4, 8, 8))
 
 
 def local_head(axis: int, layout: TokenLayout = LAYOUT) -> tuple[torch.Tensor, torch.Tensor]:
-    """q and k [1, N, 1, 16] of a head that attends to the tokens with its own place on one axis, wherever on the others."""
+    """q and k [1, N, 1, 16] of a head that attends to all tokens that have its own place on one axis."""
     places = torch.cartesian_prod(*(torch.arange(size) for size in layout.size))[:, axis]
     codes = torch.nn.functional.one_hot(places, 16).float() * 6
     return codes[None, :, None], codes[None, :, None]
