@@ -18,7 +18,7 @@ from dit_accel.passes.base import Pass, register_pass
 from dit_accel.passes.trajectory.answers import Answers
 from dit_accel.passes.trajectory.config import NAME, TrajectoryConfig
 from dit_accel.passes.trajectory.history import History, Weights, are_alike
-from dit_accel.passes.trajectory.levels import noise_levels, predicts, why_not
+from dit_accel.passes.trajectory.levels import noise_levels, why_not
 from dit_accel.passes.trajectory.scheduler import TrajectoryScheduler
 from dit_accel.runtime.call import Call, Effect, Inner, Run
 from dit_accel.runtime.denoiser import DenoiserRuntime
@@ -58,9 +58,7 @@ class Forecasts:
             self.runtime.warn(f"{reason}; everything is computed")
             self._answers = Answers(TrajectoryConfig(computed=(True,) * run.num_steps), run.num_steps, ())
             return
-        self._answers = answers = Answers(
-            self.config, run.num_steps, noise_levels(run.scheduler), predicts(run.scheduler)
-        )
+        self._answers = answers = Answers(self.config, run.num_steps, noise_levels(run.scheduler))
         steps = self.config.num_steps
         if steps is not None and steps != run.num_steps:
             self.runtime.warn(
@@ -91,12 +89,9 @@ class Forecasts:
         output = inner(call)
         if not history.computed:
             history.takes_latents = are_alike(latents, leaves(output)[0])
-            if history.takes_latents and self._answers.is_flow:
-                history.orient(output, latents)
         if self.config.guard and self.doubted is None:
             self._compare(call, history, latents, output)
-        by_latents = self._answers.estimates(history.start) and history.takes_latents
-        history.keep(call.step, output, latents if by_latents else None)
+        history.keep(call.step, output)
         return output
 
     def _is_due(self, call: Call) -> bool:
@@ -107,7 +102,7 @@ class Forecasts:
         fitted = self._answers.fitted(step)
         if fitted is not None and history.has(fitted):
             return fitted
-        return self._answers.by_theory(step, history) if history.computed else None
+        return self._answers.by_theory(step, history.computed) if history.computed else None
 
     def _compare(self, call: Call, history: History, latents: Any, output: Tree) -> None:
         """The guard: how far is what would have been forecast from what was computed?"""
