@@ -1,30 +1,27 @@
 """Answering a denoiser evaluation by theory alone: which steps to compute, and the weights of earlier outputs.
 
-No run of a model is needed, so nothing is known of the error. What is taken for granted is what can be said of any
-denoiser whose data is spread more widely in some directions than in others: broad structure is decided at high noise
-and detail at low noise, an error made early is damped in narrow directions and not in broad ones, and outputs move
-along a curve of which the last two computed ones give the slope, the less surely the further away. The constants are
-those that do best on a made-up denoiser of that kind that can be written down (two clusters in each direction,
-``tests/schedules/two_clusters.py``); ``docs/trajectories.md`` has what came out on our four models.
+No run of the model is needed, so nothing is known of the error. Outputs move along a curve of which the last two
+computed ones give the slope. Multistep methods take a line or more of it (DEIS, Zhang & Chen, arXiv 2204.13902;
+DPM-Solver++, Lu et al., arXiv 2211.01095), since a solver's steps are short. Answered gaps are not, and neighbouring
+outputs differ by more than the trend: half of the slope is taken, and less the further it is carried on.
 
-Multistep methods assume such a curve too (DEIS, Zhang & Chen, arXiv 2204.13902; DPM-Solver++, Lu et al., arXiv
-2211.01095), undamped, since a solver's steps are short; answered gaps are not.
+The few constants were chosen on search prompts of our four models and are the same for every model;
+``docs/trajectories.md`` has what came out on held-out prompts, and what was tried.
 """
 
 from collections.abc import Sequence
 from math import pi, sin
 
-FLATTENING = 0.5  # by how much a slope is flattened for each distance of the last two nodes that it is carried on
 TIGHT = 1e-9  # nodes that are closer than this, as a share of the range, are the same point
 ENDS = 0.5  # how much closer than evenly the first and the last computed steps follow each other
-LEFT = 0.5  # share of a distance that is left between the last computed step and the end
+LATER = 0.25  # how much denser the second half is than the first
 
 
 def theory_weights(levels: Sequence[float], computed: Sequence[int], step: int) -> dict[int, float]:
     """By which weights the outputs of computed steps answer ``step``.
 
-    The last output, and r / (1 + r / 2) times what it differs by from the one before, where a line would have r: the
-    distance in noise level from the last output, by that between the two. Never more than twice the difference.
+    The last output, and r / (2 + r) times what it differs by from the one before, where a line would have r: the
+    distance in noise level from the last output, by that between the two. Never more than the whole difference.
 
     Args:
         levels: Noise level of every step (sigma, or sigma / alpha); schedulers of second order repeat values.
@@ -40,12 +37,12 @@ def theory_weights(levels: Sequence[float], computed: Sequence[int], step: int) 
     if before is None:
         return {last: 1.0}
     distance = (levels[step] - levels[last]) / (levels[last] - levels[before])
-    slope = distance / (1 + FLATTENING * abs(distance))
+    slope = distance / (2 + abs(distance))
     return {last: 1 + slope, before: -slope}
 
 
 def typical_steps(num_steps: int, num_computed: int) -> tuple[int, ...]:
-    """Which steps to compute when nothing is known of the model: from the first one on, denser at both ends.
+    """Which steps to compute when nothing is known of the model: the first and the last, and denser at both ends.
 
     What the result needs most differs. On video and at high guidance it is the first steps, which decide what goes
     where; on images otherwise the last ones, whose errors nothing damps any more (as OSS finds, arXiv 2503.21774).
@@ -56,10 +53,13 @@ def typical_steps(num_steps: int, num_computed: int) -> tuple[int, ...]:
     """
     if num_computed >= num_steps:
         return tuple(range(num_steps))
+    if num_computed == 1:
+        return (0,)
     found: list[int] = []
     for k in range(num_computed):
-        share = k / (num_computed - 1 + LEFT)
-        wanted = round((num_steps - 1) * (share - ENDS * sin(2 * pi * share) / (2 * pi)))
+        share = k / (num_computed - 1)
+        share -= ENDS * sin(2 * pi * share) / (2 * pi)
+        wanted = round((num_steps - 1) * (1 - (1 - share) ** (1 + LATER)))
         lowest = found[-1] + 1 if found else 0
         highest = num_steps - (num_computed - k)
         found.append(min(max(wanted, lowest), highest))
