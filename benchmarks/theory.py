@@ -174,8 +174,8 @@ def main(
         trial = Trial(name, num_videos if "wan" in name else num, work)
         for part in (RULES[:2], RULES[2:]) if mixtures else (RULES[:2],):
             for first in trial.blocks:
-                for rule in part:
-                    for speedup in SPEEDS:
+                for speedup in reversed(SPEEDS):  # the quickest first, and what is to be compared together
+                    for rule in part:
                         trial.measure(rule, speedup, first)
                 print(f"{datetime.now():%H:%M:%S} {name}: {' and '.join(part)}, from prompt {first} on", flush=True)
             save(trial.told(), output)
