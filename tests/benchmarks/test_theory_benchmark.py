@@ -29,7 +29,7 @@ def test_the_rules_differ_in_what_they_say() -> None:
     }
     assert found[OURS].weights is None and found[OUR_ANSWERS].weights is None
     again = found[EVEN].weights
-    assert again is not None and torch.equal(again[1], again[2]) and again[1, 0] == 1
+    assert again is not None and torch.equal(again[3], again[4]) and again[3, 2] == 1  # 2 and 5 are computed
     assert again[[step for step in range(steps) if step not in even]].sum(dim=1).eq(1).all()
 
 
