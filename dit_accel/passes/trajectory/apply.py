@@ -25,7 +25,7 @@ from dit_accel.passes.trajectory.halves import (
     conditional_half,
 )
 from dit_accel.passes.trajectory.history import Filter, History, Weights, are_alike
-from dit_accel.passes.trajectory.levels import noise_levels, predicts, why_not
+from dit_accel.passes.trajectory.levels import noise_levels, why_not
 from dit_accel.passes.trajectory.scheduler import TrajectoryScheduler
 from dit_accel.runtime.call import Call, Effect, Inner, Run
 from dit_accel.runtime.denoiser import DenoiserRuntime
@@ -68,8 +68,8 @@ class Forecasts:
             self.runtime.warn(f"{reason}; everything is computed")
             self._answers = Answers(TrajectoryConfig(computed=(True,) * run.num_steps), run.num_steps, ())
             return
-        levels, prediction, scale = noise_levels(run.scheduler), predicts(run.scheduler), self._scale(run)
-        self._answers = answers = Answers(self.config, run.num_steps, levels, prediction, scale)
+        levels, scale = noise_levels(run.scheduler), self._scale(run)
+        self._answers = answers = Answers(self.config, run.num_steps, levels, scale)
         steps = self.config.num_steps
         if steps is not None and steps != run.num_steps:
             self.runtime.warn(
@@ -118,12 +118,9 @@ class Forecasts:
         output = inner(call)
         if not history.computed:
             history.takes_latents = are_alike(latents, leaves(output)[0])
-            if history.takes_latents and self._answers.is_flow:
-                history.orient(output, latents)
         if self.config.guarded and self.doubted is None:
             self._compare(call, history, latents, output)
-        by_latents = self._answers.estimates(history.start) and history.takes_latents
-        history.keep(call.step, output, latents if by_latents else None)
+        history.keep(call.step, output)
         return output
 
     def _half(self, call: Call, inner: Inner, history: History, latents: Any) -> Tree | None:
@@ -157,7 +154,7 @@ class Forecasts:
         fitted, first = self._fitted(call)
         if fitted is not None and history.has(fitted) and (first is None or history.has(first)):
             return fitted, first, self._answers.filter(call.step)
-        return (self._answers.by_theory(call.step, history) if history.computed else None), None, None
+        return (self._answers.by_theory(call.step, history.computed) if history.computed else None), None, None
 
     def _fitted(self, call: Call) -> tuple[Weights | None, Weights | None]:
         own = self._answers.fitted(call.step)
