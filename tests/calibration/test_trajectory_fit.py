@@ -287,6 +287,11 @@ def test_fitted_weights_beat_theory_and_the_last_output(flux: Any) -> None:
     fitted = fit(flux, draw, reference, (0, 3, 6, 8, 10, 11), 0, 6).config
     plain = draw(6, 8)
     assert fitted.weights is not None and fitted.computed is not None
+    guarded = replace(with_guard(flux, draw, fitted, 0, 6), guarded=True)
+    accelerate_pipeline(flux, guarded)
+    draw(6, 8)
+    assert "the guard" not in str(summary(flux))
+    remove_acceleration(flux)
     again = torch.zeros_like(fitted.weights)
     last = 0
     for step, computed in enumerate(fitted.computed):
