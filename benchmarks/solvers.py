@@ -1,16 +1,14 @@
 """Published techniques on the embedded pipelines, beside what their papers claim.
 
     python benchmarks/solvers.py measure emoji-pixart    # fidelity and saved arithmetic, a case after another
-    python benchmarks/solvers.py measure emoji-sd
-    python benchmarks/solvers.py time emoji-sd           # wall-clock, on an otherwise idle core
+    python benchmarks/solvers.py measure emoji-sd --steps 20
+    python benchmarks/solvers.py time emoji-sd --steps 20    # wall-clock, on an otherwise idle core
 
 Techniques that are found on recorded runs are found on search prompts; every number is of held-out ones. A finished
 case is kept; stopped, the same command goes on. The report is written anew after each.
 """
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
@@ -18,19 +16,17 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from safetensors.torch import load_file, save_file
+from solver_cases import CASES, Case
 
 from dit_accel import (
     AccelerationPlan,
-    EncoderPropagationConfig,
-    GeneratorSpec,
-    StaticCacheConfig,
     accelerate_pipeline,
     accelerated,
     load_embedded,
     remove_acceleration,
 )
 from dit_accel.calibration.calibrate import SEED
-from dit_accel.calibration.techniques import technique_plan
 from dit_accel.errors import AccelerationWarning
 from dit_accel.evaluation.compare.cost import DenoiserMeter, call_macs, run_macs
 from dit_accel.evaluation.compare.timing import time_interleaved
@@ -52,134 +48,46 @@ NUM_SEARCH = 2  # prompts on which schedules are found
 app = typer.Typer(add_completion=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One technique in one setting.
-
-    Attributes:
-        technique: A key of the claims in ``benchmarks/pages/solvers.py``.
-        setting: In words.
-        plan: Name of a preset, pass configs, or a function that finds a plan on a pipeline with a run to record.
-    """
-
-    technique: str
-    setting: str
-    plan: str | tuple[Any, ...] | Callable[[Any, Callable[[], torch.Tensor]], AccelerationPlan]
-
-    @property
-    def name(self) -> str:
-        """What it is called in the report."""
-        return f"{self.technique}: {self.setting}"
-
-
-def found(name: str, share: float) -> Callable[[Any, Callable[[], torch.Tensor]], AccelerationPlan]:
-    """A plan of :func:`technique_plan`."""
-    return lambda pipe, run: technique_plan(pipe, name, run, share=share)
-
-
-def cached(name: str, **params: Any) -> tuple[Any, ...]:
-    """A generator's schedule, and nothing beside."""
-    return (StaticCacheConfig(schedule=GeneratorSpec(name, params), invariants=False),)
-
-
-CASES = {
-    "emoji-sd": (
-        Case(technique="deepcache", setting="preset: N = 3, branch 0", plan="deepcache"),
-        Case(
-            technique="faster_diffusion",
-            setting="preset: key steps as published, prior noise",
-            plan="faster_diffusion",
-        ),
-        Case(technique="a_sdm", setting="preset: block level, uniform, N = 2", plan="a_sdm"),
-        Case(
-            technique="faster_diffusion",
-            setting="key steps as published, no prior noise",
-            plan=(EncoderPropagationConfig(),),
-        ),
-        Case(
-            technique="faster_diffusion",
-            setting="as many key steps, found by grouping",
-            plan=found("faster_diffusion", 9 / 50),
-        ),
-        Case(
-            technique="deepcache",
-            setting="N = 5, quadratic around step 15",
-            plan=cached("deepcache", n=5, branch=0, power=1.4, centre=15),
-        ),
-        Case(technique="cachequant", setting="one step in five", plan=found("cachequant", 1 / 5)),
-        Case(technique="a_sdm", setting="layer level, uniform, N = 2", plan=cached("inheritance", level="layer")),
-        Case(technique="a_sdm", setting="unit level, uniform, N = 2", plan=cached("inheritance", level="unit")),
-        Case(
-            technique="a_sdm",
-            setting="block level, early, N = 2",
-            plan=cached("inheritance", level="block", mode="early"),
-        ),
-    ),
-    "emoji-pixart": (
-        Case(technique="fora", setting="preset: N = 3", plan="fora"),
-        Case(
-            technique="faster_diffusion",
-            setting="preset: first 18/28 of the blocks, key steps as published, prior noise",
-            plan="faster_diffusion",
-        ),
-        Case(
-            technique="faster_diffusion",
-            setting="as many key steps, found by grouping",
-            plan=found("faster_diffusion", 7 / 20),
-        ),
-        Case(technique="smoothcache", setting="half of the module calls", plan=found("smoothcache", 1 / 2)),
-        Case(technique="smoothcache", setting="a third of the module calls", plan=found("smoothcache", 1 / 3)),
-        Case(technique="cachequant", setting="one step in three", plan=found("cachequant", 1 / 3)),
-        Case(technique="lemica", setting="one step in three", plan=found("lemica", 1 / 3)),
-    ),
-}
-
-
 class Trial:
     """One embedded pipeline, its held-out prompts, and what it costs plain.
 
     Args:
         model: Its name.
         num: Held-out prompts.
+        steps: Scheduler steps; ``None``: the pipeline's own.
     """
 
-    def __init__(self, model: str, num: int) -> None:
+    def __init__(self, model: str, num: int, steps: int | None) -> None:
         self.model = model
+        self.settings = GenerationSettings(num_inference_steps=steps)
         self.pipe: Any = load_embedded(model)
         self.pipe.set_progress_bar_config(disable=True)
         self.prompts = load_prompts("certify", "image").prompts[:num]
         self.perceptual = [name for name in available_perceptual() if name == "st_lpips"]
         self.target = find_targets(self.pipe)[0]
-        self.steps = steps_of(self.pipe, GenerationSettings())
-        self._plain: torch.Tensor | None = None
+        self.steps = steps_of(self.pipe, self.settings)
 
     def draw(self, num: int | None = None) -> torch.Tensor:
         """The held-out prompts, or the first of them."""
         prompts = self.prompts[:num]
-        return generate(self.pipe, prompts, range(len(prompts)), GenerationSettings())
+        return generate(self.pipe, prompts, range(len(prompts)), self.settings)
 
     def search(self) -> torch.Tensor:
         """The search prompts."""
         prompts = load_prompts("search", "image").prompts[:NUM_SEARCH]
-        return generate(self.pipe, prompts, range(SEED, SEED + NUM_SEARCH), GenerationSettings())
+        return generate(self.pipe, prompts, range(SEED, SEED + NUM_SEARCH), self.settings)
 
-    @property
     def plain(self) -> torch.Tensor:
-        """What the plain pipeline draws."""
-        if self._plain is None:
-            self._plain = self.draw()
-        return self._plain
-
-    def plan_of(self, case: Case) -> str | AccelerationPlan | list[Any]:
-        """What ``accelerate_pipeline`` is given."""
-        if callable(case.plan):
-            return case.plan(self.pipe, self.search)
-        return case.plan if isinstance(case.plan, str) else list(case.plan)
+        """What the plain pipeline draws; drawn once a measurement."""
+        path = WORK / self.model / "plain.safetensors"
+        if not path.exists():
+            save_file({"images": self.draw()}, path)
+        return load_file(path)["images"]
 
     def measure(self, case: Case) -> dict[str, Any]:
         """Fidelity to the plain pipeline, and what was saved."""
-        plan = self.plan_of(case)
-        plain = self.plain
+        plain = self.plain()
+        plan = case.plan if isinstance(case.plan, str) else case.plan(self)
         with accelerated(self.pipe, plan), DenoiserMeter(self.target.denoiser) as meter:
             made = self.draw()
             session = session_of(self.pipe)
@@ -235,10 +143,10 @@ def folder_of(model: str, name: str) -> Path:
     return WORK / model / "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
-def state_of(model: str, num: int) -> Path:
+def state_of(model: str, num: int, steps: int | None) -> Path:
     """The file of a model's finished cases; the folder is claimed for these prompts."""
     prompts = list(load_prompts("certify", "image").prompts[:num])
-    claim(WORK / model / "job.json", {"model": model, "prompts": prompts}, "a measurement")
+    claim(WORK / model / "job.json", {"model": model, "prompts": prompts, "steps": steps}, "a measurement")
     return WORK / model / "cases.json"
 
 
@@ -246,13 +154,14 @@ def state_of(model: str, num: int) -> Path:
 def measure(
     model: Annotated[str, typer.Argument(help=f"One of {', '.join(CASES)}.")],
     num: Annotated[int, typer.Option(min=1, help="Held-out prompts.")] = 16,
+    steps: Annotated[int | None, typer.Option(min=2, help="Scheduler steps; default: the pipeline's own.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
 ) -> None:
     """Measure fidelity and saved arithmetic of every case that is not yet measured."""
     torch.set_num_threads(threads)
-    state = state_of(model, num)
+    state = state_of(model, num, steps)
     done = read_json(state) or {}
-    trial = Trial(model, num)
+    trial = Trial(model, num, steps)
     for case in CASES[model]:
         name = case.name
         if name not in done:
@@ -270,14 +179,15 @@ def measure(
 def time(
     model: Annotated[str, typer.Argument(help=f"One of {', '.join(CASES)}.")],
     num: Annotated[int, typer.Option(min=1, help="Held-out prompts, as measured.")] = 16,
+    steps: Annotated[int | None, typer.Option(min=2, help="Scheduler steps, as measured.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Images a run.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each case.")] = 5,
 ) -> None:
     """Time every measured case in turn with the plain pipeline, on one thread: the ratio of the medians."""
     torch.set_num_threads(1)
-    state = state_of(model, num)
+    state = state_of(model, num, steps)
     done = read_json(state) or {}
-    trial = Trial(model, num)
+    trial = Trial(model, num, steps)
     plans = {name: AccelerationPlan.from_pretrained(folder_of(model, name)) for name in done}
 
     def run(plan: AccelerationPlan | None) -> None:

@@ -4,12 +4,12 @@ Sites that are alike (kind, class and size of module, shape of output) share one
 everything is computed at every second evaluation, and at those between them the sites of one entry alone are reused.
 What that saves against the evaluations before and after is the entry, so that slow drift of the machine cancels out,
 and all that goes with a reuse is in it: the norm in front that does not run, the modulation of fewer tokens, our own
-wrapper.
+wrapper. At some evaluations all leaves are reused together: they save less than the sum, and how much less is noted.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Any
 
@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from dit_accel.api import accelerated
-from dit_accel.calibration.latency import DenoiserTimes, Deviation, Pricing, SiteTimes
+from dit_accel.calibration.latency import DenoiserTimes, Deviation, Pricing, SiteTimes, products_of
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.compare.cost import call_macs
 from dit_accel.families.base import submodule
+from dit_accel.families.macs import MacsReport
 from dit_accel.families.targets import Target, find_targets
 from dit_accel.passes.static_cache import StaticCacheConfig
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
@@ -28,6 +29,7 @@ from dit_accel.plan.config import PassConfig
 from dit_accel.runtime.call import Call, Inner
 from dit_accel.runtime.trees import leaves
 from dit_accel.schedules import GeneratorSpec, Schedule
+from dit_accel.schedules.generators import LEAF_KINDS
 from dit_accel.schedules.graph import SiteGraph
 from dit_accel.schedules.lowering import REUSE, SKIP
 from dit_accel.session.session import session_of
@@ -108,9 +110,11 @@ def measure_site_times(
     if steps < 4:
         raise ConfigError(f"site times are measured in runs of at least four denoiser evaluations, not of {steps}")
     owner = {sample.step: sample.denoiser for sample in plain.samples}
-    entries = _entries(targets.values(), shapes)
+    targets = {name: target for name, target in targets.items() if name in owner.values()}
+    entries = _entries(shapes)
+    leaves_of_all = tuple(site for site, shape in shapes.items() if shape[0] in LEAF_KINDS)
     slots = list(range(2, steps, 2))
-    wanted = [entry for _ in range(rounds) for entry in entries]
+    wanted = [entry for _ in range(rounds) for entry in (*entries, leaves_of_all)]
     samples: list[list[_Sample]] = []
     outside = [plain.run_s - sum(sample.seconds for sample in plain.samples)]
     place = 0
@@ -121,18 +125,28 @@ def measure_site_times(
         outside.append(ear.run_s - sum(sample.seconds for sample in ear.samples))
         place += len(slots)
     trajectory = TrajectoryConfig(computed=tuple(step % 2 == 0 for step in range(steps)))
-    answered = [s for s in _Ear(clock).timed(pipe, [trajectory], run).samples if s.step % 2]
+    begins = {name: min(step for step in owner if owner[step] == name) for name in targets}
+    halved = _Ear(clock).timed(pipe, [trajectory], run).samples
+    answered = [sample for sample in halved if sample.step % 2 and sample.step != begins[sample.denoiser]]
+    denoisers = {
+        name: _solved(target, entries, [plain.samples, *samples], answered) for name, target in targets.items()
+    }
     times = SiteTimes(
         device=str(next(next(iter(targets.values())).denoiser.parameters()).device),
         evaluations=tuple(owner[step] for step in range(steps)),
         calls=len(plain.samples) / steps,
         outside_s=typical(outside),
-        denoisers={
-            name: _solved(target, entries, [plain.samples, *samples], answered) for name, target in targets.items()
-        },
+        denoisers=_lent(denoisers),
     )
     counted = {name: call_macs(target.denoiser, plain.inputs[name]) for name, target in targets.items() if macs}
     return Pricing(times=times, graphs={name: target.layout.graph for name, target in targets.items()}, macs=counted)
+
+
+def count_plain_macs(pipe: Any, run: Callable[[], object]) -> dict[str, MacsReport]:
+    """Multiply-accumulates of a plain call of each denoiser, with what it is given in a run."""
+    nothing = StaticCacheConfig(schedule=GeneratorSpec("custom", reuse={}), invariants=False)
+    given = _Ear(now).timed(pipe, [nothing], run).inputs
+    return {target.name: call_macs(target.denoiser, given[target.name]) for target in find_targets(pipe)}
 
 
 def check_site_times(
@@ -142,9 +156,10 @@ def check_site_times(
     plans: Mapping[str, Sequence[PassConfig]],
     *,
     repeats: int = 3,
+    warmup: int = 1,
     clock: Clock = now,
 ) -> list[Deviation]:
-    """Whole runs by the clock beside what the table says of them, all plans in turn, each after a warm-up.
+    """Whole runs by the clock beside what the table says of them, all plans in turn.
 
     Args:
         pipe: The pipeline.
@@ -152,20 +167,37 @@ def check_site_times(
         pricing: What was measured.
         plans: Passes by name.
         repeats: Timed runs of each.
+        warmup: Untimed runs of each, first.
         clock: Seconds.
     """
     taken: dict[str, list[float]] = {name: [] for name in plans}
-    for turn in range(repeats + 1):
+    for turn in range(warmup + repeats):
         for name, passes in plans.items():
             with accelerated(pipe, list(passes)):
                 began = clock()
                 run()
-                if turn:
+                if turn >= warmup:
                     taken[name].append(clock() - began)
     return [
         Deviation(name=name, predicted_s=pricing.of(passes).seconds, measured_s=median(taken[name]))
         for name, passes in plans.items()
     ]
+
+
+def _lent(denoisers: Mapping[str, DenoiserTimes]) -> dict[str, DenoiserTimes]:
+    """Of two denoisers that take turns one may have too few evaluations: what was not seen is the other's."""
+    seen: dict[str, float] = {}
+    for times in denoisers.values():
+        seen = {**times.sites_s, **seen}
+    overlap = max(times.overlap for times in denoisers.values())
+    return {
+        name: replace(
+            times,
+            sites_s={site: times.sites_s.get(site, seen.get(site, 0.0)) for site in times.entries},
+            overlap=times.overlap or overlap,
+        )
+        for name, times in denoisers.items()
+    }
 
 
 def typical(samples: Sequence[float]) -> float:
@@ -199,7 +231,7 @@ def _shapes(targets: Iterable[Target], run: Callable[[], object]) -> dict[str, t
     return found
 
 
-def _entries(targets: Iterable[Target], shapes: Mapping[str, tuple[Any, ...]]) -> list[tuple[str, ...]]:
+def _entries(shapes: Mapping[str, tuple[Any, ...]]) -> list[tuple[str, ...]]:
     """Ids of the sites that are alike, over all denoisers (which share ids where there are two)."""
     alike: dict[tuple[Any, ...], list[str]] = {}
     for name, shape in shapes.items():
@@ -218,7 +250,7 @@ def _schedule(steps: int, reused: Mapping[int, Sequence[str]]) -> Schedule:
 def _solved(
     target: Target, entries: Sequence[tuple[str, ...]], runs: Sequence[list[_Sample]], answered: Sequence[_Sample]
 ) -> DenoiserTimes:
-    """Of one denoiser: the median whole call, and what each entry saves against its neighbours."""
+    """Of one denoiser: a typical whole call, and what each entry saves against its neighbours."""
     graph = target.layout.graph
     entry_of = {site: place for place, entry in enumerate(entries) for site in entry if site in graph}
     whole: list[float] = []
@@ -234,16 +266,25 @@ def _solved(
             if idle[place] and around:
                 saved.setdefault(idle[place], []).append(sum(around) / len(around) - sample.seconds)
     # Where a reuse leaves other sites unread, what these cost is known from their own entry: one equation each.
-    counts = np.array([[row.count(place) for place in range(len(entries))] for row in saved]).reshape(-1, len(entries))
-    differences = np.array([typical(each) for each in saved.values()])
-    each = np.linalg.lstsq(counts, differences, rcond=None)[0] if len(saved) else np.zeros(len(entries))
+    leaf = {place for site, place in entry_of.items() if graph.sites[graph.index[site]].kind in LEAF_KINDS}
+    single = {row: typical(each) for row, each in saved.items() if len(leaf) < 2 or not leaf <= {*row}}
+    counts = np.array([[row.count(place) for place in range(len(entries))] for row in single])
+    each = np.linalg.lstsq(counts, np.array([*single.values()]), rcond=None)[0] if single else np.zeros(len(entries))
+    each = np.maximum(each, 0.0)
+    unseen = {place for place in range(len(entries)) if not any(place in row for row in single)}
+    call_s, overlaps = typical(whole), []
+    for row, differences in saved.items():
+        apart = [row.count(place) * float(each[place]) for place in {*row}]
+        if row not in single and products_of(apart) > 0:
+            overlaps.append((sum(apart) - typical(differences)) * call_s / products_of(apart))
     times = [sample.seconds for sample in answered if sample.denoiser == target.name]
-    call_s = typical(whole)
     return DenoiserTimes(
         call_s=call_s,
         answered_s=typical(times) if times else 0.0,
         first_s=max(0.0, typical(first) - call_s),
-        sites_s={site: max(0.0, float(each[place])) for site, place in entry_of.items()},
+        sites_s={site: float(each[place]) for site, place in entry_of.items() if place not in unseen},
+        entries=entry_of,
+        overlap=max(0.0, typical(overlaps)) if overlaps else 0.0,
     )
 
 

@@ -97,7 +97,7 @@ def attend(
         block_q=table.block_q,
         block_k=table.block_k,
         key_mask=key_mask,
-        transposed_table=(table.lut_of_keys, table.counts_of_keys),
+        transposed_table=table.of_keys,
         lse=lse,
         backend=backend,
     )

@@ -7,7 +7,7 @@ except those that say so.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,21 +23,24 @@ class BlockTable:
     Attributes:
         lut: int32 [B or 1, H or 1, Mq, K], key blocks of each query block, ascending.
         counts: int32 [B or 1, H or 1, Mq], how many of them.
-        lut_of_keys: int32 [B or 1, H or 1, Mk, Kt], the query blocks of each key block: what the backward pass reads.
-        counts_of_keys: int32 [B or 1, H or 1, Mk].
+        num_key_blocks: Mk, how many blocks of keys there are to choose from.
         block_q: Queries in a block.
         block_k: Keys in a block.
+        of_keys: The same seen from the keys, which the backward pass reads: int32 [B or 1, H or 1, Mk, Kt], the query
+            blocks of each key block, and int32 [B or 1, H or 1, Mk]. ``None``: made when it is needed.
     """
 
     lut: Tensor
     counts: Tensor
-    lut_of_keys: Tensor
-    counts_of_keys: Tensor
+    num_key_blocks: int
     block_q: int
     block_k: int
+    of_keys: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def from_mask(cls, mask: Tensor, *, block_q: int = 64, block_k: int = 64, narrow: bool = True) -> "BlockTable":
+    def from_mask(
+        cls, mask: Tensor, *, block_q: int = 64, block_k: int = 64, narrow: bool = True, backward: bool = True
+    ) -> "BlockTable":
         """The table of a mask.
 
         Args:
@@ -46,6 +49,7 @@ class BlockTable:
             block_k: Keys in a block.
             narrow: Make the tables as narrow as the fullest row, which waits for the device once; otherwise they are
                 as wide as there are blocks.
+            backward: Make the table seen from the keys too.
 
         Raises:
             ValueError: The mask is not boolean or has not four dimensions, or a block size has no kernel.
@@ -54,20 +58,19 @@ class BlockTable:
             raise ValueError(f"expected a bool mask [B, H, Mq, Mk], got {mask.dtype} {list(mask.shape)}")
         _check_block_sizes(block_q, block_k)
         lut, counts = table_of(mask, narrow=narrow)
-        lut_of_keys, counts_of_keys = table_of(mask.mT, narrow=narrow)
         return cls(
             lut=lut,
             counts=counts,
-            lut_of_keys=lut_of_keys,
-            counts_of_keys=counts_of_keys,
+            num_key_blocks=mask.shape[-1],
             block_q=block_q,
             block_k=block_k,
+            of_keys=table_of(mask.mT, narrow=narrow) if backward else None,
         )
 
     @property
     def mask(self) -> Tensor:
         """bool [B or 1, H or 1, Mq, Mk]."""
-        return mask_of(self.lut, self.counts, self.counts_of_keys.shape[-1])
+        return mask_of(self.lut, self.counts, self.num_key_blocks)
 
     def density(self, num_queries: int, num_keys: int) -> float:
         """Share of all scores of queries with keys that is computed, ragged ends counted as they are; waits.
@@ -87,7 +90,7 @@ class BlockTable:
         Raises:
             ValueError: It is not.
         """
-        here = (self.counts.shape[-1], self.counts_of_keys.shape[-1])
+        here = (self.counts.shape[-1], self.num_key_blocks)
         wanted = (num_blocks(num_queries, self.block_q), num_blocks(num_keys, self.block_k))
         if here != wanted:
             raise ValueError(
@@ -99,14 +102,8 @@ class BlockTable:
         """The same table on a device; itself if it lies there."""
         if self.lut.device == torch.device(device):
             return self
-        return BlockTable(
-            lut=self.lut.to(device),
-            counts=self.counts.to(device),
-            lut_of_keys=self.lut_of_keys.to(device),
-            counts_of_keys=self.counts_of_keys.to(device),
-            block_q=self.block_q,
-            block_k=self.block_k,
-        )
+        of_keys = None if self.of_keys is None else (self.of_keys[0].to(device), self.of_keys[1].to(device))
+        return replace(self, lut=self.lut.to(device), counts=self.counts.to(device), of_keys=of_keys)
 
 
 def num_blocks(length: int, block: int) -> int:

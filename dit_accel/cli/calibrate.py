@@ -59,6 +59,14 @@ def calibrate_command(
         int | None, typer.Option(min=0, help="Of the evolutionary search, instead of a time.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    sites: Annotated[bool, typer.Option("--sites", help="Also reuse sites inside the computed calls.")] = False,
+    ecad: Annotated[
+        bool, typer.Option("--ecad", help="ECAD's own setting: booleans for every step and site, scored by a judge.")
+    ] = False,
+    seeds_each: Annotated[int, typer.Option(min=1, help="With --ecad: pictures of each prompt.")] = 10,
+    judge: Annotated[str | None, typer.Option(help="With --ecad: who scores. Default: the best at hand.")] = None,
+    population: Annotated[int | None, typer.Option(min=4, help="With --sites or --ecad. Default: 24, 72.")] = None,
+    weights: Annotated[Path, typer.Option(metavar="FOLDER", help="With --ecad: of the judge.")] = Path("weights"),
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -89,6 +97,19 @@ def calibrate_command(
     settings = GenerationSettings(
         num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, num_frames=frames
     )
+    if sites or ecad:
+        from dit_accel.cli.calibrate_sites import run_ecad, run_sites
+
+        shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "seed": seed}
+        shared |= {"budget_s": budget_s, "generations": generations, "as_json": as_json}
+        shared |= {} if population is None else {"population": population}
+        tell(f"loading {model} ...")
+        pipe = load_for_cli(model, device, dtype)
+        if ecad:
+            run_ecad(pipe, folder, seeds_each=seeds_each, judge=judge, weights=weights, **shared)
+        else:
+            run_sites(pipe, folder, **shared)
+        return
     limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}
     found, stopped = Calibration(), False
     try:

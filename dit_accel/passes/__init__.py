@@ -1,5 +1,6 @@
 """Acceleration passes: one technique, one file. Importing this package registers them."""
 
+from dit_accel.passes.attention.paro import PAROAttentionConfig
 from dit_accel.passes.compile import CompileConfig
 from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig
 from dit_accel.passes.first_block_cache import FirstBlockCacheConfig
@@ -11,6 +12,7 @@ __all__ = [
     "CompileConfig",
     "EncoderPropagationConfig",
     "FirstBlockCacheConfig",
+    "PAROAttentionConfig",
     "StaticCacheConfig",
     "TeaCacheConfig",
     "TrajectoryConfig",

@@ -21,6 +21,7 @@ _SHIPPED = {
     "compile": "dit_accel.passes.compile",
     "encoder_propagation": "dit_accel.passes.encoder_propagation.apply",
     "first_block_cache": "dit_accel.passes.first_block_cache",
+    "paro_attention": "dit_accel.passes.attention.paro",
     "static_cache": "dit_accel.passes.static_cache",
     "teacache": "dit_accel.passes.teacache",
     "trajectory": "dit_accel.passes.trajectory.apply",

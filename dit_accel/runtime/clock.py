@@ -1,5 +1,6 @@
 """Which step of how many: heard from this pipeline's own scheduler, never read from timestep values."""
 
+import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -149,10 +150,14 @@ class _Step(_Listener):
         return result
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        given = _argument("sample", 2, args, kwargs)
+        names = list(inspect.signature(self.original).parameters)
+        place = names.index("sample") if "sample" in names else len(names)
+        if place >= len(args) and "sample" not in kwargs:
+            return args, kwargs
+        given = _argument("sample", place, args, kwargs)
         sample = self.clock.prepare_step(self.owner, _argument("timestep", 1, args, kwargs), given)
-        if len(args) > 2:
-            return (*args[:2], sample, *args[3:]), kwargs
+        if place < len(args):
+            return (*args[:place], sample, *args[place + 1 :]), kwargs
         return args, {**kwargs, "sample": sample}
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 from pages.techniques import CLAIMS, techniques_block
-from solvers import CASES, Case, macs_of
+from solver_cases import CASES, Case
+from solvers import macs_of
 from tiny import tiny_call, tiny_pipeline
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,18 +34,20 @@ def test_arithmetic_is_that_of_the_run(name: str, width: int) -> None:
     denoiser = pipe.unet if name == "sd" else pipe.transformer
     accelerate_pipeline(pipe, EncoderPropagationConfig(every=3, max_parallel=width))
     counted = [0]
-    forward = denoiser.forward
+    counters: list[FlopCounterMode] = []
 
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            output = forward(*args, **kwargs)
-        counted[0] += counter.get_total_flops() // 2
-        return output
+    def begin(*_: Any) -> None:
+        counters.append(FlopCounterMode(display=False).__enter__())
 
-    denoiser.forward = counting
-    with DenoiserMeter(denoiser) as meter:
+    def end(*_: Any) -> None:
+        counters[-1].__exit__(None, None, None)
+        counted[0] += counters[-1].get_total_flops() // 2
+
+    handles = [denoiser.register_forward_pre_hook(begin), denoiser.register_forward_hook(end)]
+    with sdpa_kernel(SDPBackend.MATH), DenoiserMeter(denoiser) as meter:
         pipe(**tiny_call(name, num_inference_steps=6))
-    denoiser.forward = forward
+    for handle in handles:
+        handle.remove()
     session = session_of(pipe)
     assert session is not None and meter.inputs is not None
     total = macs_of(session.runtimes[0], call_macs(denoiser, meter.inputs))

@@ -1,6 +1,7 @@
 """Prices of plans: the arithmetic on made-up times, and the table measured with a clock that only sites move."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,6 +67,20 @@ def test_times_are_written_and_read() -> None:
     assert SiteTimes.from_dict(TWO.to_dict()) == TWO
 
 
+def test_sites_of_different_entries_save_less_together() -> None:
+    times = DenoiserTimes(
+        call_s=10.0,
+        answered_s=0.5,
+        sites_s={"b.attn": 3.0, "b.ff": 4.0},
+        entries={"b.attn": 0, "b.ff": 1},
+        overlap=0.5,
+    )
+    assert times.without(GRAPH, {"b.ff"}) == 6.0
+    assert times.without(GRAPH, {"b.ff", "b.attn"}) == pytest.approx(10 - 7 + 0.5 * 3 * 4 / 10)
+    alike = replace(times, entries={"b.attn": 0, "b.ff": 0})
+    assert alike.without(GRAPH, {"b.ff", "b.attn"}) == 3.0
+
+
 def test_what_disturbed_a_sample_does_not_count() -> None:
     assert typical([1.0] * 9 + [50.0]) == 1.0 and typical([1.0, 2.0]) == 1.5
 
@@ -90,7 +105,7 @@ class FakeClock(TorchFunctionMode):
         return self.seconds
 
 
-@pytest.mark.parametrize("name", ["pixart", "sd", "flux", "wan22"])
+@pytest.mark.parametrize("name", ["pixart", "sd", "wan22"])
 def test_a_measured_table_predicts_whole_runs(name: str) -> None:
     """With such a clock, what a reuse saves is exact, so that every prediction is."""
     pipe = tiny_pipeline(name)
@@ -101,14 +116,13 @@ def test_a_measured_table_predicts_whole_runs(name: str) -> None:
 
     with FakeClock() as clock:
         pricing = measure_site_times(pipe, run, rounds=1, clock=clock)
-    rules = [GeneratorSpec("every_n", n=2)]
-    rules += [GeneratorSpec("t_gate", gate=3)] if name == "pixart" else []
-    rules += [GeneratorSpec("deepcache", n=3), GeneratorSpec("encoder_propagation")] if name == "sd" else []
+    rules = {"pixart": [GeneratorSpec("t_gate", gate=3)], "sd": [GeneratorSpec("deepcache", n=3)]}.get(name, [])
+    rules.append(GeneratorSpec("every_n", n=2))
     plans: dict[str, Any] = {"plain": (StaticCacheConfig(schedule=Schedule(steps, {}), invariants=False),)}
     for rule, speedup in itertools.product(rules, (1.0, 2.0)):
         plans[f"{rule.name} {speedup}"] = (StaticCacheConfig(schedule=rule), TrajectoryConfig(speedup=speedup))
     with clock:
-        found = check_site_times(pipe, run, pricing, plans, repeats=1, clock=clock)
+        found = check_site_times(pipe, run, pricing, plans, repeats=1, warmup=0, clock=clock)
     assert largest(found) < 0.01, found
     costs = [pricing.of(plans[each.name]) for each in found]
     assert costs[0].macs is not None and all(c.macs < costs[0].macs for c in costs[1:])

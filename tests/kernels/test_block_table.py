@@ -48,7 +48,7 @@ def test_seen_from_the_keys(drawn) -> None:
     assert torch.equal(mask_of(lut, counts, mask.shape[-2]), mask.mT)
     table = BlockTable.from_mask(mask)
     assert torch.equal(table.mask, mask)
-    assert torch.equal(mask_of(table.lut_of_keys, table.counts_of_keys, mask.shape[-2]), mask.mT)
+    assert torch.equal(mask_of(*table.of_keys, mask.shape[-2]), mask.mT)
 
 
 def test_density_counts_ragged_blocks_as_they_are() -> None:

@@ -21,7 +21,7 @@ from dit_accel.errors import UnsupportedModelError
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.passes.base import Pass, register_pass
 from dit_accel.passes.encoder_propagation.config import NAME, EncoderPropagationConfig
-from dit_accel.passes.encoder_propagation.encoder import Encoder, Fan, Kept, batch_of, obstacles, widest
+from dit_accel.passes.encoder_propagation.encoder import Encoder, Fan, batch_of, obstacles, widest
 from dit_accel.passes.encoder_propagation.prior_noise import PriorNoise
 from dit_accel.passes.encoder_propagation.timesteps import Timesteps
 from dit_accel.runtime.call import Call, Effect, Inner, Run
@@ -43,7 +43,7 @@ class Segment:
         answers: Outputs of steps that are still to come.
     """
 
-    kept: Kept = field(default_factory=Kept)
+    kept: dict[int, Tree] = field(default_factory=dict)
     answers: dict[int, Tree] = field(default_factory=dict)
 
 
@@ -68,7 +68,6 @@ class Propagation:
         self._place = names.index(TIMESTEP) if TIMESTEP in names else len(names)
         self._keys: tuple[int, ...] = ()
         self._timesteps: Timesteps | None = None
-        self._copies = False
         self._segments: dict[Hashable, Segment] = {}
 
     def begin(self, run: Run) -> None:
@@ -98,9 +97,7 @@ class Propagation:
             segment = self._segments[call.branch] = Segment()
         if call.step in segment.answers:
             return segment.answers.pop(call.step)
-        recalls = call.step not in self._keys and bool(segment.kept.outputs)
-        if recalls and segment.kept.is_tampered():
-            recalls, self._copies = False, True
+        recalls = call.step not in self._keys and bool(segment.kept)
         end = min((key for key in self._keys if key > call.step), default=call.run.num_steps)
         named = self.runtime.inputs.by_name(call.args, call.kwargs)
         batch = batch_of(named)
@@ -108,12 +105,12 @@ class Propagation:
         if width > 1 and not self._can_widen(call, named.get(TIMESTEP), batch):
             width = 1
         if not recalls:
-            segment.kept = Kept()
+            segment.kept = {}
             self.encoder_runs += 1
-        fan = Fan(width, batch, segment.kept, recalls, call.step + width < end, self._copies)
+        fan = Fan(width=width, batch=batch, kept=segment.kept, recalls=recalls, keeps=call.step + width < end)
         output = self._run(call, inner, fan, named.get(TIMESTEP))
         if not fan.keeps:
-            segment.kept = Kept()
+            segment.kept = {}
         if width == 1:
             return output
         for later in range(1, width):

@@ -1,7 +1,7 @@
 """The modules of an encoder, and what stands in their place: run for one step, answer for several."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,26 +18,9 @@ from dit_accel.passes.encoder_propagation.config import (
 )
 from dit_accel.runtime.ledger import PatchLedger
 from dit_accel.runtime.patch import Patch
-from dit_accel.runtime.trees import Tree, map_tree, versions
+from dit_accel.runtime.trees import Tree, map_tree
 
 UNET_ENCODER = ("conv_in", "down_block", "mid_block")
-
-
-@dataclass(slots=True)
-class Kept:
-    """What an encoder gave at a key step of one guidance branch, before it is handed to several steps.
-
-    Attributes:
-        outputs: By the place of the module in the encoder.
-        noted: Modification counters of these tensors when they were kept.
-    """
-
-    outputs: dict[int, Tree] = field(default_factory=dict)
-    noted: dict[int, tuple[int, ...]] = field(default_factory=dict)
-
-    def is_tampered(self) -> bool:
-        """Whether native code has modified one of them in place (FreeU, T2I adapters)."""
-        return any(versions(self.outputs[place]) != noted for place, noted in self.noted.items())
 
 
 @dataclass(slots=True)
@@ -48,18 +31,16 @@ class Fan:
         width: How many steps the call is for; item b of step s lies at b * width + s of its batch, so that whoever
             splits a batch into guidance branches finds them where they were.
         batch: Items of one step.
-        kept: What is kept, or recalled.
+        kept: What the encoder gave at a key step, by the place of the module in it.
         recalls: Whether the encoder is answered from ``kept``.
-        keeps: Whether it has to be kept.
-        copies: Whether someone modifies kept tensors in place.
+        keeps: Whether it has to be kept for later decoders.
     """
 
     width: int
     batch: int
-    kept: Kept
+    kept: dict[int, Tree]
     recalls: bool
     keeps: bool
-    copies: bool
 
     def narrowed(self, tree: Tree) -> Tree:
         """Arguments of one step's worth of items: those of the first step."""
@@ -68,8 +49,11 @@ class Fan:
         return map_tree(lambda x: x[:: self.width] if self._is_full(x) else x, tree)
 
     def widened(self, tree: Tree) -> Tree:
-        """One step's worth of items for every step. A tensor that occurs twice is one tensor afterwards, too."""
-        if self.width == 1 and not self.copies:
+        """One step's worth of items for every step, a copy of what is kept: native code may write into it (FreeU).
+
+        A tensor that occurs twice is one tensor afterwards, too.
+        """
+        if self.width == 1 and not (self.keeps or self.recalls):
             return tree
         made: dict[int, torch.Tensor] = {}
 
@@ -116,11 +100,10 @@ class EncoderForward(Patch[nn.Module]):
             if self.hands_on:
                 given = tuple(args[at] if at < len(args) else kwargs.get(name) for at, name in self.hands_on)
                 return given if len(given) > 1 else given[0]
-            return fan.widened(fan.kept.outputs[self.place])
+            return fan.widened(fan.kept[self.place])
         output = self.original(*fan.narrowed(args), **fan.narrowed(kwargs))
         if fan.keeps and not self.hands_on:
-            fan.kept.outputs[self.place] = output
-            fan.kept.noted[self.place] = versions(output)
+            fan.kept[self.place] = output
         return fan.widened(output)
 
 

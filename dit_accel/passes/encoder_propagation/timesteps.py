@@ -45,7 +45,7 @@ class Timesteps:
 
     def at(self, first: int, width: int, like: Any, batch: int, device: torch.device) -> torch.Tensor:
         """Those of ``width`` evaluations from ``first`` on, [batch * width], in the order of a fan."""
-        listed = self.run.scheduler.timesteps[first : first + width].to(device)
+        listed: torch.Tensor = self.run.scheduler.timesteps[first : first + width].to(device)
         if self._scale != 1.0:
             listed = listed / self._scale
         return listed.to(like.dtype if isinstance(like, torch.Tensor) else listed.dtype).repeat(batch)
