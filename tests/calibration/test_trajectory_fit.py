@@ -276,7 +276,7 @@ def test_stopped_and_called_again_ends_as_if_never_stopped(flux: Any, tmp_path: 
 def test_fitted_weights_beat_the_last_output_and_keep_the_guard_still(flux: Any) -> None:
     """On a trained model, at the same computed steps, on prompts that nothing was fitted to.
 
-    Theory in noise estimates, which combines earlier latents too, is as good here as a fit to six prompts without them.
+    Theory in noise estimates, which combines earlier latents too, is as good here as a fit to six prompts without.
     """
     from dit_accel.pipelines.generation import generate
 
