@@ -77,8 +77,9 @@ class ExploreTab:
                 self.drawing = gr.HTML("", elem_id="drawing")
                 self.draw = gr.Button("Draw the pictures", visible=False, elem_id="draw", size="sm")
         self.gallery = gr.Gallery(
-            label="The same prompt at every point", elem_id="thumbs", elem_classes="pixels", columns=5, fit_columns=False, height="auto",
-            allow_preview=False, object_fit="contain", format="png", type="pil", interactive=False,
+            label="The same prompt at every point", elem_id="thumbs", elem_classes="pixels", columns=5,
+            fit_columns=False, height="auto", allow_preview=False, object_fit="contain", format="png", type="pil",
+            interactive=False,
         )  # fmt: skip
         self.heat = gr.HTML(**of("heat"), elem_id="heat")
         self.table = gr.Dataframe(
