@@ -273,5 +273,5 @@ def _frames(drawn: Drawn) -> list[Image.Image]:
 def _image(label: str, elem_id: str) -> dict[str, Any]:
     return {
         "label": label, "elem_id": elem_id, "elem_classes": "pixels", "interactive": False, "type": "filepath",
-        "format": "webp", "min_width": 150,
+        "format": "webp", "min_width": 150, "buttons": ["download", "fullscreen"],
     }  # fmt: skip

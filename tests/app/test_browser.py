@@ -64,6 +64,7 @@ def test_every_gesture_chooses_the_same_point(open_page: Any, keep_screenshot: A
     keep_screenshot(page, "explore", full=True)
     page.locator('#plot .pt[data-key="ours/extreme"]').click()
     agree(page, "ours/extreme", "extreme")
+    keep_screenshot(page, "move-1")
     page.locator('#plot .pt[data-key="ours/fast"]').focus()
     page.keyboard.press("Enter")
     agree(page, "ours/fast", "fast")
@@ -83,13 +84,17 @@ def test_every_gesture_chooses_the_same_point(open_page: Any, keep_screenshot: A
     field.blur()
     agree(page, "ours/extreme", "extreme")
 
-    _brush(page, front, "ours/fast")
+
+def test_a_brushed_range_of_times(open_page: Any) -> None:
+    page = open_page()
+    _brush(page, front_of_model("emoji-flux"), "ours/fast")
     agree(page, "ours/fast", "fast")
 
 
 def _brush(page: Any, front: Any, key: str) -> None:
     """Drag across the times around a point."""
     svg = page.locator("#plot svg")
+    svg.scroll_into_view_if_needed()
     box = svg.bounding_box()
     data = {name: float(svg.get_attribute(f"data-{name}")) for name in ("x0", "x1", "low", "high")}
     scale = box["width"] / 640
