@@ -5,7 +5,7 @@ Memory of a recording, bytes: (2 T + 1) x B x latent elements x 4, for T evaluat
 are let go of once the Gram matrices are made, which leaves (T + 1) x B x elements x 4.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from dit_accel.errors import DitAccelError
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 from dit_accel.passes.trajectory.levels import noise_levels
 from dit_accel.plan.conditions import Conditions
+from dit_accel.plan.config import PassConfig
 from dit_accel.runtime.call import Call, Inner
 from dit_accel.runtime.denoiser import DenoiserRuntime
 from dit_accel.runtime.patch import Patch
@@ -128,12 +129,14 @@ def record(pipe: Any, draw: Draw, first: int, last: int) -> Recording:
 
 
 @contextmanager
-def listening(pipe: Any, listener: Listener) -> Iterator[tuple[DenoiserRuntime, ...]]:
+def listening(
+    pipe: Any, listener: Listener, under: Sequence[PassConfig] = (TrajectoryConfig(speedup=1.0),)
+) -> Iterator[tuple[DenoiserRuntime, ...]]:
     """Let a listener see every run inside the block; gives the denoisers' runtimes.
 
-    What is applied to the pipeline is taken off meanwhile.
+    What is applied to the pipeline is taken off meanwhile; ``under`` is applied in its place.
     """
-    with accelerated(pipe, TrajectoryConfig(speedup=1.0)):
+    with accelerated(pipe, list(under)):
         session = session_of(pipe)
         assert session is not None
         ear = _Ear(listener)
@@ -231,7 +234,7 @@ def _ratio(given: Any, latents: torch.Tensor) -> float | None:
     """By which number the scheduler scaled the latents for the denoiser; ``None``: it was given something else."""
     if not isinstance(given, torch.Tensor) or given.shape[1:] != latents.shape[1:] or len(given) % len(latents):
         return None
-    part = given[-len(latents) :].double()
-    own = latents.to(part.device).double()
+    part = given[-len(latents) :].detach().double()
+    own = latents.detach().to(part.device).double()
     ratio = float((part * own).sum() / (own * own).sum().clamp_min(1e-30))
     return ratio if float((part - ratio * own).norm()) <= 1e-2 * float(part.norm()) else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dit_accel.cli import options
-from dit_accel.cli.console import err, out, print_json, tell
+from dit_accel.cli.console import EXIT_STOPPED, err, out, print_json, tell
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,6 +42,13 @@ def calibrate_command(
     plan_name: Annotated[str | None, typer.Option("--name", help="What the chosen plan is called.")] = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    guidance_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="Fit the weights at these guidance scales too, and interpolate."),
+    ] = None,
+    branches: Annotated[
+        bool, typer.Option(help="Weights of its own for each guidance branch: closer, and no form as a scheduler.")
+    ] = False,
     height: options.Height = None,
     width: options.Width = None,
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a video.")] = None,
@@ -52,6 +59,14 @@ def calibrate_command(
         int | None, typer.Option(min=0, help="Of the evolutionary search, instead of a time.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    sites: Annotated[bool, typer.Option("--sites", help="Also reuse sites inside the computed calls.")] = False,
+    ecad: Annotated[
+        bool, typer.Option("--ecad", help="ECAD's own setting: booleans for every step and site, scored by a judge.")
+    ] = False,
+    seeds_each: Annotated[int, typer.Option(min=1, help="With --ecad: pictures of each prompt.")] = 10,
+    judge: Annotated[str | None, typer.Option(help="With --ecad: who scores. Default: the best at hand.")] = None,
+    population: Annotated[int | None, typer.Option(min=4, help="With --sites or --ecad. Default: 24, 72.")] = None,
+    weights: Annotated[Path, typer.Option(metavar="FOLDER", help="With --ecad: of the judge.")] = Path("weights"),
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -68,8 +83,8 @@ def calibrate_command(
 
     import torch
 
-    from dit_accel.calibration.calibrate import calibrate
-    from dit_accel.calibration.front import pick
+    from dit_accel.calibration.calibrate import Calibration, calibrate
+    from dit_accel.calibration.shelf import put
     from dit_accel.cli.model import load_for_cli
     from dit_accel.evaluation.metrics.fidelity import require_metrics
     from dit_accel.pipelines.generation import GenerationSettings
@@ -77,40 +92,99 @@ def calibrate_command(
     budget_s = seconds_of(budget)
     require_metrics()
     torch.set_num_threads(threads)
-    tell(f"loading {model} ...")
-    pipe = load_for_cli(model, device, dtype)
     name = Path(model).resolve().name if Path(model).exists() else model
     folder = output or Path("outputs/calibrate") / name.replace("/", "--")
     settings = GenerationSettings(
         num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, num_frames=frames
     )
-    with _bar(budget_s) as on_progress:
-        found = calibrate(
-            pipe,
-            folder,
-            model=name,
-            settings=settings,
-            num_prompts=num_prompts,
-            budget_s=budget_s,
-            generations=generations,
-            seed=seed,
-            on_progress=on_progress,
-        )
+    if sites or ecad:
+        from dit_accel.cli.calibrate_sites import run_ecad, run_sites
+
+        shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "seed": seed}
+        shared |= {"budget_s": budget_s, "generations": generations, "as_json": as_json}
+        shared |= {} if population is None else {"population": population}
+        tell(f"loading {model} ...")
+        pipe = load_for_cli(model, device, dtype)
+        if ecad:
+            run_ecad(pipe, folder, seeds_each=seeds_each, judge=judge, weights=weights, **shared)
+        else:
+            run_sites(pipe, folder, **shared)
+        return
     limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}
-    chosen = pick(found.front, **limits) if any(limit is not None for limit in limits.values()) else None
-    for point in found.front:
-        found.plan(point).save_pretrained(folder / f"{len(point.computed)}-of-{point.num_steps}")
+    found, stopped = Calibration(), False
+    try:
+        tell(f"loading {model} ...")
+        pipe = load_for_cli(model, device, dtype)
+        with _bar(budget_s) as show:
+
+            def on_progress(what: str, left_s: float, calibration: Calibration) -> None:
+                nonlocal found
+                found = calibration  # also what there is to tell of when somebody stops it
+                show(what, left_s, calibration)
+
+            found = calibrate(
+                pipe,
+                folder,
+                model=name,
+                settings=settings,
+                num_prompts=num_prompts,
+                budget_s=budget_s,
+                generations=generations,
+                seed=seed,
+                guidance_values=guidance_range or (),
+                branches=branches,
+                on_progress=on_progress,
+            )
+    except KeyboardInterrupt:
+        stopped = True
+    chosen = _choose(found, limits, stopped)
     if chosen is not None:
         plan = found.plan(chosen)
-        replace(plan, name=plan_name or plan.name).save_pretrained(folder / "chosen")
+        put(replace(plan, name=plan_name or plan.name), folder / "chosen")
     if as_json:
-        points = [point.to_dict() for point in found.front]
-        print_json(json.dumps({"folder": str(folder), "front": points, "chosen": chosen and chosen.to_dict()}))
-        return
-    out().print(_table(found, chosen))
-    where = folder / "chosen" if chosen else folder
-    tell(f"plans: {where}. They were judged on the prompts that they were fitted to; for others:")
-    tell(f"dit-accel certify {model} --plan {where}")
+        data = {
+            "folder": str(folder),
+            "front": [point.to_dict() for point in found.front],
+            "chosen": chosen and chosen.to_dict(),
+            "judged": len(found.points),
+            "skipped": len(found.skipped),
+            "stopped": stopped,
+        }
+        print_json(json.dumps(data))
+    else:
+        _say(found, chosen, folder, model, stopped)
+    if stopped:
+        raise typer.Exit(EXIT_STOPPED)
+
+
+def _choose(found: "Calibration", limits: dict[str, Any], stopped: bool) -> Any:
+    """The plan that was asked for; ``None``: none was, or it was stopped before there was one."""
+    from dit_accel.calibration.front import pick
+
+    if all(limit is None for limit in limits.values()):
+        return None
+    try:
+        return pick(found.front, **limits)
+    except ConfigError as error:
+        if not stopped:
+            raise
+        tell(f"so far: {error}")
+        return None
+
+
+def _say(found: "Calibration", chosen: Any, folder: Path, model: str, stopped: bool) -> None:
+    if found.points:
+        out().print(_table(found, chosen))
+    if found.skipped:
+        why = next(iter(found.skipped.values()))
+        tell(f"skipped: {len(found.skipped)} of {len(found.points) + len(found.skipped)}; the first because {why}")
+    if stopped:
+        kept = f"all of it is kept in {folder}" if found.points else "nothing was judged yet"
+        tell(f"stopped; {kept}. The same command goes on from here.")
+    if found.points:
+        where = folder / "chosen" if chosen else folder
+        tell(f"plans: {where}. They were judged on the prompts that they were fitted to; for others:")
+        tell(f"dit-accel certify {model} --plan {where}")
 
 
 def seconds_of(text: str) -> float:
@@ -152,8 +226,9 @@ def _bar(budget_s: float) -> "Iterator[OnProgress]":
             words = {"record": "measuring what errors grow to", "gains": "choosing steps"}.get(what)
             if words is None:
                 volume = "" if calibration.hypervolume is None else f", hypervolume {calibration.hypervolume:.2f}"
+                skipped = f", {len(calibration.skipped)} skipped" if calibration.skipped else ""
                 words = (
-                    f"generation {calibration.generations}: {len(calibration.points)} judged, "
+                    f"generation {calibration.generations}: {len(calibration.points)} judged{skipped}, "
                     f"front of {len(calibration.front)}{volume}"
                 )
             progress.update(task, description=words, completed=budget_s - left_s)

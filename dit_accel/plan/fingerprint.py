@@ -84,6 +84,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def scheduler_digest(scheduler: Any) -> str:
+    """Digest of a scheduler's class and settings, the same in every process.
+
+    diffusers lists the settings that a file did not name in the order of a set, which is another one in each process.
+    """
+    config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
+    return digest({type(scheduler).__name__: str(type(scheduler.config)(config))})
+
+
 def public_settings(config: Any) -> dict[str, Any]:
     """A diffusers config without its private entries."""
     return {key: value for key, value in dict(config).items() if not key.startswith("_")}
