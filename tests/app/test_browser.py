@@ -62,7 +62,7 @@ def test_every_gesture_chooses_the_same_point(open_page: Any, keep_screenshot: A
     page = open_page()
     wait_for_thumbnails(page)
     keep_screenshot(page, "explore", full=True)
-    page.locator('#plot .pt[data-key="ours/extreme"]').click()
+    page.locator('#plot .pt[data-key="ours/extreme"] .m').click()
     agree(page, "ours/extreme", "extreme")
     keep_screenshot(page, "move-1")
     page.locator('#plot .pt[data-key="ours/fast"]').focus()
@@ -114,7 +114,7 @@ def _brush(page: Any, front: Any, key: str) -> None:
 
 def test_quality_target_and_out_of_reach(open_page: Any) -> None:
     page = open_page()
-    page.locator('#plot .pt[data-key="ours/balanced"]').click()
+    page.locator('#plot .pt[data-key="ours/balanced"] .m').click()
     wait_for(page, "ours/balanced")
     field = page.locator('#quality input[type="number"]')
     field.fill("0.002")
@@ -150,7 +150,7 @@ def test_a_phone(open_page: Any, keep_screenshot: Any, dark: bool) -> None:
     page = open_page(390, 844, dark=dark)
     wait_for_thumbnails(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.locator('#plot .pt[data-key="ours/fast"]').click()
+    page.locator('#plot .pt[data-key="ours/fast"] .m').click()
     wait_for(page, "ours/fast")
     keep_screenshot(page, f"phone-{'dark' if dark else 'light'}", full=True)
 
