@@ -12,23 +12,40 @@ from dit_accel.plan.config import PassConfig
 from dit_accel.plan.plan import AccelerationPlan
 from dit_accel.runtime.observe import warn_user
 from dit_accel.session.as_scheduler import scheduler_of_plan
+from dit_accel.session.limits import Limits, choose_plan
 from dit_accel.session.presets import PRESETS, resolve_preset
 from dit_accel.session.session import Session, check_free, check_plan, session_of
 from dit_accel.session.summary import Summary, summarize
+from dit_accel.session.technique_presets import RECORDED
 
 logger = logging.getLogger("dit_accel")
 
 P = TypeVar("P")
 PlanLike = str | Path | AccelerationPlan | PassConfig | Sequence[PassConfig]
+DEFAULT_PRESET = "balanced"
 
 
-def accelerate_pipeline(pipe: P, plan: PlanLike = "balanced", *, scheduler: Any = None, strict: bool = False) -> P:
+def accelerate_pipeline(
+    pipe: P,
+    plan: PlanLike | None = None,
+    *,
+    max_lpips: float | None = None,
+    min_speedup: float | None = None,
+    scheduler: Any = None,
+    strict: bool = False,
+) -> P:
     """Make a diffusers pipeline faster, in place, and return the same object.
 
     Args:
         pipe: A pipeline with a transformer or UNet denoiser, or such a denoiser itself.
         plan: A preset (``"lossless"``, ``"balanced"``, ``"fast"``, ``"turbo"``, ``"extreme"``), an
-            :class:`AccelerationPlan`, a folder, file or hub id with one, or pass configs.
+            :class:`AccelerationPlan`, a folder, file or hub id with one, or pass configs. Default: ``"balanced"``, or
+            what the limits choose.
+        max_lpips: Instead of a plan: the fastest one that ships for this model and is certified with a mean LPIPS
+            (ST-LPIPS where that was measured) of at most this.
+        min_speedup: Instead of a plan: the most faithful one that is certified to be so many times faster, on the
+            device that its certificate names; with ``max_lpips`` the fastest within both. A model that no plan ships
+            for gets the one that theory gives, which is certified for none.
         scheduler: The scheduler that drives a bare denoiser; not for pipelines.
         strict: Refuse (:class:`PlanMismatchError`) where otherwise a warning is given: other step count, scheduler,
             size, guidance or LoRA than the plan was made or certified for, or a run that reuses nothing.
@@ -37,16 +54,27 @@ def accelerate_pipeline(pipe: P, plan: PlanLike = "balanced", *, scheduler: Any 
         ``pipe``. Applying again replaces what was applied; :func:`remove_acceleration` undoes it exactly.
 
     Raises:
-        ConfigError: The plan is not valid.
+        ConfigError: The plan is not valid, is given together with limits, or none is certified within the limits;
+            the error says what is.
         UnsupportedModelError: The pipeline has no denoiser that can be accelerated.
         PlanMismatchError: The plan is for another model.
         IrreversibleError: What is applied already cannot be undone.
     """
-    _replace(pipe, plan, scheduler=scheduler, strict=strict, for_a_while=False)
+    wanted = _wanted(plan, max_lpips, min_speedup)
+    _replace(pipe, wanted, scheduler=scheduler, strict=strict, for_a_while=False)
     return pipe
 
 
-def _replace(pipe: Any, plan: PlanLike, *, scheduler: Any, strict: bool, for_a_while: bool) -> None:
+def _wanted(plan: PlanLike | None, max_lpips: float | None, min_speedup: float | None) -> PlanLike | Limits:
+    limits = Limits(max_lpips=max_lpips, min_speedup=min_speedup)
+    if not limits.given:
+        return DEFAULT_PRESET if plan is None else plan
+    if plan is not None:
+        raise ConfigError(f"a plan and limits ({limits}) exclude each other: the limits choose the plan")
+    return limits
+
+
+def _replace(pipe: Any, plan: PlanLike | Limits, *, scheduler: Any, strict: bool, for_a_while: bool) -> None:
     before = session_of(pipe)
     if before is not None:
         check_free(pipe, before.targets)
@@ -64,12 +92,16 @@ def _replace(pipe: Any, plan: PlanLike, *, scheduler: Any, strict: bool, for_a_w
         logger.info("replaced plan '%s' by '%s'", before.plan.name, session.plan.name)
 
 
-def _prepared(pipe: Any, plan: PlanLike, *, scheduler: Any, strict: bool) -> Session:
+def _prepared(pipe: Any, plan: PlanLike | Limits, *, scheduler: Any, strict: bool) -> Session:
     """Everything that can be refused before the pipeline is touched."""
     targets = find_targets(pipe)
     check_free(pipe, targets)
     _check_scheduler(pipe, scheduler)
-    resolved = resolve_plan(plan, targets)
+    if isinstance(plan, Limits):
+        resolved = choose_plan(plan, targets, model=_source_of(pipe))
+        logger.info("chose plan '%s' for %s", resolved.name, plan)
+    else:
+        resolved = resolve_plan(plan, targets)
     doubts = check_plan(resolved, targets)
     for doubt in doubts:
         if strict:
@@ -94,14 +126,25 @@ def remove_acceleration(pipe: P) -> P:
 
 
 @contextmanager
-def accelerated(pipe: P, plan: PlanLike = "balanced", *, scheduler: Any = None, strict: bool = False) -> Iterator[P]:
+def accelerated(
+    pipe: P,
+    plan: PlanLike | None = None,
+    *,
+    max_lpips: float | None = None,
+    min_speedup: float | None = None,
+    scheduler: Any = None,
+    strict: bool = False,
+) -> Iterator[P]:
     """Accelerate within a ``with`` block; what was applied before, if anything, is back afterwards.
+
+    The arguments are those of :func:`accelerate_pipeline`.
 
     Raises:
         IrreversibleError: A pass of the plan cannot be undone; the pipeline is left as it was.
     """
+    wanted = _wanted(plan, max_lpips, min_speedup)
     before = session_of(pipe)
-    _replace(pipe, plan, scheduler=scheduler, strict=strict, for_a_while=True)
+    _replace(pipe, wanted, scheduler=scheduler, strict=strict, for_a_while=True)
     try:
         yield pipe
     finally:
@@ -152,6 +195,11 @@ def resolve_plan(plan: PlanLike, targets: Sequence[Target]) -> AccelerationPlan:
     if isinstance(plan, Path) or (isinstance(plan, str) and plan not in PRESETS and _looks_like_source(plan)):
         return AccelerationPlan.from_pretrained(plan)
     if isinstance(plan, str):
+        if plan in RECORDED:
+            raise ConfigError(
+                f"'{plan}' is found on recorded runs of a model, so it is no preset; make a plan with "
+                f"dit_accel.calibration.techniques.technique_plan(pipe, '{plan}', run) and give that"
+            )
         if plan not in PRESETS:
             raise ConfigError(
                 f"unknown preset '{plan}'.{did_you_mean(plan, PRESETS)} Presets: {', '.join(PRESETS)}; "
@@ -170,6 +218,11 @@ def resolve_plan(plan: PlanLike, targets: Sequence[Target]) -> AccelerationPlan:
 
 def _looks_like_source(text: str) -> bool:
     return text != "" and ("/" in text or text.endswith(".json") or Path(text).exists())
+
+
+def _source_of(pipe: Any) -> str:
+    """What a pipeline was loaded from, for commands in messages."""
+    return str(getattr(pipe, "name_or_path", None) or "MODEL")
 
 
 def _check_scheduler(pipe: Any, scheduler: Any) -> None:

@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Any
 
-from dit_accel.plan.certificate import Certificate, FewerSteps, Measured, Prompts, SpeedClaim, one_or_all
+from dit_accel.plan.certificate import Certificate, one_or_all
+from dit_accel.plan.claims import FewerSteps, Measured, Prompts, SpeedClaim
 from dit_accel.plan.conditions import Conditions
 from dit_accel.plan.fingerprint import Fingerprint
 from dit_accel.plan.plan import AccelerationPlan

@@ -12,7 +12,7 @@ from dit_accel.evaluation.reports.report import (
     Times,
     Variant,
 )
-from dit_accel.plan.certificate import EffectClaim
+from dit_accel.plan.claims import EffectClaim
 
 CLAIM = EffectClaim(name="static_cache", what="scheduled module calls saved", planned_frac=0.5, actual_frac=0.5)
 

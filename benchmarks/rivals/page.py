@@ -10,6 +10,8 @@ from rivals.glance import glance
 from rivals.plot import draw
 from rivals.settings_csv import settings_csv
 from rivals.verdicts import verdicts
+from rivals.volume import METHOD as VOLUME
+from rivals.volume import volume_lines, volume_table
 from rivals.wording import NAMES, cell, title
 
 HEADER = """# The rivals
@@ -75,7 +77,14 @@ def page_text(reports: Sequence[Report], page: Path) -> str:
     if shown:
         parts += [_image(page, "psnr_db"), "", LEGEND, "", "## At a glance", "", GLANCE, ""]
         for report in shown:
-            parts += [f"### {title(report)}, n = {report.num_images}", "", *glance(report), ""]
+            parts += [
+                f"### {title(report)}, n = {report.num_images}",
+                "",
+                *glance(report),
+                "",
+                *volume_lines(report),
+                "",
+            ]
     else:
         parts += ["No report with pictures yet: only times on random weights.", ""]
     parts += [f"All settings with all their numbers: [{page.stem}.csv]({page.stem}.csv).", "", "## Details", ""]
@@ -85,6 +94,8 @@ def page_text(reports: Sequence[Report], page: Path) -> str:
             parts += _folded(f"The same by {NAMES[name]}", [_image(page, name)])
     for report in shown:
         parts += _folded(f"Who is best where: {title(report)}", verdicts(report))
+    areas = [line for report in shown for line in (f"**{title(report)}**", "", *volume_table(report), "")]
+    parts += _folded("How much of speed and closeness each technique covers", [VOLUME, "", *areas]) if shown else []
     parts += _folded(
         "What did nothing, and what was not measured", [line for each in reports for line in _missing(each)]
     )

@@ -26,6 +26,10 @@ def certify_command(
     plan: Annotated[
         str | None, typer.Option(metavar="FOLDER|FILE|HUB-ID", help="Certify a saved plan, instead of a preset.")
     ] = None,
+    speedup: Annotated[
+        float | None,
+        typer.Option(min=1, help="Certify the plan that theory gives: so many fewer denoiser evaluations."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -71,12 +75,16 @@ def certify_command(
     from dit_accel.cli.generate import as_path, chosen_plan
     from dit_accel.evaluation.certify.certify import certify
     from dit_accel.evaluation.metrics.fidelity import require_metrics
+    from dit_accel.families.targets import find_targets
     from dit_accel.pipelines.generation import GenerationSettings
+    from dit_accel.session.limits import theory_plan
 
-    if preset is None and plan is None:
-        raise ConfigError("say what to certify: --preset NAME or --plan FOLDER")
-    chosen = chosen_plan(preset, plan)
-    if chosen is None:
+    given = sum(each is not None for each in (preset, plan, speedup))
+    if given != 1:
+        words = "--preset, --plan and --speedup exclude each other" if given else "say what to certify"
+        raise ConfigError(f"{words}: one of --preset NAME, --plan FOLDER or --speedup NUMBER")
+    chosen = None if speedup is not None else chosen_plan(preset, plan)
+    if chosen is None and speedup is None:
         raise ConfigError("a plain run has nothing to certify; give a preset that accelerates")
     texts = None if prompts is None else _lines(prompts)
     require_metrics()
@@ -86,12 +94,18 @@ def certify_command(
     tell(f"loading {model} ...")
     pipe = load_for_cli(model, device, dtype)
     name = Path(model).resolve().name if Path(model).exists() else model
-    folder = output or Path("outputs/certify") / f"{name.replace('/', '--')}-{Path(chosen).stem}"
+    if speedup is None:
+        assert chosen is not None
+        subject, stem = as_path(chosen), Path(chosen).stem
+    else:
+        subject = theory_plan(speedup, find_targets(pipe), model=model)
+        stem = subject.name
+    folder = output or Path("outputs/certify") / f"{name.replace('/', '--')}-{stem}"
     tell("timing plain and accelerated in turn, then drawing; stop it when you like, the same command goes on ...")
     with _bar() as on_progress:
         done = certify(
             pipe,
-            as_path(chosen),
+            subject,
             folder,
             model=name,
             settings=GenerationSettings(

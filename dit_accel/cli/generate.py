@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
     from dit_accel.pipelines.generation import GenerationSettings
+    from dit_accel.plan.plan import AccelerationPlan
+    from dit_accel.session.limits import Limits
 
 DEFAULT_PRESET = "balanced"
 NO_PRESET = "none"
@@ -64,6 +66,16 @@ def generate_command(
         bool,
         typer.Option("--compare", help="Also draw plain, and write a side-by-side picture (and video) and a report."),
     ] = False,
+    max_lpips: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Instead of a preset: the fastest plan certified with a mean (ST-)LPIPS of at most this."
+        ),
+    ] = None,
+    min_speedup: Annotated[
+        float | None,
+        typer.Option(min=1, help="Instead of a preset: the most faithful plan certified to be so many times faster."),
+    ] = None,
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
@@ -74,7 +86,11 @@ def generate_command(
     Example: dit-accel generate "a red apple" "an owl" --preset fast --compare
     """
     from dit_accel.pipelines.generation import GenerationSettings
+    from dit_accel.session.limits import Limits
 
+    limits = Limits(max_lpips=max_lpips, min_speedup=min_speedup)
+    if limits.given and (preset is not None or plan is not None):
+        raise ConfigError(f"--preset or --plan and limits ({limits}) exclude each other: the limits choose the plan")
     chosen = chosen_plan(preset, plan)
     if compare and chosen is None:
         raise ConfigError(f"--compare needs a plan to compare with the plain run, not --preset {NO_PRESET}")
@@ -93,6 +109,8 @@ def generate_command(
     tell(f"loading {model} ...")
     pipe = load_for_cli(model, device, dtype)
     target.check_for(pipe)
+    if limits.given:
+        chosen = _within(limits, pipe, model)
     if compare and chosen is not None:
         result = _compared(pipe, chosen, samples, settings, model=model, target=target, strict=strict, quiet=as_json)
     else:
@@ -100,10 +118,22 @@ def generate_command(
     if as_json:
         import json
 
-        print_json(json.dumps({"model": model, "plan": chosen, **result}, indent=1))
+        print_json(json.dumps({"model": model, "plan": _name(chosen), **result}, indent=1))
     else:
         for path in result["files"]:
             out().print(str(path), markup=False)
+
+
+def _within(limits: "Limits", pipe: Any, model: str) -> "AccelerationPlan":
+    """The plan that the limits choose for this pipeline."""
+    from dit_accel.families.targets import find_targets
+    from dit_accel.session.limits import choose_plan
+
+    return choose_plan(limits, find_targets(pipe), model=model)
+
+
+def _name(plan: "str | AccelerationPlan | None") -> str | None:
+    return plan if plan is None or isinstance(plan, str) else plan.name
 
 
 def chosen_plan(preset: str | None, plan: str | None) -> str | None:
@@ -126,7 +156,7 @@ def chosen_plan(preset: str | None, plan: str | None) -> str | None:
 
 def _drawn(
     pipe: Any,
-    plan: str | None,
+    plan: "str | AccelerationPlan | None",
     samples: list[tuple[str, int]],
     settings: "GenerationSettings",
     *,
@@ -164,7 +194,7 @@ def _drawn(
 
 def _compared(
     pipe: Any,
-    plan: str,
+    plan: "str | AccelerationPlan",
     samples: list[tuple[str, int]],
     settings: "GenerationSettings",
     *,
@@ -178,10 +208,11 @@ def _compared(
     from dit_accel.evaluation.compare.compare import PLAIN, compare_plans
     from dit_accel.evaluation.compare.pictures import save_side_by_side
 
-    name = plan if as_path(plan) == plan else Path(plan).stem
+    source = as_path(plan)
+    name = source.stem if isinstance(source, Path) else source if isinstance(source, str) else source.name
     comparison = compare_plans(
         pipe,
-        {name: as_path(plan)},
+        {name: source},
         samples,
         settings,
         model=model,
@@ -210,8 +241,10 @@ def _tell_rounding(settings: "GenerationSettings", made: "torch.Tensor") -> None
         tell(f"note: made {made.shape[1]} frames, which is what the pipeline rounds {settings.num_frames} to")
 
 
-def as_path(plan: str) -> str | Path:
+def as_path(plan: "str | AccelerationPlan") -> "str | Path | AccelerationPlan":
     """A preset stays a name; a plan that is on this machine becomes a path, so that no preset's name hides it."""
     from dit_accel.session.presets import PRESETS
 
+    if not isinstance(plan, str):
+        return plan
     return plan if plan in PRESETS or not Path(plan).exists() else Path(plan)

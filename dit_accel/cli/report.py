@@ -64,8 +64,10 @@ def print_report(report: "Report", path: Path) -> None:
     from dit_accel.cli.quality import evaluation_words, method_words, quality_table
     from dit_accel.cli.table import report_table, settings_words
     from dit_accel.evaluation.reports.metrics import fidelity_metrics
-    from dit_accel.plan.facts import DENOISER_SPEEDUP, SPEEDUP, interval_words, metric_facts, spread_words
+    from dit_accel.plan.certificate import BOUNDED
+    from dit_accel.plan.facts import DENOISER_SPEEDUP, SPEEDUP, bound_words, interval_words, metric_facts, spread_words
 
+    held_out = report.settings.prompt_list == "certify"  # of prompts that something was tuned on nothing is promised
     console = out()
     for line in (*settings_words(report), *evaluation_words(report)):
         console.print(line, markup=False)
@@ -81,7 +83,12 @@ def print_report(report: "Report", path: Path) -> None:
                 parts.append(f"{facts.label} {interval_words(facts, speedup.ratio, speedup.ci95)}")
         if variant.fidelity is not None:
             metrics = fidelity_metrics(variant.fidelity)
-            parts += [spread_words(metric_facts(name), metric) for name, metric in metrics.items()]
+            for name, metric in metrics.items():
+                words = spread_words(metric_facts(name), metric)
+                promised = held_out and name in BOUNDED and metric.bound
+                if promised:
+                    words += f", {promised.share} new prompts {bound_words(metric_facts(name), promised)}"
+                parts.append(words)
         if parts:
             console.print(f"{variant.name}: {'; '.join(parts)}", markup=False)
     table = quality_table(report)

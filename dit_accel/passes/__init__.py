@@ -3,6 +3,7 @@
 from dit_accel.passes.attention.paro import PAROAttentionConfig
 from dit_accel.passes.attention.sparse_d import SparseDConfig
 from dit_accel.passes.compile import CompileConfig
+from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig
 from dit_accel.passes.first_block_cache import FirstBlockCacheConfig
 from dit_accel.passes.static_cache import StaticCacheConfig
 from dit_accel.passes.teacache import TeaCacheConfig
@@ -10,6 +11,7 @@ from dit_accel.passes.trajectory.apply import TrajectoryConfig
 
 __all__ = [
     "CompileConfig",
+    "EncoderPropagationConfig",
     "FirstBlockCacheConfig",
     "PAROAttentionConfig",
     "SparseDConfig",

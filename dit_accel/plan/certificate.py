@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from dit_accel.errors import ConfigError, did_you_mean
+from dit_accel.plan.claims import Claim, EffectClaim, FewerSteps, Measured, Prompts, SpeedClaim
 from dit_accel.plan.conditions import Conditions
-from dit_accel.plan.facts import SPEEDUP, interval_words, metric_facts, spread_words
+from dit_accel.plan.facts import SPEEDUP, bound_words, interval_words, metric_facts, spread_words
 from dit_accel.plan.fingerprint import Fingerprint, digest
 from dit_accel.plan.weights import WeightSample
 
@@ -24,102 +25,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FORMAT: Final = "dit-accel/certificate"
-VERSION = 1
+# 2 knows what nine of ten new prompts keep. An older one is read as it was; where the report that it was made from
+# lies beside it, the bounds are read from there (bounds.py).
+VERSION = 2
+BOUNDED = ("psnr_db", "lpips", "st_lpips")  # what is said of new prompts; all bounds are in the file
 MIN_IMAGES = 200
 MIN_VIDEOS = 100  # a video is many frames, and minutes of work; intervals are over videos, not over frames
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Measured(_Record):
-    """One metric over all images or videos.
-
-    Attributes:
-        mean: The mean.
-        ci95: Bootstrap interval of the mean.
-        worst5: Mean of the worst five per cent.
-    """
-
-    mean: float
-    ci95: tuple[float, float]
-    worst5: float
-
-
-class Prompts(_Record):
-    """Which prompts and seeds it was measured on; prompt number k has the seed ``first_seed + k``.
-
-    Attributes:
-        source: ``"certify"`` for the list that ships with this library, ``"own"`` for the caller's.
-        kind: ``"image"`` or ``"video"``.
-        version: Of the shipped list.
-        sha256: Digest of the prompts in order.
-        n: How many.
-        first_seed: Seed of the first one.
-    """
-
-    source: Literal["certify", "own"]
-    kind: Literal["image", "video"]
-    version: int | None = None
-    sha256: str
-    n: int
-    first_seed: int
-
-
-class SpeedClaim(_Record):
-    """How much faster, and where: holds on this device and type only.
-
-    Attributes:
-        device: ``"cpu"`` or ``"cuda"``.
-        device_name: Of the GPU, or of the processor.
-        threads: Of torch, on a CPU.
-        dtype: Of the denoiser.
-        batch_size: Images or videos a timed call made.
-        rounds: Interleaved timed rounds.
-        denoiser_ratio: Time of the plain denoiser over that of the accelerated one.
-        denoiser_ci95: Bootstrap interval of that median over the rounds.
-        run_ratio: The same of whole pipeline calls.
-        run_ci95: Its interval.
-    """
-
-    device: str
-    device_name: str
-    threads: int | None = None
-    dtype: str
-    batch_size: int
-    rounds: int
-    denoiser_ratio: float
-    denoiser_ci95: tuple[float, float]
-    run_ratio: float
-    run_ci95: tuple[float, float]
-
-
-class EffectClaim(_Record):
-    """What one pass said that it does, and did, over all denoisers.
-
-    Attributes:
-        name: Of the pass.
-        what: What the shares count.
-        planned_frac: Planned share.
-        actual_frac: Share that was measured; ``None``: not counted.
-    """
-
-    name: str
-    what: str
-    planned_frac: float
-    actual_frac: float | None = None
-
-
-class FewerSteps(_Record):
-    """The plain pipeline with as many steps as fit into the plan's time, on the same prompts and seeds."""
-
-    num_inference_steps: int
-    run_ratio: float
-    fidelity: dict[str, Measured]
-
-
-class Certificate(_Record):
+class Certificate(Claim):
     """See the module.
 
     Attributes:
@@ -212,6 +126,11 @@ class Certificate(_Record):
         """One for each denoiser."""
         return self.weights if isinstance(self.weights, tuple) else (self.weights,)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its seal is that of its numbers."""
+        return self.seal == self._digest()
+
     def fault(self, plan_sha256: str, found: tuple[Fingerprint, ...]) -> str | None:
         """Why it certifies nothing; ``None``: it is whole, large enough, and of this plan.
 
@@ -222,7 +141,7 @@ class Certificate(_Record):
         least = minimum(self.prompts.kind)
         if self.plan_sha256 != plan_sha256 or self.fingerprints != found:
             return "the plan was changed after it was certified"
-        if self.seal != self._digest():
+        if not self.is_whole:
             return "the certificate was changed after it was issued"
         if self.prompts.n < least:
             return f"it was measured on {self.prompts.n} {self.prompts.kind}s; a certificate takes {least}"
@@ -244,7 +163,9 @@ class Certificate(_Record):
 
     def words(self) -> tuple[str, ...]:
         """What it says, for people, a sentence each."""
-        lines = [f"on {self._subject()}: {_fidelity_words(self.fidelity)}", self._speed_words()]
+        lines = [f"on {self._subject()}: {_fidelity_words(self.fidelity)}"]
+        lines += [] if (bounds := _bounds_words(self.fidelity)) is None else [bounds]
+        lines.append(self._speed_words())
         if self.rival is not None:
             lines.append(
                 f"plain with {self.rival.num_inference_steps} steps instead, {SPEEDUP.number(self.rival.run_ratio)} "
@@ -297,6 +218,18 @@ def sha256_of(path: Path) -> str:
 
 def _fidelity_words(fidelity: Mapping[str, Measured]) -> str:
     return "; ".join(spread_words(metric_facts(name), measured) for name, measured in fidelity.items())
+
+
+def _bounds_words(fidelity: Mapping[str, Measured]) -> str | None:
+    """``9 of 10 new prompts like these stay above PSNR 51.2 dB and below ST-LPIPS 0.001``; PSNR and a distance."""
+    names = [name for name in BOUNDED if name in fidelity]
+    bounds = {name: bound for name in names if (bound := fidelity[name].bound) is not None}
+    if not bounds:
+        return None
+    first = next(iter(bounds.values()))
+    words = " and ".join(bound_words(metric_facts(name), bound) for name, bound in bounds.items())
+    each = ", each by itself" if len(bounds) > 1 else ""
+    return f"{first.share} new prompts like these stay {words} (split conformal, n = {first.n}{each})"
 
 
 def _in_words(fault: Any) -> str:

@@ -1,7 +1,10 @@
 """How metrics are called and written, and which way is better: one place for tables, certificates and verdicts."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
+
+from dit_accel.plan.conformal import Bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,12 @@ class MetricFacts:
     def number(self, value: float) -> str:
         """The value with its unit."""
         return f"{value:.{self.digits}f}{self.unit}"
+
+    def bound(self, value: float) -> str:
+        """A bound with its unit, rounded to the side on which it still holds."""
+        scaled = round(value * 10**self.digits, 6)  # 0.3 * 10 is a little more than 3
+        rounded = math.floor(scaled) if self.higher_is_better else math.ceil(scaled)
+        return self.number(rounded / 10**self.digits)
 
 
 class Spread(Protocol):
@@ -75,3 +84,8 @@ def spread_words(facts: MetricFacts, spread: Spread) -> str:
     """``PSNR 36.1 dB [35.6, 36.7], worst 5 % 27.9 dB``."""
     middle = interval_words(facts, spread.mean, spread.ci95)
     return f"{facts.label} {middle}, worst 5 % {facts.number(spread.worst5)}"
+
+
+def bound_words(facts: MetricFacts, bound: Bound) -> str:
+    """``above PSNR 51.2 dB``, or ``below ST-LPIPS 0.001``."""
+    return f"{'above' if facts.higher_is_better else 'below'} {facts.label} {facts.bound(bound.value)}"

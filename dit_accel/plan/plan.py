@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +129,12 @@ class AccelerationPlan:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"'{path}' is not valid JSON ({error}); the file may be truncated") from error
-        return plan_from_dict(data, tensors, where=str(path))
+        plan = plan_from_dict(data, tensors, where=str(path))
+        if plan.certificate is None:
+            return plan
+        from dit_accel.plan.bounds import with_bounds
+
+        return replace(plan, certificate=with_bounds(plan.certificate, path.parent))
 
     def push_to_hub(self, repo_id: str, **upload_kwargs: Any) -> str:
         """Upload the plan to a model repository on the Hugging Face Hub, creating it if need be; returns its URL.

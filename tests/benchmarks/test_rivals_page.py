@@ -12,6 +12,7 @@ from rivals.glance import glance
 from rivals.page import page_text, plot_path, plotted, write_page
 from rivals.plot import DIGEST, digest
 from rivals.settings_csv import settings_csv
+from rivals.volume import volume_lines, volume_table, volumes
 from sample_reports import sample_report
 
 from dit_accel.evaluation.reports.contest import Absent, Action, Contender
@@ -109,6 +110,24 @@ def test_table_ends_with_fewer_steps() -> None:
         "Closer than fewer steps, and told apart from them: at 1.5x Tea; at 2x Tea; at 3x nobody; "
         "at 4x fewer steps were not measured."
     )
+
+
+def test_hypervolume_is_the_area_of_each_front() -> None:
+    """PSNR above 20 dB by speed-up above 1x; means are half a decibel above what is given."""
+    behind = _variant("dit-accel slow", "dit-accel", 1.5, 0.05, 25.0)  # behind OWN in both: adds nothing
+    far = _variant("Far 1", "Far", 3.0, 0.7, 15.0)  # below the reference
+    swift = _variant("Swift 1", "Swift", 8.0, 0.4, 20.5)  # faster than counts
+    report = _report(FEW, TEA, OWN, FAST, IDLE, behind, far, swift)
+    found = volumes(report, "psnr_db")
+    assert found["dit-accel"] == pytest.approx(1.1 * 8.5) and found["Tea"] == pytest.approx(1.2 * 13.5)
+    assert found["plain, fewer steps"] == pytest.approx(1.0 * 10.5 + 1.5 * 5.5)
+    assert found["Far"] == found["Lazy"] == 0 and found["Swift"] == pytest.approx(5 * 1)
+    assert list(found)[:2] == ["plain, fewer steps", "Tea"]
+    assert volumes(report, "lpips")["Tea"] == pytest.approx(1.2 * (0.5 - 0.0105))
+    (sentence,) = volume_lines(report)
+    assert sentence.startswith(f"Hypervolume: by PSNR dit-accel covers {1 - 1.1 * 8.5 / 18.75:.0%} less than plain")
+    assert "| Tea | 16.2 | 0.5874 |" in volume_table(report)
+    assert volume_lines(_report(TEA)) == []
 
 
 def test_neighbours_are_both_bold() -> None:

@@ -54,12 +54,20 @@ def test_a_small_one_is_a_report_only(run, tiny_folder: str) -> None:
     assert any("not a certificate" in note for note in Report.load("small").notes)
 
 
+def test_theory_s_plan_is_certified_by_its_speed_up(run, tiny_folder: str) -> None:
+    result = run("certify", tiny_folder, "--speedup", "2", "-o", "theory", *SMALL)
+    assert result.exit_code == 0, result.stderr
+    plan = AccelerationPlan.from_pretrained("theory")
+    assert plan.is_certified and plan.name == "theory-2x" and plan.passes[0].speedup == 2.0 and not plan.notes
+
+
 def test_bad_input(run, tiny_folder: str) -> None:
     for arguments, words in [
         ((), "say what to certify"),
         (("--preset", "none"), "nothing to certify"),
         (("--preset", "fst"), "Did you mean 'fast'?"),
         (("--preset", "fast", "--plan", "x"), "exclude each other"),
+        (("--speedup", "2", "--plan", "x"), "exclude each other"),
         (("--preset", "fast", "--prompts", "nowhere.txt"), "cannot read prompts"),
         (("--plan", "nowhere.json"), "no plan at"),
     ]:

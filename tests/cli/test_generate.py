@@ -67,3 +67,15 @@ def test_compare_writes_both_pictures_and_a_report(run, tiny_folder: str) -> Non
     assert f"{report.variant('turbo').fidelity.psnr_db.mean:.1f}" in result.stdout
     run("generate", "an owl", "-m", tiny_folder, "--preset", "none", "-o", "plain", *TINY)
     assert same("out/an-owl_seed0_plain.png", "plain/an-owl_seed0.png")
+
+
+def test_limits_choose_the_plan(run, tiny_folder: str) -> None:
+    result = run("generate", "an owl", "-m", tiny_folder, "--min-speedup", "2", "--json", *TINY)
+    data = json.loads(result.stdout)
+    assert data["plan"] == "theory-2x" and data["certified"] is False
+    assert f"dit-accel certify {tiny_folder} --speedup 2" in data["notes"][0]
+    result = run("generate", "an owl", "-m", tiny_folder, "--max-lpips", "0.05", *TINY)
+    assert result.exit_code == 2
+    assert f"Find one: dit-accel calibrate {tiny_folder} --max-lpips 0.05" in " ".join(result.stderr.split())
+    result = run("generate", "an owl", "--preset", "fast", "--max-lpips", "0.05")
+    assert result.exit_code == 2 and "exclude each other" in result.stderr

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 from sample_certificates import certified
 from sample_reports import sample_report
 
+import dit_accel.schedules
 from dit_accel import AccelerationPlan
-from dit_accel.evaluation.reports.report import VERSION
+from dit_accel.evaluation.reports.report import VERSION, Report
 from dit_accel.plan.certificate import sha256_of
 from dit_accel.plan.fingerprint import Fingerprint
 
@@ -23,6 +25,18 @@ def test_one_report(run) -> None:
     assert "fast: speed-up 2.00x [2.00, 2.20]; PSNR 25.0 dB [20.0, 30.0], worst 5 % 20.0 dB" in text
     assert "note: made up" in text
     assert json.loads(run("report", "a.json", "--json").stdout) == json.loads(Path("a.json").read_text())
+
+
+def test_nine_of_ten_is_said_of_held_out_prompts_only(run) -> None:
+    plan = "balanced"
+    source = Path(dit_accel.schedules.__file__).parent / "plans" / "emoji-pixart" / plan / "report.json"
+    bound = Report.load(source).variant(plan).fidelity.psnr_db.bound
+    words = f"9 of 10 new prompts above PSNR {math.floor(bound.value * 10) / 10:.1f} dB"
+    assert words in run("report", str(source)).stdout
+    data = json.loads(source.read_text())
+    data["settings"]["prompt_list"] = "search"
+    Path("search.json").write_text(json.dumps(data))
+    assert "9 of 10" not in run("report", "search.json").stdout
 
 
 def test_several_reports(run) -> None:

@@ -207,7 +207,7 @@ def test_tensors_are_bound_too(plan: AccelerationPlan) -> None:
     ("place", "value", "words"),
     [
         (("certificate",), {"n": 200}, "'format' is not 'dit-accel/certificate'"),
-        (("certificate", "version"), 99, "certificate version 99, this dit-accel reads 1: update"),
+        (("certificate", "version"), 99, "certificate version 99, this dit-accel reads 2: update"),
         (("certificate", "version"), "1", "must be a whole number"),
         (("certificate", "modle"), 1, "unknown key 'modle'. Did you mean 'model'?"),
         (("certificate", "height"), "tall", "'height'"),

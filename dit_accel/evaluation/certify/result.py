@@ -11,16 +11,8 @@ from dit_accel.evaluation.reports.metrics import fidelity_metrics
 from dit_accel.evaluation.reports.records import Fidelity
 from dit_accel.evaluation.reports.report import Effects, Report, ReportSample, Variant
 from dit_accel.evaluation.reports.scores import FidelityScores
-from dit_accel.plan.certificate import (
-    Certificate,
-    FewerSteps,
-    Measured,
-    Prompts,
-    SpeedClaim,
-    minimum,
-    one_or_all,
-    sha256_of,
-)
+from dit_accel.plan.certificate import Certificate, minimum, one_or_all, sha256_of
+from dit_accel.plan.claims import FewerSteps, Measured, Prompts, SpeedClaim
 from dit_accel.plan.conditions import Conditions
 from dit_accel.plan.fingerprint import digest, fingerprint
 from dit_accel.plan.weights import sample_weights
@@ -149,7 +141,7 @@ def _prompts(subject: CertifySubject) -> Prompts:
 def _measured(variant: Variant) -> dict[str, Measured]:
     assert variant.fidelity is not None
     return {
-        name: Measured(mean=metric.mean, ci95=metric.ci95, worst5=metric.worst5)
+        name: Measured(mean=metric.mean, ci95=metric.ci95, worst5=metric.worst5, bound=metric.bound)
         for name, metric in fidelity_metrics(variant.fidelity).items()
     }
 

@@ -16,7 +16,7 @@ from dit_accel.evaluation.reports.report import Effects, Report, ReportSample, S
 from dit_accel.evaluation.reports.times import DenoiserCost, Speedup, Times
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.pipelines.generation import GenerationSettings, steps_of
-from dit_accel.plan.certificate import EffectClaim
+from dit_accel.plan.claims import EffectClaim
 
 if TYPE_CHECKING:
     import torch

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dit_accel.evaluation.reports.scores import FidelityScores
 from dit_accel.evaluation.reports.statistics import RESAMPLES, bootstrap_interval, worst_mean
+from dit_accel.plan.conformal import Bound, conformal_bound
 
 BOOTSTRAP_SEED = 0
 
@@ -50,6 +51,11 @@ class Metric(Record):
         if isinstance(data, dict) and "n" not in data and isinstance(data.get("per_image"), list | tuple):
             return {**data, "n": len(data["per_image"])}
         return data
+
+    @property
+    def bound(self) -> Bound | None:
+        """What nine of ten new prompts keep, if these were held out; see :mod:`dit_accel.plan.conformal`."""
+        return conformal_bound(self.per_image, higher_is_better=self.higher_is_better)
 
     @classmethod
     def of(cls, values: Sequence[float], *, higher_is_better: bool = True, seed: int = BOOTSTRAP_SEED) -> "Metric":

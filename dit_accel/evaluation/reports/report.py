@@ -22,7 +22,8 @@ from dit_accel.evaluation.reports.records import Quality, Record
 from dit_accel.evaluation.reports.times import DenoiserCost as DenoiserCost
 from dit_accel.evaluation.reports.times import Speedup as Speedup
 from dit_accel.evaluation.reports.times import Times as Times
-from dit_accel.plan.certificate import EffectClaim
+from dit_accel.plan.bounds import REPORT_FILE as REPORT_FILE
+from dit_accel.plan.claims import EffectClaim
 from dit_accel.plan.conditions import Conditions
 
 FORMAT: Final = "dit-accel/report"
@@ -31,7 +32,6 @@ FORMAT: Final = "dit-accel/report"
 # contenders and who was absent, denoiser times without multiply-accumulates, and, in the settings, num_timed,
 # prompt_list and conditions. Older ones are read as they were.
 VERSION = 4
-REPORT_FILE = "report.json"
 
 
 class Effects(Record):

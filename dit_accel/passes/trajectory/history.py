@@ -9,7 +9,19 @@ from dit_accel.passes.trajectory.config import LATENTS, NOISE
 from dit_accel.runtime.trees import Tree, leaves, map_tree
 
 Weights = Mapping[int, float]
-"""By evaluation; :data:`LATENTS` and :data:`NOISE` for those."""
+"""By evaluation; :data:`LATENTS` and :data:`NOISE` for those, :func:`latents_at` for what another evaluation got."""
+
+
+def latents_at(step: int) -> int:
+    """The key of the latents that the denoiser was given at a computed evaluation, and itself the inverse of that."""
+    return -3 - step
+
+
+OPPOSITE = -0.3  # noise less data has a cosine of about 0.7 with the noise, the opposite of about -0.7
+KEPT_LATENTS = 3  # a line goes through two, and schedulers of second order evaluate a level twice
+
+Filter = tuple[int, torch.Tensor]
+"""An evaluation, and the matrix [C, C] by which the channels of its output are mixed."""
 
 
 class History:
@@ -21,24 +33,47 @@ class History:
 
     Attributes:
         takes_latents: Whether latents can be added to outputs.
+        form: The last output, for its form.
+        sign: By which theory's weights of latents are multiplied; ``None``: by 1. See :meth:`orient`.
     """
 
     def __init__(self, start: int, latents: Any) -> None:
         self.start = start
         self.noise = latents
         self.takes_latents = True
+        self.sign: torch.Tensor | None = None
+        self._given: dict[int, torch.Tensor] = {}
         self._outputs: dict[int, list[torch.Tensor]] = {}
-        self._form: Tree = None
+        self.form: Tree = None
 
     @property
     def computed(self) -> list[int]:
         """The evaluations whose outputs are kept, in order."""
         return list(self._outputs)
 
-    def keep(self, step: int, output: Tree) -> None:
-        """Note a computed output; a copy of it, for pipelines may work on it in place."""
+    def keep(self, step: int, output: Tree, latents: torch.Tensor | None = None) -> None:
+        """Note a computed output; a copy of it, for pipelines may work on it in place.
+
+        Args:
+            step: The evaluation.
+            output: What the denoiser gave.
+            latents: What it was given, where answers are to combine it; those of the last few are kept.
+        """
+        if latents is not None:
+            self._given = dict([*self._given.items(), (step, latents.detach().clone())][-KEPT_LATENTS:])
         self._outputs[step] = [leaf.detach().clone() for leaf in leaves(output)]
-        self._form = output
+        self.form = output
+
+    def orient(self, output: Tree, latents: torch.Tensor) -> None:
+        """Find out whether a flow model predicts data less noise where its scheduler wants noise less data.
+
+        Some pipelines turn the sign around behind the denoiser (Lumina 2, Z-Image, HiDream). Near pure noise the
+        output has that of the latents, or the opposite one. Does not wait for the device.
+        """
+        first = leaves(output)[0]
+        first = (first if first.shape == latents.shape else first[:, : latents.shape[1]]).float()
+        cosine = (first * latents).sum() / (first.norm() * latents.float().norm()).clamp_min(1e-12)
+        self.sign = torch.where(cosine < OPPOSITE, -1.0, 1.0)
 
     def has(self, weights: Weights) -> bool:
         """Whether everything that these weights combine is at hand."""
@@ -46,40 +81,69 @@ class History:
             return False
         if NOISE in weights and self.start != 0:
             return False
-        return all(step in self._outputs for step in weights if step >= 0)
+        given = all(latents_at(key) in self._given for key in weights if key < LATENTS)
+        return given and all(step in self._outputs for step in weights if step >= 0)
 
-    def combine(self, weights: Weights, latents: Any) -> Tree:
+    def combine(self, weights: Weights, latents: Any, by: Filter | None = None, first: Weights | None = None) -> Tree:
         """The answer: sums in float32 (float64 for such outputs), in the form and dtype of the outputs.
 
         Args:
             weights: Of what is kept; :meth:`has` must hold.
             latents: What the denoiser is given now.
+            by: What is added of one output with its channels mixed; left out where that output is not kept.
+            first: Weights of the first half of the batch, where it has weights of its own.
         """
         given = iter(range(len(next(iter(self._outputs.values())))))
-        return map_tree(lambda like: self._leaf(next(given), weights, latents).to(like.dtype), self._form)
 
-    def error(self, weights: Weights, latents: Any, output: Tree) -> float:
-        """How far a forecast is from an output, relative to it; waits for the device."""
-        true = leaves(output)[0]
-        forecast = self._leaf(0, weights, latents)
-        return float((forecast - true).norm() / true.norm().clamp_min(1e-12))
+        def leaf(like: torch.Tensor) -> torch.Tensor:
+            place = next(given)
+            total = self._whole(place, weights, latents, first)
+            if by is not None and place == 0 and by[0] in self._outputs:
+                add_mixed(total, self._outputs[by[0]][0], by[1])
+            return total.to(like.dtype)
 
-    def _leaf(self, place: int, weights: Weights, latents: Any) -> torch.Tensor:
+        return map_tree(leaf, self.form)
+
+    def error(self, weights: Weights, latents: Any, output: Tree, first: Weights | None = None) -> float:
+        """How far a forecast is from an output, relative to it: the furthest sample of the batch.
+
+        Channels that are no output of the latents' kind (a learned variance) do not count. Waits for the device.
+        """
+        true, forecast = leaves(output)[0], self._whole(0, weights, latents, first)
+        if self.takes_latents and true.shape != latents.shape:
+            true, forecast = (each[:, : latents.shape[1]] for each in (true, forecast))
+        true = true.to(forecast.dtype).flatten(1)
+        off = (forecast.flatten(1) - true).norm(dim=1) / true.norm(dim=1).clamp_min(1e-12)
+        return float(off.max())
+
+    def _whole(self, place: int, weights: Weights, latents: Any, first: Weights | None) -> torch.Tensor:
+        if first is None:
+            return self.total(place, weights, latents)
+        half = len(next(iter(self._outputs.values()))[place]) // 2
+        parts = (first, slice(None, half)), (weights, slice(half, None))
+        return torch.cat([self.total(place, own, latents, part) for own, part in parts])
+
+    def total(self, place: int, weights: Weights, latents: Any, part: slice = slice(None)) -> torch.Tensor:
+        """What weights make of one tensor of the outputs, in float32 at least, of a part of the batch."""
         total: torch.Tensor | None = None
         for step, weight in weights.items():
             if step < 0:
                 continue
-            kept = self._outputs[step][place]
+            kept = self._outputs[step][place][part]
             if total is None:
                 total = kept.to(torch.promote_types(kept.dtype, torch.float32)) * weight
             else:
                 total.add_(kept, alpha=weight)
         if total is None:
-            total = torch.zeros_like(next(iter(self._outputs.values()))[place], dtype=torch.float32)
+            total = torch.zeros_like(next(iter(self._outputs.values()))[place][part], dtype=torch.float32)
         if place == 0:
-            for key, value in ((LATENTS, latents), (NOISE, self.noise)):
+            by_theory = [key for key in weights if key < LATENTS]
+            values = {LATENTS: latents, NOISE: self.noise, **{key: self._given[latents_at(key)] for key in by_theory}}
+            for key, value in values.items():
                 if weights.get(key):
-                    add_latents(total, value, weights[key])
+                    value = value[part]
+                    oriented = value if self.sign is None or not by_theory else value * self.sign
+                    add_latents(total, oriented, weights[key])
         return total
 
 
@@ -88,6 +152,22 @@ def add_latents(total: torch.Tensor, latents: torch.Tensor, weight: float) -> No
     if latents.shape != total.shape:
         total = total[:, : latents.shape[1]]
     total.add_(latents, alpha=weight)
+
+
+def add_mixed(total: torch.Tensor, output: torch.Tensor, matrix: torch.Tensor) -> None:
+    """Add an output with its channels mixed, in place.
+
+    Args:
+        total: [B, C or more, ...], or packed [B, N, C].
+        output: Of the same shape.
+        matrix: [C, C], from channels of ``output`` to those of ``total``.
+    """
+    matrix = matrix.to(total)
+    if total.dim() == 3:
+        total.add_(output.to(total.dtype) @ matrix.T)
+    else:
+        count = len(matrix)
+        total[:, :count].add_(torch.einsum("dc,bc...->bd...", matrix, output[:, :count].to(total.dtype)))
 
 
 def are_alike(latents: Any, output: torch.Tensor) -> bool:
