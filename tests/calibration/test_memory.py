@@ -90,14 +90,17 @@ def test_a_disk_that_cannot_take_it_is_one_error(tmp_path: Path) -> None:
         Store(tmp_path / "recording").keep("latents-0000", torch.zeros(3))
 
 
-@pytest.mark.parametrize("name", ["pixart", "flux", "sd", "sd3", "wan22"])
+@pytest.mark.parametrize("name", ["pixart", "flux", "sd", "sdxl", "wan22"])
 def test_cohorts_change_nothing_but_rounding_and_leave_no_trace(name: str) -> None:
-    pipe = tiny_pipeline(name)
+    pipe = tiny_pipeline(name).to(torch.float64)
     many = "num_videos_per_prompt" if name.startswith("wan") else "num_images_per_prompt"
 
     def drawn() -> torch.Tensor:
         call = tiny_call(name, num_inference_steps=4, **{many: 3})
         call["generator"] = torch.Generator().manual_seed(0)
+        for key, value in call.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                call[key] = value.double()
         out = pipe(**call)[0]
         return out if isinstance(out, torch.Tensor) else torch.stack([torch.as_tensor(each) for each in out])
 
@@ -116,7 +119,7 @@ def test_cohorts_change_nothing_but_rounding_and_leave_no_trace(name: str) -> No
             with in_cohorts(pipe, 2):
                 parted = drawn()
     assert rows and max(rows) <= 2
-    torch.testing.assert_close(parted, whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(parted, whole, rtol=1e-5, atol=1e-5)
     for target, attributes in zip(find_targets(pipe), before, strict=True):
         assert set(vars(target.denoiser)) == attributes
 
