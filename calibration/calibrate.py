@@ -23,11 +23,11 @@ from dit_accel.calibration.guard import with_guard
 from dit_accel.calibration.guidance import over_guidance
 from dit_accel.calibration.judging import SEED as SEED
 from dit_accel.calibration.judging import Judge, drawing
+from dit_accel.calibration.kept_recording import recorded
 from dit_accel.calibration.pace import Pace
 from dit_accel.calibration.recording import Draw, Recording, record
 from dit_accel.calibration.shelf import place_of, plan_at, put, tidy
 from dit_accel.calibration.spread import Errand, Spread, here
-from dit_accel.calibration.store import recorded
 from dit_accel.errors import ConfigError
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.trajectory.apply import TrajectoryConfig

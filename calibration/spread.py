@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from dit_accel.calibration.books import Steps
 from dit_accel.calibration.judging import Judge, Verdict, drawing
-from dit_accel.calibration.store import load
+from dit_accel.calibration.kept_recording import load
 from dit_accel.errors import DitAccelError
 from dit_accel.pipelines.generation import GenerationSettings
 

@@ -14,9 +14,10 @@ from dit_accel.calibration.cohorts import in_cohorts
 from dit_accel.calibration.fit import fit
 from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.judging import drawing
+from dit_accel.calibration.kept_recording import load, recorded
 from dit_accel.calibration.recording import Recording, record
 from dit_accel.calibration.regression import products
-from dit_accel.calibration.store import Store, load, recorded
+from dit_accel.calibration.store import Store
 from dit_accel.errors import ConfigError
 from dit_accel.families.targets import find_targets
 
