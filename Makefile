@@ -52,6 +52,7 @@ types: $(VENV)/.installed-dev ## Types, of the built package.
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dit_accel
 
 unit: $(VENV)/.installed-dev ## Tests.
+	@sh tests/app/install_chromium.sh
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
 
 format: $(VENV)/.installed-dev ## Rewrite the code in the common style.

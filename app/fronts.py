@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dit_accel.app.plans import PlanFolder, plans_of, shipped_folder
+from dit_accel.app.plans import PRESET_ORDER, PlanFolder, plans_of, read_plan_file, shipped_folder
 from dit_accel.app.points import CERTIFIED, NOT_CERTIFIED, Front, FrontPoint, Shown
 from dit_accel.embedded import embedded_path, list_embedded
 from dit_accel.errors import DitAccelError
@@ -208,23 +208,35 @@ def _is_rival(variant: Variant, plans: Sequence[PlanFolder]) -> bool:
 
 
 def _is_by_rule(variant: Variant, plans: Sequence[PlanFolder]) -> bool:
-    """A preset of ours that ships no plan for this model, such as ``lossless``."""
-    name = _preset(variant)
-    return bool(name) and _is_ours(variant) and not any(plan.name == name for plan in plans)
+    """A plan that is not saved: a preset of ours without a plan for this model, such as ``lossless``."""
+    return _is_ours(variant) and not any(plan.name == (_preset(variant) or variant.name) for plan in plans)
 
 
-def _by_rule(variant: Variant, contest: Report) -> FrontPoint:
-    name = _preset(variant)
+def _by_rule(variant: Variant, report: Report) -> FrontPoint:
+    name = _preset(variant) or variant.name
+    words = f"measured on {report.made}, not certified; the plan itself is not in the report"
+    if _preset(variant):
+        words = f"a preset by rule, not certified; measured among the rivals on {report.made}"
     point = FrontPoint(
         key=f"ours/{name}",
         label=name,
         kind="ours",
         num_steps=variant.num_inference_steps,
-        preset=name,
+        preset=name if name in PRESET_ORDER and _means_today(name, variant, report.settings.model) else None,
         state=NOT_CERTIFIED,
-        words=(f"a preset by rule, not certified; measured among the rivals on {contest.made}",),
+        words=(words,),
     )
-    return _with_numbers(point, variant, contest)
+    return _with_numbers(point, variant, report)
+
+
+def _means_today(name: str, variant: Variant, model: str) -> bool:
+    """Whether a preset's name gives the plan that a report tells of: else its code would not reproduce the point."""
+    path = shipped_folder() / model / name
+    if variant.plan is None:
+        return not path.is_dir()
+    if path.is_dir():
+        return bool(read_plan_file(path).passes == variant.plan.get("passes"))
+    return not variant.plan.get("tensors")
 
 
 def _rival(variant: Variant, contest: Report) -> FrontPoint:

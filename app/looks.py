@@ -19,6 +19,8 @@ CSS = """
 .front .pt:focus { outline: none; }
 .front .pt:focus-visible .m { stroke: var(--ink); stroke-width: 3; }
 .front .bar { stroke-width: 1.4; stroke: var(--c); opacity: .55; }
+.front .rival.beaten .bar { display: none; }
+.front .rival.beaten:hover .bar, .front .rival.beaten:focus .bar, .front .rival.chosen .bar { display: inline; }
 .front .m { fill: var(--c); stroke: var(--paper); stroke-width: 1; }
 .front .ring { fill: none; stroke: var(--ink); stroke-width: 2; }
 .front .label { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; stroke-linejoin: round; }
@@ -43,6 +45,7 @@ CSS = """
 footer { display: none !important; }
 @media (max-width: 640px) {
   .front text { font-size: 20px; } .front .title { font-size: 17px; } .front .tick { font-size: 17px; }
+  .front .name { font-size: 16px; }
   .front .label { display: none; } .front .chosen .label { display: inline; }
   .front .legend { display: none; }
 }

@@ -6,14 +6,17 @@ from typing import Any
 
 import gradio as gr
 
+from dit_accel.app.api import add_api
 from dit_accel.app.device import Device
 from dit_accel.app.library import Library
 from dit_accel.app.looks import CSS
 from dit_accel.app.pictures import Kept
 from dit_accel.app.places import Places
 from dit_accel.app.searches import running_in
+from dit_accel.app.tab_calibrate import CalibrateTab
 from dit_accel.app.tab_explore import ExploreTab
 from dit_accel.app.tab_generate import GenerateTab
+from dit_accel.app.tab_open import OpenTab
 from dit_accel.app.views import Explorer
 
 TITLE = "dit-accel explorer"
@@ -62,7 +65,13 @@ def build_page(settings: AppSettings) -> gr.Blocks:
                 explore = ExploreTab(explorer, settings.model, opened)
             with gr.Tab("Generate", id="generate"):
                 GenerateTab(explorer, settings.model, opened, explore.choice, settings.output)
+            with gr.Tab("Calibrate", id="calibrate"):
+                calibrate = CalibrateTab(places, device, opened, explore.model, settings.model)
+            with gr.Tab("Open", id="open"):
+                OpenTab(places, opened, explore.model)
+        add_api(explorer)
         explore.on_load(page)
+        calibrate.on_load(page)
     page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=8)
     return page
 

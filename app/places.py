@@ -30,6 +30,11 @@ class Places:
         return self.output / "app" / "pictures"
 
     @property
+    def opened(self) -> Path:
+        """Copies of what was uploaded."""
+        return self.output / "app" / "opened"
+
+    @property
     def searches(self) -> Path:
         """Calibrations, where ``dit-accel calibrate`` keeps them too."""
         return self.output / "calibrate"
@@ -46,13 +51,14 @@ class Places:
         root = self.root.resolve()
         try:
             path = (root / text).resolve()
+            there = path.exists()
         except (OSError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"'{text}' is no path") from error
+            raise ConfigError(f"'{text[:80]}' is no path") from error
         if not path.is_relative_to(root) and not path.is_relative_to(self.output.resolve()):
             raise ConfigError(
                 f"'{text}' lies outside the folder that this explorer may read; --folder chooses another at the start"
             )
-        if not path.exists():
+        if not there:
             raise ConfigError(f"there is nothing at '{text}' in the folder that this explorer may read")
         return path
 
@@ -67,7 +73,7 @@ class Places:
             return text
         if not text:
             raise ConfigError("no model was named: give an embedded name, a folder or a hub id")
-        if HUB_ID.fullmatch(text) and not Path(text).exists():
+        if HUB_ID.fullmatch(text) and not (self.root / text).exists():
             return text
         return str(self.inside(text))
 

@@ -12,7 +12,7 @@ from html import escape
 from dit_accel.app.axes import Axis, short
 
 WIDTH, HEIGHT = 640, 420
-LEFT, RIGHT, TOP, BOTTOM = 74, 20, 38, 56
+LEFT, RIGHT, TOP, BOTTOM = 74, 20, 62, 56
 SIZE = 7.0  # half a marker's width
 LETTER = 7.6  # width of one, about
 NAMED = ("ours", "plain")
@@ -112,6 +112,7 @@ def scatter(
     y_log: bool | None = None,
     y_floor: float | None = None,
     good_is_low: bool = True,
+    legend: Mapping[str, str] = KIND_WORDS,
 ) -> str:
     """An SVG, or a sentence where there is nothing to draw.
 
@@ -125,6 +126,7 @@ def scatter(
         y_log: Whether errors are on a logarithmic axis; ``None``: where they are far apart.
         y_floor: Smaller errors stand at the edge.
         good_is_low: Whether the plain run stands below.
+        legend: What kinds are called.
     """
     measured = [mark.y for mark in marks if mark.y is not None]
     if not measured:
@@ -148,7 +150,7 @@ def scatter(
     for mark in order:
         label = _label(mark.label, places[mark.key]) if mark.key in names else ""
         parts.append(_mark(mark, spots[mark.key], x, y, chosen=mark.key == chosen, label=label))
-    parts += [*_legend(marks), "</svg>"]
+    parts += [*_legend(marks, legend), "</svg>"]
     return "".join(parts)
 
 
@@ -242,11 +244,12 @@ def _shape(name: str, left: float, top: float) -> str:
     return f'<polygon class="m" points="{path}"/>'
 
 
-def _legend(marks: Sequence[Mark]) -> list[str]:
-    parts, top = ['<g class="legend" aria-hidden="true">'], TOP + 16
-    for kind, words in KIND_WORDS.items():
+def _legend(marks: Sequence[Mark], legend: Mapping[str, str]) -> list[str]:
+    """Between title and plane, in a row."""
+    parts, left = ['<g class="legend" aria-hidden="true">'], LEFT + 8.0
+    for kind, words in legend.items():
         if any(mark.kind == kind for mark in marks):
-            parts.append(f'<g class="{kind}">{_shape(MARKERS[kind], WIDTH - RIGHT - 172, top - 5)}</g>')
-            parts.append(f'<text class="tick" x="{WIDTH - RIGHT - 158}" y="{top}">{words}</text>')
-            top += 20
+            parts.append(f'<g class="{kind}">{_shape(MARKERS[kind], left, TOP - 18)}</g>')
+            parts.append(f'<text class="tick" x="{left + 13}" y="{TOP - 13}">{escape(words)}</text>')
+            left += 40 + LETTER * len(words)
     return [*parts, "</g>"]

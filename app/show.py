@@ -99,7 +99,7 @@ def verdict(front: Front, point: FrontPoint, metric: str) -> str:
         badge = (
             f'<span class="badge {"good" if good else "doubt"}">{"✓" if good else "!"} {escape(point.state)}</span>'
         )
-    numbers = ", ".join(part for part in _cells(front, point, metric)[3:6] if part)
+    numbers = ", ".join(dict.fromkeys(part for part in _cells(front, point, metric)[3:6] if part))
     words = "".join(f"<li>{escape(each)}</li>" for each in point.words)
     if point.kind == "plain":
         words = "<li>the unaccelerated pipeline: what everything else is compared with</li>"

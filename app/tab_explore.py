@@ -58,6 +58,13 @@ class ExploreTab:
                 gr.Markdown(HINT, elem_id="hint")
                 self.time = gr.Slider(**of("time"), elem_id="time")
                 self.quality = gr.Slider(**of("quality"), elem_id="quality")
+                self.code = gr.Code(
+                    **of("code"),
+                    label="Take it home: runs as pasted",
+                    language="python",
+                    elem_id="code",
+                    wrap_lines=True,
+                )
             with gr.Column(scale=5, min_width=330):
                 self.verdict = gr.HTML(**of("verdict"), elem_id="verdict")
                 self.slider = gr.ImageSlider(
@@ -70,12 +77,10 @@ class ExploreTab:
                 self.drawing = gr.HTML("", elem_id="drawing")
                 self.draw = gr.Button("Draw the pictures", visible=False, elem_id="draw", size="sm")
         self.gallery = gr.Gallery(
-            label="The same prompt at every point", elem_id="thumbs", elem_classes="pixels", columns=5, height="auto",
-            allow_preview=False, object_fit="contain", format="png", type="pil", interactive=False,
+            label="The same prompt at every point", elem_id="thumbs", elem_classes="pixels", columns=5,
+            fit_columns=False, height="auto", allow_preview=False, object_fit="contain", format="png", type="pil",
+            interactive=False,
         )  # fmt: skip
-        self.code = gr.Code(
-            **of("code"), label="Take it home: runs as pasted", language="python", elem_id="code", wrap_lines=True
-        )
         self.heat = gr.HTML(**of("heat"), elem_id="heat")
         self.table = gr.Dataframe(
             **of("table"), headers=list(show.COLUMNS), datatype="str", type="array", label="All points",
@@ -247,7 +252,12 @@ class ExploreTab:
                 yield gr.skip(), gr.skip(), note(f"drawing with {choice.model} ...", "wait"), hidden
             pictures = [picture for _, picture in self.explorer.draw_all(front, pair, owner)]
             yield tuple(pictures), gr.skip(), note("drawing thumbnails ...", "wait") if need else "", hidden
-            small = [(picture, each.label) for each, picture in self.explorer.draw_all(front, thumbs, owner)]
+            small: list[Any] = []
+            for each, picture in self.explorer.draw_all(front, thumbs, owner):
+                small.append((picture, each.label))
+                if need:
+                    words = f"drawing thumbnails: {len(small)} of {len(thumbs)}"
+                    yield gr.skip(), gr.update(value=small), note(words, "wait"), hidden
             yield gr.skip(), gr.update(value=small), "", hidden
         except CancelledError:
             return

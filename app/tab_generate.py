@@ -13,15 +13,16 @@ from PIL import Image
 
 from dit_accel.app.device import CancelledError, Drawn
 from dit_accel.app.looks import note, progress_bar
-from dit_accel.app.pictures import difference, looping
+from dit_accel.app.numbers import number_in, optional_field, whole_in
+from dit_accel.app.pictures import difference, enlarged, looping
 from dit_accel.app.tab_explore import HEAVY, owner_of
 from dit_accel.app.views import Choice, Explorer
-from dit_accel.errors import DitAccelError
+from dit_accel.errors import ConfigError, DitAccelError
 
 if TYPE_CHECKING:
     from dit_accel.pipelines.generation import GenerationSettings
 
-MAX_PROMPT, MAX_STEPS, MAX_SEED = 1000, 200, 2**31 - 1
+MAX_PROMPT, MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 1000, 200, 50, 2**31 - 1
 WARM_UP_STEPS = 2
 TICK_S = 0.15
 
@@ -94,14 +95,8 @@ class GenerateTab:
                     self.seed = gr.Number(
                         0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=90, elem_id="g-seed"
                     )
-                    self.steps = gr.Number(
-                        None, label="Steps", info="empty: the model's own", precision=0, minimum=1,
-                        maximum=MAX_STEPS, min_width=90, elem_id="g-steps",
-                    )  # fmt: skip
-                    self.guidance = gr.Number(
-                        None, label="Guidance", info="empty: the model's own", minimum=0, maximum=50, min_width=90,
-                        elem_id="g-guidance",
-                    )  # fmt: skip
+                    self.steps = optional_field("Steps", "g-steps")
+                    self.guidance = optional_field("Guidance", "g-guidance")
                 with gr.Row():
                     self.go = gr.Button("Draw both", variant="primary", elem_id="g-go")
                     self.stop = gr.Button("Stop", elem_id="g-stop", interactive=False)
@@ -164,8 +159,8 @@ class GenerateTab:
         key: str,
         prompt: str,
         seed: float | None,
-        steps: float | None,
-        guidance: float | None,
+        steps: str,
+        guidance: str,
         opened: Any,
         request: gr.Request,
     ) -> Iterator[Any]:
@@ -205,19 +200,17 @@ class GenerateTab:
 
         front = self.explorer.library.front(model, opened)
         point = front.point(key)
-        number = None if steps is None else int(steps)
-        settings = GenerationSettings(num_inference_steps=number, guidance_scale=guidance)
-        few = GenerationSettings(num_inference_steps=point.num_steps, guidance_scale=guidance)
+        number, scale = whole_in(steps, "Steps", 1, MAX_STEPS), number_in(guidance, "Guidance", 0, MAX_GUIDANCE)
+        settings = GenerationSettings(num_inference_steps=number, guidance_scale=scale)
+        few = GenerationSettings(num_inference_steps=point.num_steps, guidance_scale=scale)
         device = self.explorer.device
         if not prompt.strip():
-            from dit_accel.errors import ConfigError
-
             raise ConfigError("there is no prompt: say what is to be drawn")
         with device.job(f"drawing with {front.model}", owner):
             tell(f"loading {front.model} ...", 0.0)
             device.pipe(front.model)
             tell("warming up ...", 0.02)
-            warm = GenerationSettings(num_inference_steps=WARM_UP_STEPS, guidance_scale=guidance)
+            warm = GenerationSettings(num_inference_steps=WARM_UP_STEPS, guidance_scale=scale)
             device.draw(front.model, prompt, int(seed or 0), warm)  # else the first run would pay for it
             device.check()
             made["plain"] = self._timed("plain", front.model, prompt, seed, settings, None, 0.05, 0.5, tell)
@@ -251,8 +244,6 @@ class GenerateTab:
         files = [looping(plain, self._file("plain", request), fps), looping(fast, self._file("fast", request), fps)]
         if len(plain) > 1:
             return [*files, apart, None]
-        from dit_accel.app.pictures import enlarged
-
         return [*files, apart, (enlarged(plain[0]), enlarged(fast[0]))]
 
     def _words(self, made: dict[str, Drawn]) -> str:

@@ -9,7 +9,6 @@ own sampler, steps and guidance. Quality only, no times: it may run beside anyth
 measured on all prompts first, then the two mixtures. Every finished cell is kept; stopped, the same command goes on.
 """
 
-import hashlib
 import warnings
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,6 +27,7 @@ from dit_accel.evaluation.progress_files import claim, read_json, write_json
 from dit_accel.evaluation.reports.environment import collect_environment, command_line
 from dit_accel.evaluation.reports.records import Metric
 from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video, steps_of
+from dit_accel.plan.fingerprint import digest
 from dit_accel.prompts import load_prompts
 from dit_accel.schedules import theory
 
@@ -64,6 +64,17 @@ def config_of(rule: str, num_steps: int, speedup: float) -> TrajectoryConfig:
     return TrajectoryConfig(computed=computed, weights=weights)
 
 
+def theory_digest(num_steps: int) -> str:
+    """Of what theory says, so that results of another theory are not gone on with."""
+    levels = [1 - step / num_steps for step in range(num_steps)]
+    said: list[Any] = []
+    for count in range(1, num_steps):
+        chosen = theory.typical_steps(num_steps, count)
+        weights = theory.theory_weights(levels, chosen, num_steps - 1)
+        said.append([chosen, sorted((node, round(weight, 9)) for node, weight in weights.items())])
+    return digest(said)
+
+
 class Trial:
     """One embedded pipeline, plain and by every rule, block of prompts by block."""
 
@@ -76,9 +87,8 @@ class Trial:
         self.size = VIDEOS_AT_ONCE if self.is_video else IMAGES_AT_ONCE
         self.steps = steps_of(self.pipe, GenerationSettings())
         self.folder = work / name
-        code = hashlib.sha256(Path(theory.__file__).read_bytes()).hexdigest()
-        packages = collect_environment().packages
-        claim(self.folder / "of.json", {"theory": code, "packages": packages}, "results")
+        identity = {"theory": theory_digest(self.steps), "packages": collect_environment().packages}
+        claim(self.folder / "of.json", identity, "results")
 
     @property
     def blocks(self) -> range:
@@ -164,8 +174,8 @@ def main(
         trial = Trial(name, num_videos if "wan" in name else num, work)
         for part in (RULES[:2], RULES[2:]) if mixtures else (RULES[:2],):
             for first in trial.blocks:
-                for rule in part:
-                    for speedup in SPEEDS:
+                for speedup in reversed(SPEEDS):  # the quickest first, and what is to be compared together
+                    for rule in part:
                         trial.measure(rule, speedup, first)
                 print(f"{datetime.now():%H:%M:%S} {name}: {' and '.join(part)}, from prompt {first} on", flush=True)
             save(trial.told(), output)

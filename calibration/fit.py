@@ -43,6 +43,7 @@ def fit(
     last: int,
     *,
     branches: bool = False,
+    conditional: Collection[int] = (),
     channels: bool = False,
     polish: int = 0,
 ) -> Fitted:
@@ -56,18 +57,22 @@ def fit(
         first: Of the prompts.
         last: One past the last prompt.
         branches: Fit weights of its own to each guidance branch; see :mod:`.branches`.
+        conditional: Of the other evaluations those of which the conditional guidance branch alone is computed; takes
+            ``branches``.
         channels: Fit a matrix to each answer as well, by which the channels of the last computed output are mixed.
         polish: Rounds of gradient descent on all weights together afterwards; see :mod:`.polish`.
 
     Raises:
         UnsupportedModelError: The scheduler's step is not linear in the output (thresholding, clipping), or guidance
             is not linear in branches that can be told apart.
-        ConfigError: ``branches`` and ``polish`` together.
+        ConfigError: ``branches`` and ``polish`` together, or ``conditional`` without ``branches``.
     """
     if branches and polish:
         raise ConfigError("weights for each guidance branch cannot be polished: ask for 'branches' or 'polish'")
+    if conditional and not branches:
+        raise ConfigError("'conditional' evaluations take weights for each guidance branch: ask for 'branches' too")
     chosen = frozenset(computed) | first_of_each(reference.denoisers)
-    halves = Halves()
+    halves = Halves(conditional=frozenset(conditional) - chosen)
     learner = Learner(reference, chosen, channels)
     if branches:
         learner = BranchLearner(reference, chosen, channels, halves=halves)

@@ -66,7 +66,7 @@ class Learner:
         weights, _ = self._solve(evaluation, target)
         answer = self._combined(evaluation, weights)
         if self.channels:
-            last = self._outputs[max(self._names(evaluation))]
+            last = self._outputs[max(Learner._names(self, evaluation))]
             self._filters[step] = matrix = channel_filter(last, target - answer)
             add_mixed(answer, last, matrix)
         return answer
@@ -77,14 +77,17 @@ class Learner:
 
     def config(self) -> TrajectoryConfig:
         """The plan that was fitted."""
+        return TrajectoryConfig(**self._fields())
+
+    def _fields(self) -> dict[str, Any]:
         steps = self.reference.num_steps
         none = torch.zeros_like(next(iter(self._filters.values()))) if self._filters else torch.empty(0)
-        return TrajectoryConfig(
-            computed=tuple(step in self.computed for step in range(steps)),
-            weights=table_of(self._rows, steps),
-            levels=self.reference.levels,
-            filters=torch.stack([self._filters.get(s, none) for s in range(steps)]) if self._filters else None,
-        )
+        return {
+            "computed": tuple(step in self.computed for step in range(steps)),
+            "weights": table_of(self._rows, steps),
+            "levels": self.reference.levels,
+            "filters": torch.stack([self._filters.get(s, none) for s in range(steps)]) if self._filters else None,
+        }
 
     def _forecast(self, evaluation: Evaluation) -> None:
         """Fit what a computed output would have been taken for: what the guard compares it with."""

@@ -177,7 +177,7 @@ class Sampler:
             flat = columns.flatten(1).double().cpu()
             self.seen[step] = flat @ flat.T
         weights = self.rows.weights(step).to(columns)
-        answer = torch.tensordot(weights, columns, 1)
+        answer: torch.Tensor = torch.tensordot(weights, columns, 1)
         filters = self.rows.config.filters
         if filters is not None:
             last = max(node for node in self.rows.computed if node < step)

@@ -72,6 +72,11 @@ class SitesCalibration:
         return front_of_sites(self.points)
 
     @property
+    def skipped(self) -> tuple[SitePoint, ...]:
+        """What could not be judged."""
+        return tuple(point for point in self.points if point.fault is not None)
+
+    @property
     def front_of_calls(self) -> tuple[SitePoint, ...]:
         """The same among candidates that leave whole calls out and no site: what the trajectory search can reach."""
         return front_of_sites([point for point in self.points if not point.genome.reused])

@@ -156,7 +156,7 @@ def genome_of(schedule: Schedule, groups: Groups, computed: Sequence[int] | None
 
 def crossed(rng: random.Random, first: Genome, second: Genome) -> Genome:
     """A child of two: the early steps of one and the late ones of the other, or the groups of either."""
-    genes = {"strength": rng.choice((first, second)).strength, "depth": rng.choice((first, second)).depth}
+    corrected = rng.choice((first, second))
     names = sorted({*first.rows, *second.rows})
     if rng.random() < 0.5 or not names:
         cut = rng.randrange(1, first.num_steps)
@@ -165,9 +165,9 @@ def crossed(rng: random.Random, first: Genome, second: Genome) -> Genome:
             name: [s for s in first.rows.get(name, ()) if s < cut] + [s for s in second.rows.get(name, ()) if s >= cut]
             for name in names
         }
-        return Genome.of(computed, first.num_steps, reused, **genes)
+        return _with_steps(corrected, computed, reused)
     reused = {name: list(rng.choice((first, second)).rows.get(name, ())) for name in names}
-    return Genome.of(first.computed, first.num_steps, reused, **genes)
+    return _with_steps(corrected, first.computed, reused)
 
 
 def mutated(rng: random.Random, genome: Genome, groups: Groups, fixed: frozenset[int]) -> Genome:
@@ -181,9 +181,9 @@ def mutated(rng: random.Random, genome: Genome, groups: Groups, fixed: frozenset
     """
     for _ in range(rng.choice((1, 1, 2))):
         what = rng.random()
-        if what < 0.4:
+        if what < 0.35:
             genome = _move(rng, genome, fixed)
-        elif what < 0.9:
+        elif what < 0.8:
             genome = _flip(rng, genome, groups)
         else:
             genome = Genome.of(
@@ -236,7 +236,7 @@ def _flip(rng: random.Random, genome: Genome, groups: Groups) -> Genome:
 
 
 def _with_steps(genome: Genome, computed: Any, rows: Mapping[str, Any]) -> Genome:
-    """The same genes with other steps."""
+    """Other steps, with the corrections of a genome."""
     return Genome.of(computed, genome.num_steps, rows, strength=genome.strength, depth=genome.depth)
 
 

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from dit_accel.calibration.corrections import Moments
@@ -35,6 +36,7 @@ class SitePoint:
         worst_db: Mean over the worst tenth of the prompts, at least one.
         st_lpips: Mean ST-LPIPS; ``None``: not measured.
         error: Mean square of the distance of the last latents from the plain run's, relative to these.
+        fault: Why it could not be judged, its scores then being nought; ``None``: it was.
     """
 
     genome: Genome
@@ -46,6 +48,7 @@ class SitePoint:
     worst_db: float
     st_lpips: float | None
     error: float
+    fault: str | None = None
 
     @property
     def score_db(self) -> float:
@@ -54,7 +57,7 @@ class SitePoint:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
-        names = ("num_prompts", "seconds", "speedup", "macs_frac", "psnr_db", "worst_db", "st_lpips", "error")
+        names = ("num_prompts", "seconds", "speedup", "macs_frac", "psnr_db", "worst_db", "st_lpips", "error", "fault")
         return {"genome": self.genome.to_dict(), **{name: getattr(self, name) for name in names}}
 
     @classmethod
@@ -114,19 +117,31 @@ class SiteJudge:
         return passes, pictures, float((off**2).mean())
 
     def __call__(self, genome: Genome, count: int) -> SitePoint:
-        """Judge it by the first ``count`` prompts."""
-        passes, pictures, error = self.fit(genome, count)
-        networks = [name for name in available_perceptual() if name == "st_lpips"]
-        scores = fidelity(pictures, self.reference.pictures[:count], perceptual=networks)
-        in_order = sorted(scores.psnr_db)
-        worst = in_order[: max(1, int(len(in_order) * WORST_FRAC))]
-        cost, plain = self.pricing.of(passes), self.pricing.of(())
-        return SitePoint(
+        """Judge it by the first ``count`` prompts; one that cannot be is told by its fault."""
+        cost, plain = self.pricing.of(self.without_corrections(genome)), self.pricing.of(())
+        nothing = SitePoint(
             genome=genome,
             num_prompts=count,
             seconds=cost.seconds,
             speedup=round(self.plain_s / cost.seconds, 4),
             macs_frac=round((cost.macs or 0) / (plain.macs or 1), 4),
+            psnr_db=0.0,
+            worst_db=0.0,
+            st_lpips=None,
+            error=0.0,
+        )
+        try:
+            _, pictures, error = self.fit(genome, count)
+        except (np.linalg.LinAlgError, FloatingPointError) as failed:
+            return replace(nothing, fault=f"its fit failed: {' '.join(str(failed).split())}")
+        if not torch.isfinite(pictures).all() or not math.isfinite(error):
+            return replace(nothing, fault="its pictures are not finite (NaN or infinity)")
+        networks = [name for name in available_perceptual() if name == "st_lpips"]
+        scores = fidelity(pictures, self.reference.pictures[:count], perceptual=networks)
+        in_order = sorted(scores.psnr_db)
+        worst = in_order[: max(1, int(len(in_order) * WORST_FRAC))]
+        return replace(
+            nothing,
             psnr_db=round(math.fsum(in_order) / len(in_order), 4),
             worst_db=round(math.fsum(worst) / len(worst), 4),
             st_lpips=None if scores.st_lpips is None else round(math.fsum(scores.st_lpips) / count, 6),
@@ -144,6 +159,6 @@ def front_of_sites(points: Sequence[SitePoint]) -> tuple[SitePoint, ...]:
     most = max((point.num_prompts for point in points), default=0)
     found: list[SitePoint] = []
     for point in sorted(points, key=lambda each: (each.seconds, -each.score_db)):
-        if point.num_prompts == most and (not found or point.score_db > found[-1].score_db):
+        if point.fault is None and point.num_prompts == most and (not found or point.score_db > found[-1].score_db):
             found.append(point)
     return tuple(found)

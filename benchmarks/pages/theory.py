@@ -26,7 +26,7 @@ def theory_block(data: Mapping[str, Any]) -> str:
         f"Held-out list `{data['prompts']}`, means, and of PSNR [95 % interval]; {environment['cpu']}, CPU, float32; "
         f"{versions}, {data['created_utc'][:10]}."
     )
-    return "\n".join([*lines, "", *(_verdict(models, name) for name in METRICS)])
+    return "\n".join([*lines, "", *(verdict for name in METRICS if (verdict := _verdict(models, name)))])
 
 
 def _title(model: Mapping[str, Any]) -> str:
@@ -78,6 +78,8 @@ def _verdict(models: Sequence[Mapping[str, Any]], name: str) -> str:
             own, other = means[speed, OURS], means[speed, RIVAL]
             if not (own > other if higher else own < other):
                 lost.append(f"`{model['name']}` at {speed:g}x")
+    if not count:
+        return ""
     words = f"- By {label.split(',')[0]} ours is better than even caching in {count - len(lost)} of {count} cells"
     where = f"; not on {', '.join(lost)}" if lost else ""
     return f"{words}{where}."

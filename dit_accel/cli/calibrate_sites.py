@@ -24,8 +24,8 @@ def run_sites(pipe: Any, folder: Path, *, as_json: bool, **more: Any) -> None:
     from dit_accel.calibration.sites import calibrate_sites
 
     found = calibrate_sites(pipe, folder / "sites", **more, on_progress=_say)
-    for point in found.front:
-        found.plan(point).save_pretrained(folder / "sites" / f"{point.speedup:.2f}x")
+    for place, point in enumerate(found.front):
+        found.plan(point).save_pretrained(folder / "sites" / f"{place:02d}-{point.speedup:.2f}x")
     if as_json:
         points = [point.to_dict() for point in found.front]
         print_json(json.dumps({"folder": str(folder / "sites"), "front": points}))
@@ -39,6 +39,8 @@ def run_sites(pipe: Any, folder: Path, *, as_json: bool, **more: Any) -> None:
         inside = "yes" if point.genome.reused else ""
         table.add_row(f"{point.speedup:.2f}x", count, inside, *quality, names.get(point.genome, ""))
     out().print(table)
+    for point in found.skipped:
+        tell(f"skipped: {len(point.genome.computed)} of {point.genome.num_steps} computed, for {point.fault}")
     tell(f"plans: {folder / 'sites'}. They were judged on the prompts that they were fitted to.")
 
 
@@ -61,8 +63,8 @@ def run_ecad(
 
     found = calibrate_ecad(pipe, folder / "ecad", settings=settings, weights=weights, **more, on_progress=_say)
     plain = found.points[0].macs
-    for point in found.front:
-        found.plan(point).save_pretrained(folder / "ecad" / f"{plain / point.macs:.2f}x-macs")
+    for place, point in enumerate(found.front):
+        found.plan(point).save_pretrained(folder / "ecad" / f"{place:02d}-{plain / point.macs:.2f}x-macs")
     if as_json:
         points = [{"score": point.score, "linear_macs": point.macs} for point in found.front]
         print_json(json.dumps({"folder": str(folder / "ecad"), "judge": found.judge, "front": points}))

@@ -1,6 +1,6 @@
 """Published techniques by name, with their authors' settings: to reproduce them, and to compare with them.
 
-Techniques that are found on recorded runs of a model (SmoothCache, CacheQuant, LeMiCa) are no presets; one call of
+Techniques that are found on recorded runs of a model are no presets; one call of
 :func:`dit_accel.calibration.techniques.technique_plan` makes a plan of each.
 """
 
@@ -31,6 +31,9 @@ def _cached(spec: GeneratorSpec) -> tuple[PassConfig, ...]:
     # Without the text projections that our own presets compute once: no paper's schedule has them.
     return (StaticCacheConfig(schedule=spec, invariants=False),)
 
+
+RECORDED = ("smoothcache", "cachequant", "meancache_path", "lemica")
+"""Techniques that need recorded runs, by their names in :mod:`dit_accel.calibration.techniques`."""
 
 TECHNIQUES = {
     "deepcache": TechniquePreset(

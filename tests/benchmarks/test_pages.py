@@ -21,7 +21,7 @@ def test_page_is_what_the_reports_and_the_code_say(page: str) -> None:
     assert text == filled, "the page is out of date: `make docs`, or `python benchmarks/pages`"
 
 
-@pytest.mark.parametrize(("page", "exceptions"), DOCUMENTS.items())
+@pytest.mark.parametrize(("page", "exceptions"), [each for each in DOCUMENTS.items() if each[1] is not None])
 def test_no_quantity_is_stated_by_hand(page: str, exceptions: tuple[str, ...]) -> None:
     loose = loose_quantities((ROOT / page).read_text(encoding="utf-8"), exceptions)
     assert loose == [], "put each between figure comments (benchmarks/pages), or name it in pages/documents.py"

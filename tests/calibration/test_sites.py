@@ -4,15 +4,18 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from tiny import tiny_pipeline
 
 from dit_accel import GeneratorSpec, accelerate_pipeline, load_embedded, remove_acceleration
 from dit_accel.calibration.choose import Gaps
+from dit_accel.calibration.latency import DenoiserTimes, Pricing, SiteTimes
 from dit_accel.calibration.sites import calibrate_sites
 from dit_accel.calibration.sites_evolve import hypervolume_of_sites, selected
 from dit_accel.calibration.sites_genome import Genome, crossed, genome_of, groups_of, mutated
-from dit_accel.calibration.sites_judge import SitePoint, front_of_sites, rungs
+from dit_accel.calibration.sites_judge import SiteJudge, SitePoint, front_of_sites, rungs
 from dit_accel.calibration.sites_seeds import seeds
 from dit_accel.calibration.sites_surrogate import Surrogate
 from dit_accel.errors import ConfigError
@@ -94,6 +97,28 @@ def test_the_front_is_of_points_that_all_prompts_judged() -> None:
     assert SitePoint.from_dict(points[0].to_dict()) == points[0]
 
 
+def test_what_cannot_be_judged_is_told_and_beats_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that are not finite, and a fit that has no solution."""
+    pipe = tiny_pipeline("pixart")
+    broken = [
+        lambda: torch.full((2, 3, 8, 8), float("nan")),
+        lambda: (_ for _ in ()).throw(np.linalg.LinAlgError("x")),
+    ]
+    judge = SiteJudge(pipe=pipe, draw=None, reference=None, groups={}, moments=None, pricing=priced(pipe), plain_s=1.0)  # type: ignore[arg-type]
+    for make, words in zip(broken, ("not finite", "its fit failed: x"), strict=True):
+        monkeypatch.setattr(SiteJudge, "fit", lambda self, genome, count, make=make: ((), make(), 0.1))
+        found = judge(Genome.of((0, 2), STEPS), 2)
+        assert found.fault is not None and words in found.fault and front_of_sites([found]) == ()
+        assert SitePoint.from_dict(found.to_dict()) == found
+
+
+def priced(pipe: Any) -> Pricing:
+    target = find_targets(pipe)[0]
+    times = DenoiserTimes(call_s=1.0, answered_s=0.0, sites_s={})
+    whole = SiteTimes(device="cpu", evaluations=("t",) * STEPS, calls=1.0, outside_s=0.0, denoisers={"t": times})
+    return Pricing(times=whole, graphs={"t": target.layout.graph})
+
+
 def test_selection_and_hypervolume() -> None:
     pytest.importorskip("deap")
     pytest.importorskip("moocore")
@@ -104,8 +129,6 @@ def test_selection_and_hypervolume() -> None:
 
 def test_the_surrogate_learns_what_counts() -> None:
     """Errors made up of the answered evaluations and one group: the others turn out to count nothing."""
-    import numpy as np
-
     groups = {"a.0": ("a",), "b.0": ("b",)}
     rng = np.random.default_rng(0)
     made = rng.normal(size=(2 * STEPS + 1, 40)).cumsum(0)
@@ -127,8 +150,6 @@ def test_the_surrogate_learns_what_counts() -> None:
 
 
 def test_seeds_are_the_solvers_plans_and_the_rivals() -> None:
-    import numpy as np
-
     graph = graph_of("pixart")
     made = np.random.default_rng(0).normal(size=(2 * STEPS + 1, 40)).cumsum(0)
     found = seeds(Gaps(made @ made.T, [1.0] * STEPS), graph, groups_of(graph), sizes=(3, 5))

@@ -7,12 +7,13 @@ import pytest
 import torch
 from tiny import tiny_call, tiny_pipeline
 
-from dit_accel import TrajectoryConfig, accelerate_pipeline, remove_acceleration, to_scheduler
+from dit_accel import TrajectoryConfig, accelerate_pipeline, remove_acceleration, summary, to_scheduler
 from dit_accel.calibration.fit import fit
 from dit_accel.calibration.polish import polished
 from dit_accel.calibration.recording import record
 from dit_accel.calibration.regression import channel_filter
 from dit_accel.errors import ConfigError, UnsupportedModelError
+from dit_accel.families.pipeline import find_denoisers
 
 STEPS, COUNT = 6, 3
 THIRD = (0, 3)
@@ -63,6 +64,38 @@ def test_branches_with_weights_of_their_own_come_closer_and_the_pass_repeats_it(
     remove_acceleration(pipe)
     with pytest.raises(ConfigError, match="a scheduler sees both as one"):
         to_scheduler(apart.config, pipe.scheduler)
+
+
+@pytest.mark.parametrize("name", ["pixart", "sd", "wan"])
+def test_where_the_conditional_branch_alone_is_computed(name: str) -> None:
+    pipe = tiny_pipeline(name)
+
+    def draw(first: int, last: int) -> torch.Tensor:
+        out = pipe(**tiny_call(name, num_inference_steps=STEPS, guidance_scale=6.0))[0]
+        return out if isinstance(out, torch.Tensor) else torch.stack(list(out))
+
+    reference = record(pipe, draw, 0, 1)
+    apart = fit(pipe, draw, reference, THIRD, 0, 1, branches=True)
+    half = fit(pipe, draw, reference, THIRD, 0, 1, branches=True, conditional=(1, 4))
+    assert half.errors.max() < apart.errors.max()
+    assert half.config.conditional == (False, True, False, False, True, False)
+    assert TrajectoryConfig.from_dict(*written(half.config)) == half.config
+    computed = []
+    first = [module for module in find_denoisers(pipe)[0][1].modules() if isinstance(module, torch.nn.Conv2d)]
+    first += [module for module in find_denoisers(pipe)[0][1].modules() if isinstance(module, torch.nn.Conv3d)]
+    counter = first[0].register_forward_hook(lambda module, args, output: computed.append(len(output)))
+    accelerate_pipeline(pipe, half.config, strict=True)
+    torch.testing.assert_close(draw(0, 1), half.pictures, rtol=1e-3, atol=1e-3)
+    counter.remove()
+    assert sum(computed) == 2 * 2 + 2  # of one picture: two whole evaluations of two branches each, and two halves
+    assert summary(pipe).denoisers[0].effects["trajectory"].actual_frac == pytest.approx(1 - (2 + 2 / 2) / STEPS)
+    remove_acceleration(pipe)
+    with pytest.raises(ConfigError, match="ask for 'branches' too"):
+        fit(pipe, draw, reference, THIRD, 0, 1, conditional=(1,))
+
+
+def written(config: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    return {k: v for k, v in config.to_dict().items() if k not in ("type", "version")}, config.tensors()
 
 
 def test_branches_that_there_are_not_are_refused() -> None:

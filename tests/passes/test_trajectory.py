@@ -390,6 +390,35 @@ def test_a_plan_is_saved_and_read(tmp_path: Path) -> None:
     assert torch.equal(run(pipe, "pixart"), made)
 
 
+APART = {"computed": (True, False), "weights": torch.zeros(2, 4), "unconditional": torch.zeros(2, 4)}
+
+
+def halved() -> TrajectoryConfig:
+    """Every other evaluation whole, of the others the conditional branch alone: the last difference is kept."""
+    none = torch.zeros(STEPS, STEPS + 2, dtype=torch.float64)
+    cross = torch.zeros(STEPS, 2 * STEPS + 2, dtype=torch.float64)
+    for step in range(1, STEPS, 2):
+        cross[step, [step - 1, STEPS + step - 1, STEPS + step]] = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
+    conditional = tuple(step % 2 == 1 for step in range(STEPS))
+    return replace(HALF, weights=none, unconditional=none, conditional=conditional, cross=cross)
+
+
+def test_half_calls_and_kept_modules_exclude_each_other_in_one_batch() -> None:
+    reuse = StaticCacheConfig(schedule=GeneratorSpec("full_steps", n=4))
+    with pytest.raises(ConfigError, match="decides what is computed in each call"):
+        accelerate_pipeline(tiny_pipeline("pixart"), [halved(), reuse])
+
+
+@pytest.mark.parametrize("name", ["pixart", "wan"])
+def test_without_guidance_there_are_no_half_calls(name: str) -> None:
+    pipe = tiny_pipeline(name)
+    accelerate_pipeline(pipe, halved())
+    run(pipe, name)
+    assert effect(pipe).actual_frac == effect(pipe).planned_frac == 0.25
+    plain = tiny_pipeline(name)
+    assert torch.equal(run(pipe, name, guidance_scale=1.0), run(plain, name, guidance_scale=1.0))
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -430,6 +459,13 @@ def test_a_plan_is_saved_and_read(tmp_path: Path) -> None:
             r"\[1, C, C\], got \[1, 2, 3\]",
         ),
         ({"computed": (True,), "filters": torch.zeros(1, 2, 2)}, "filters take weights"),
+        ({"computed": (True,), "unconditional": torch.zeros(1, 3)}, "take those of the conditional branch"),
+        ({**APART, "conditional": (False, True)}, "take 'unconditional' and 'cross'"),
+        ({**APART, "conditional": (False, False), "cross": torch.zeros(2, 6)}, "take 'unconditional' and 'cross'"),
+        ({**APART, "conditional": (True, False), "cross": torch.zeros(2, 6)}, "computed whole or"),
+        ({**APART, "conditional": (True,), "cross": torch.zeros(2, 6)}, "1 conditional for 2"),
+        ({**APART, "conditional": (False, True), "cross": torch.zeros(2, 4)}, r"\[2, 6\], got \[2, 4\]"),
+        ({**APART, "conditional": (False, True), "cross": torch.eye(2, 6)}, "not computed, or not yet"),
         ({"guarded": "yes"}, "true or false, got 'yes'"),
         ({"weights": torch.zeros(2, 4)}, "belong to 'computed'"),
         ({"speedup": 0.5}, "at least 1"),

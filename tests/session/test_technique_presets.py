@@ -7,10 +7,11 @@ import torch
 from tiny import tiny_call, tiny_pipeline
 
 from dit_accel import accelerate_pipeline, remove_acceleration, summary
-from dit_accel.errors import DitAccelError
+from dit_accel.calibration.techniques import TECHNIQUES as RECORDED_TECHNIQUES
+from dit_accel.errors import ConfigError, DitAccelError
 from dit_accel.session.presets import PRESETS
 from dit_accel.session.session import session_of
-from dit_accel.session.technique_presets import TECHNIQUES
+from dit_accel.session.technique_presets import RECORDED, TECHNIQUES
 
 MODELS = {"deepcache": "sd", "faster_diffusion": "sd", "a_sdm": "sd", "fora": "pixart"}
 
@@ -43,6 +44,14 @@ def test_those_for_unets_say_so(name: str) -> None:
         accelerate_pipeline(pipe, name)
 
 
+@pytest.mark.parametrize("name", RECORDED)
+def test_those_that_need_a_recording_say_how_to_get_one(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"technique_plan\(pipe, '{name}', run\)"):
+        accelerate_pipeline(tiny_pipeline("pixart"), name)
+    assert name in RECORDED_TECHNIQUES
+
+
 def test_they_stand_apart_from_our_own() -> None:
     ours = [name for name in PRESETS if not PRESETS.get(name).paper]
+    assert set(RECORDED) == set(RECORDED_TECHNIQUES) - set(TECHNIQUES)
     assert ours == list(PRESETS)[: len(ours)] and not set(ours) & set(TECHNIQUES)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import torch
 
-from dit_accel.passes.trajectory.config import LATENTS, TrajectoryConfig, rows_of
-from dit_accel.passes.trajectory.history import Filter, History, Weights, latents_at
-from dit_accel.schedules.theory import noise_estimate, theory_answer, theory_weights
+from dit_accel.passes.trajectory.config import TrajectoryConfig, rows_of
+from dit_accel.passes.trajectory.halves import split
+from dit_accel.passes.trajectory.history import Filter, Weights
+from dit_accel.schedules.theory import theory_weights
 
-ORIENTED_LEVEL = 0.8  # share of noise from which on an output is sure to be more noise than data
 SAME_LEVEL_FRAC = 1e-3  # noise levels that differ by less are the same
 
 
@@ -24,38 +24,31 @@ class Answers:
         config: The plan.
         num_steps: Evaluations of the run.
         levels: Their noise levels; empty if unknown.
-        prediction: What the scheduler takes outputs for; empty if unknown.
         scale: Guidance scale of the run; ``None``: it cannot be told.
 
     Attributes:
-        estimate: How theory makes noise estimates of outputs and latents; ``None``: it continues outputs.
-        is_flow: Whether outputs are noise less data, or the opposite.
+        computed: Evaluations that are computed whole.
+        conditional: Those of which the conditional branch alone is.
+        answered: All others.
     """
 
     def __init__(
-        self,
-        config: TrajectoryConfig,
-        num_steps: int,
-        levels: Sequence[float],
-        prediction: str = "",
-        scale: float | None = None,
+        self, config: TrajectoryConfig, num_steps: int, levels: Sequence[float], scale: float | None = None
     ) -> None:
         self.config = config
         self.scale = scale
         self.computed = config.steps_of(num_steps)
-        self.answered = frozenset(range(num_steps)) - frozenset(self.computed)
         self.levels = list(levels) if len(levels) == num_steps else list(range(num_steps))
-        self.is_flow = prediction == "flow"
-        self.estimate = noise_estimate(prediction, levels) if len(levels) == num_steps else None
         self.is_fitted = config.weights is not None and config.num_steps == num_steps
         self.is_moved = self.is_fitted and bool(levels and config.levels) and not _alike(levels, config.levels)
+        half = frozenset(step for step, alone in enumerate(config.conditional) if alone)
+        self.conditional = half if self.is_fitted and not self.is_moved else frozenset[int]()
+        if self.is_moved:  # nothing is known of half calls there
+            self.computed = tuple(sorted({*self.computed, *half}))
+        self.answered = frozenset(range(num_steps)) - frozenset(self.computed) - self.conditional
         self._rows = self._fitted(config.weights_at(scale))
         self._others = self._rows if config.unconditional is None else self._fitted(config.unconditional_at(scale))
         self._theory: dict[tuple[int, tuple[int, ...]], Weights] = {}
-
-    def estimates(self, start: int) -> bool:
-        """Whether theory makes noise estimates in a run from ``start`` on: its first output tells their sign."""
-        return self.estimate is not None and (not self.is_flow or self.levels[start] >= ORIENTED_LEVEL)
 
     def fitted(self, step: int) -> Weights | None:
         """Fitted weights of an evaluation; of a computed one those of its forecast, if there are any."""
@@ -65,6 +58,11 @@ class Answers:
         """:meth:`fitted`, of the unconditional guidance branch."""
         return self._others.get(step)
 
+    def cross(self, step: int) -> tuple[Weights, Weights]:
+        """Weights of the unconditional branch where the other one alone is computed; see :func:`.halves.split`."""
+        assert self.config.cross is not None
+        return split(self.config.cross[step].tolist())
+
     def filter(self, step: int) -> Filter | None:
         """By which matrix the channels of which output are mixed into a fitted answer, if they are."""
         if self.config.filters is None or not self.is_fitted or step not in self.answered:
@@ -72,17 +70,12 @@ class Answers:
         matrix = self.config.filters[step]
         return (max(node for node in self.computed if node < step), matrix) if matrix.any() else None
 
-    def by_theory(self, step: int, history: History) -> Weights:
-        """Theory's weights of an evaluation from what there is: without the latents where those are something else."""
-        computed = tuple(history.computed)
-        key = (step, computed)
+    def by_theory(self, step: int, computed: Sequence[int]) -> Weights:
+        """Theory's weights of an evaluation, from the outputs that there are."""
+        key = (step, tuple(computed))
         if key not in self._theory:
-            answer = theory_answer(self.levels, computed, step, self.estimate)
-            weights = {**answer.outputs, **{latents_at(node): weight for node, weight in answer.latents.items()}}
-            self._theory[key] = weights | ({LATENTS: answer.now} if answer.now else {})
-        if history.has(self._theory[key]):
-            return self._theory[key]
-        return theory_answer(self.levels, computed, step).outputs
+            self._theory[key] = theory_weights(self.levels, computed, step)
+        return self._theory[key]
 
     def _fitted(self, table: torch.Tensor | None) -> dict[int, dict[int, float]]:
         if table is None or not self.is_fitted:

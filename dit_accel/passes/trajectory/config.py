@@ -38,6 +38,10 @@ class TrajectoryConfig(PassConfig):
         unconditional: float64 [T, T + 2]: weights of the unconditional guidance branch, where it has its own;
             ``weights`` are then those of the conditional one. ``None``: both branches have the same.
         guided_unconditional: float64 [G, T, T + 2]: ``unconditional`` at each of the scales of ``guidance``.
+        conditional: For each evaluation whether the conditional guidance branch alone is computed, where ``computed``
+            is false; empty: nowhere. Takes ``unconditional`` and ``cross``.
+        cross: float64 [T, 2 T + 2]: row i answers the unconditional branch there, by outputs of its own (columns 0 to
+            T - 1), of the conditional branch (T to 2 T - 1, evaluation i itself among them), latents and noise.
         filters: float64 [T, C, C]: what is added to each answer of the last computed output with its C channels mixed
             (the latents' channels, the last axis of packed ones); noughts where nothing is. ``None``: nowhere.
         guard: For each evaluation the largest relative error that the forecast of it may have, 0 where there is no
@@ -62,6 +66,8 @@ class TrajectoryConfig(PassConfig):
     guided_weights: torch.Tensor | None = None
     unconditional: torch.Tensor | None = None
     guided_unconditional: torch.Tensor | None = None
+    conditional: tuple[bool, ...] = ()
+    cross: torch.Tensor | None = None
     filters: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -78,26 +84,52 @@ class TrajectoryConfig(PassConfig):
                 raise ConfigError(f"'{NAME}': weights, levels and guard belong to 'computed', which is not given")
             return
         object.__setattr__(self, "computed", tuple(self.computed))
+        object.__setattr__(self, "conditional", tuple(bool(each) for each in self.conditional))
         self._check(self.computed)
 
     def _check(self, computed: tuple[Any, ...]) -> None:
         steps = len(computed)
         if not steps or not all(isinstance(each, bool) for each in computed) or not computed[0]:
             raise ConfigError(f"'{NAME}': computed must hold true or false for each evaluation, the first one true")
+        for name in ("levels", "guard", "conditional"):
+            given = getattr(self, name)
+            if given and len(given) != steps:
+                raise ConfigError(f"'{NAME}': {len(given)} {name} for {steps} evaluations")
         if self.weights is not None:
-            _check_table(self.weights, computed, (steps, steps + 2))
+            _check_table(self.weights, self._has_conditional(computed), (steps, steps + 2))
         if self.unconditional is not None:
             if self.weights is None:
                 raise ConfigError(f"'{NAME}': unconditional weights take those of the conditional branch beside them")
             _check_table(self.unconditional, computed, (steps, steps + 2))
+        self._check_conditional(computed)
         self._check_guidance(computed)
         self._check_filters(steps)
-        for name in ("levels", "guard"):
-            given = getattr(self, name)
-            if given and len(given) != steps:
-                raise ConfigError(f"'{NAME}': {len(given)} {name} for {steps} evaluations")
         if self.guard and self.weights is None:
             raise ConfigError(f"'{NAME}': the guard compares with forecasts by fitted weights, and there are none")
+
+    def _has_conditional(self, computed: tuple[bool, ...]) -> tuple[bool, ...]:
+        """Where there are outputs of the conditional branch."""
+        return tuple(a or b for a, b in zip(computed, self.conditional, strict=True)) if self.conditional else computed
+
+    def _check_conditional(self, computed: tuple[bool, ...]) -> None:
+        if not self.conditional and self.cross is None:
+            return
+        if self.unconditional is None or self.cross is None or self.guidance or not any(self.conditional):
+            raise ConfigError(
+                f"'{NAME}': conditional evaluations take 'unconditional' and 'cross' weights of one guidance scale"
+            )
+        if any(a and b for a, b in zip(computed, self.conditional, strict=True)):
+            raise ConfigError(f"'{NAME}': an evaluation is computed whole or its conditional branch alone, not both")
+        steps = len(computed)
+        if tuple(self.cross.shape) != (steps, 2 * steps + 2) or not torch.isfinite(self.cross).all():
+            found = list(self.cross.shape)
+            raise ConfigError(f"'{NAME}': cross must be finite numbers [{steps}, {2 * steps + 2}], got {found}")
+        ends = self.cross[:, LATENTS:]
+        _check_table(torch.cat([self.cross[:, :steps], ends], 1), computed, (steps, steps + 2))
+        # Of the conditional branch there is this evaluation's own output, too: as if it were one evaluation later.
+        later = torch.zeros(steps + 1, steps + 3, dtype=self.cross.dtype)
+        later[1:, :steps] = self.cross[:, steps : 2 * steps]
+        _check_table(later, (*self._has_conditional(computed), False), (steps + 1, steps + 3))
 
     def _check_guidance(self, computed: tuple[bool, ...]) -> None:
         if not self.guidance and self.guided_weights is None:
@@ -133,7 +165,8 @@ class TrajectoryConfig(PassConfig):
         chosen = [step for step, computed in enumerate(self.computed) if computed]
         if num_steps == len(self.computed):
             return tuple(chosen)
-        count = max(1, round(len(chosen) * num_steps / len(self.computed)))
+        cost = len(chosen) + sum(self.conditional) / 2
+        count = max(1, round(cost * num_steps / len(self.computed)))
         places = np.interp(np.linspace(0, len(chosen) - 1, count), range(len(chosen)), chosen)
         scale = (num_steps - 1) / max(1, len(self.computed) - 1)
         return tuple(sorted({round(float(place) * scale) for place in places}))
@@ -171,8 +204,14 @@ class TrajectoryConfig(PassConfig):
     def at_guidance(self, scale: float) -> "TrajectoryConfig":
         """The same plan for one guidance scale alone, as :func:`~dit_accel.to_scheduler` takes it."""
         weights, unconditional = self.weights_at(scale), self.unconditional_at(scale)
-        none = {"guidance": (), "guided_weights": None, "guided_unconditional": None}
-        return replace(self, weights=weights, unconditional=unconditional, **none)
+        return replace(
+            self,
+            weights=weights,
+            unconditional=unconditional,
+            guidance=(),
+            guided_weights=None,
+            guided_unconditional=None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         computed = None if self.computed is None else "".join("01"[each] for each in self.computed)
@@ -188,22 +227,26 @@ class TrajectoryConfig(PassConfig):
             data["guarded"] = True
         if self.guidance:
             data["guidance"] = list(self.guidance)
+        if self.conditional:
+            data["conditional"] = "".join("01"[each] for each in self.conditional)
         return data
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        names = ("weights", "guided_weights", "unconditional", "guided_unconditional", "filters")
+        names = ("weights", "guided_weights", "unconditional", "guided_unconditional", "cross", "filters")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> "TrajectoryConfig":
         cls.check_keys(data)
-        fields = dict(data)
-        computed = fields.pop("computed", None)
-        if computed is not None:
-            if not isinstance(computed, str) or set(computed) - set("01"):
-                raise ConfigError(f"'{NAME}': computed must be a text of 0 and 1, got {computed!r}")
-            computed = tuple(each == "1" for each in computed)
-        return cls(computed=computed, **tensors, **fields)
+        fields: dict[str, Any] = {**data, **tensors}
+        for name in ("computed", "conditional"):
+            text = fields.get(name)
+            if text is None:
+                continue
+            if not isinstance(text, str) or set(text) - set("01"):
+                raise ConfigError(f"'{NAME}': {name} must be a text of 0 and 1, got {text!r}")
+            fields[name] = tuple(each == "1" for each in text)
+        return cls(**fields)
 
 
 def rows_of(table: torch.Tensor) -> dict[int, dict[int, float]]:

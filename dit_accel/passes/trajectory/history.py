@@ -9,16 +9,7 @@ from dit_accel.passes.trajectory.config import LATENTS, NOISE
 from dit_accel.runtime.trees import Tree, leaves, map_tree
 
 Weights = Mapping[int, float]
-"""By evaluation; :data:`LATENTS` and :data:`NOISE` for those, :func:`latents_at` for what another evaluation got."""
-
-
-def latents_at(step: int) -> int:
-    """The key of the latents that the denoiser was given at a computed evaluation, and itself the inverse of that."""
-    return -3 - step
-
-
-OPPOSITE = -0.3  # noise less data has a cosine of about 0.7 with the noise, the opposite of about -0.7
-KEPT_LATENTS = 3  # a line goes through two, and schedulers of second order evaluate a level twice
+"""By evaluation; :data:`LATENTS` and :data:`NOISE` for those."""
 
 Filter = tuple[int, torch.Tensor]
 """An evaluation, and the matrix [C, C] by which the channels of its output are mixed."""
@@ -33,46 +24,25 @@ class History:
 
     Attributes:
         takes_latents: Whether latents can be added to outputs.
-        sign: By which theory's weights of latents are multiplied; ``None``: by 1. See :meth:`orient`.
+        form: The last output, for its form.
     """
 
     def __init__(self, start: int, latents: Any) -> None:
         self.start = start
         self.noise = latents
         self.takes_latents = True
-        self.sign: torch.Tensor | None = None
-        self._given: dict[int, torch.Tensor] = {}
         self._outputs: dict[int, list[torch.Tensor]] = {}
-        self._form: Tree = None
+        self.form: Tree = None
 
     @property
     def computed(self) -> list[int]:
         """The evaluations whose outputs are kept, in order."""
         return list(self._outputs)
 
-    def keep(self, step: int, output: Tree, latents: torch.Tensor | None = None) -> None:
-        """Note a computed output; a copy of it, for pipelines may work on it in place.
-
-        Args:
-            step: The evaluation.
-            output: What the denoiser gave.
-            latents: What it was given, where answers are to combine it; those of the last few are kept.
-        """
-        if latents is not None:
-            self._given = dict([*self._given.items(), (step, latents.detach().clone())][-KEPT_LATENTS:])
+    def keep(self, step: int, output: Tree) -> None:
+        """Note a computed output; a copy of it, for pipelines may work on it in place."""
         self._outputs[step] = [leaf.detach().clone() for leaf in leaves(output)]
-        self._form = output
-
-    def orient(self, output: Tree, latents: torch.Tensor) -> None:
-        """Find out whether a flow model predicts data less noise where its scheduler wants noise less data.
-
-        Some pipelines turn the sign around behind the denoiser (Lumina 2, Z-Image, HiDream). Near pure noise the
-        output has that of the latents, or the opposite one. Does not wait for the device.
-        """
-        first = leaves(output)[0]
-        first = (first if first.shape == latents.shape else first[:, : latents.shape[1]]).float()
-        cosine = (first * latents).sum() / (first.norm() * latents.float().norm()).clamp_min(1e-12)
-        self.sign = torch.where(cosine < OPPOSITE, -1.0, 1.0)
+        self.form = output
 
     def has(self, weights: Weights) -> bool:
         """Whether everything that these weights combine is at hand."""
@@ -80,8 +50,7 @@ class History:
             return False
         if NOISE in weights and self.start != 0:
             return False
-        given = all(latents_at(key) in self._given for key in weights if key < LATENTS)
-        return given and all(step in self._outputs for step in weights if step >= 0)
+        return all(step in self._outputs for step in weights if step >= 0)
 
     def combine(self, weights: Weights, latents: Any, by: Filter | None = None, first: Weights | None = None) -> Tree:
         """The answer: sums in float32 (float64 for such outputs), in the form and dtype of the outputs.
@@ -101,7 +70,7 @@ class History:
                 add_mixed(total, self._outputs[by[0]][0], by[1])
             return total.to(like.dtype)
 
-        return map_tree(leaf, self._form)
+        return map_tree(leaf, self.form)
 
     def error(self, weights: Weights, latents: Any, output: Tree, first: Weights | None = None) -> float:
         """How far a forecast is from an output, relative to it: the furthest sample of the batch.
@@ -117,12 +86,13 @@ class History:
 
     def _whole(self, place: int, weights: Weights, latents: Any, first: Weights | None) -> torch.Tensor:
         if first is None:
-            return self._leaf(place, weights, latents)
+            return self.total(place, weights, latents)
         half = len(next(iter(self._outputs.values()))[place]) // 2
         parts = (first, slice(None, half)), (weights, slice(half, None))
-        return torch.cat([self._leaf(place, own, latents, part) for own, part in parts])
+        return torch.cat([self.total(place, own, latents, part) for own, part in parts])
 
-    def _leaf(self, place: int, weights: Weights, latents: Any, part: slice = slice(None)) -> torch.Tensor:
+    def total(self, place: int, weights: Weights, latents: Any, part: slice = slice(None)) -> torch.Tensor:
+        """What weights make of one tensor of the outputs, in float32 at least, of a part of the batch."""
         total: torch.Tensor | None = None
         for step, weight in weights.items():
             if step < 0:
@@ -135,13 +105,9 @@ class History:
         if total is None:
             total = torch.zeros_like(next(iter(self._outputs.values()))[place][part], dtype=torch.float32)
         if place == 0:
-            by_theory = [key for key in weights if key < LATENTS]
-            values = {LATENTS: latents, NOISE: self.noise, **{key: self._given[latents_at(key)] for key in by_theory}}
-            for key, value in values.items():
+            for key, value in ((LATENTS, latents), (NOISE, self.noise)):
                 if weights.get(key):
-                    value = value[part]
-                    oriented = value if self.sign is None or not by_theory else value * self.sign
-                    add_latents(total, oriented, weights[key])
+                    add_latents(total, value[part], weights[key])
         return total
 
 

@@ -29,19 +29,6 @@ def noise_levels(scheduler: Any) -> tuple[float, ...]:
     return tuple(((1 - part) / part.clamp_min(1e-12)).sqrt().tolist())
 
 
-def predicts(scheduler: Any) -> str:
-    """What a scheduler takes the denoiser's output for, as :func:`~dit_accel.schedules.theory.noise_estimate` has it.
-
-    ``""`` where it cannot be told, or where the denoiser is given latents in another scale (EDM).
-    """
-    config = getattr(scheduler, "config", {})
-    name = type(scheduler).__name__
-    if name.startswith("EDM") or config.get("invert_sigmas"):
-        return ""
-    prediction = config.get("prediction_type") or ("flow" if name.startswith("FlowMatch") else "")
-    return "flow" if prediction == "flow_prediction" else str(prediction)
-
-
 def why_not(scheduler: Any) -> str | None:
     """Why evaluations of this scheduler cannot be answered from earlier ones; ``None``: they can."""
     name = type(scheduler).__name__

@@ -16,7 +16,7 @@ from dit_accel.errors import ConfigError, PlanMismatchError, UnsupportedModelErr
 from dit_accel.passes.trajectory.answers import Answers
 from dit_accel.passes.trajectory.config import TrajectoryConfig
 from dit_accel.passes.trajectory.history import History, are_alike
-from dit_accel.passes.trajectory.levels import noise_levels, predicts, why_not
+from dit_accel.passes.trajectory.levels import noise_levels, why_not
 
 
 class TrajectoryScheduler:
@@ -99,7 +99,7 @@ class TrajectoryScheduler:
                 f"the trajectory plan is for {self._config.num_steps} denoiser evaluations and the run has "
                 f"{len(every)}"
             )
-        self._answers = Answers(self._config, len(every), noise_levels(self._inner), predicts(self._inner))
+        self._answers = Answers(self._config, len(every), noise_levels(self._inner))
         self._history, self._visited = None, 0
         self.timesteps = every[list(self._answers.computed)]
 
@@ -111,7 +111,7 @@ class TrajectoryScheduler:
         if self._history is None:
             self._history = History(0, given)
             self._history.takes_latents = are_alike(given, model_output)
-        self._history.keep(step, model_output, given if answers.estimates(0) and self._history.takes_latents else None)
+        self._history.keep(step, model_output)
         result = inner.step(model_output, inner.timesteps[step], sample, *args, **kwargs)
         self._visited += 1
         last = len(inner.timesteps)
@@ -121,7 +121,7 @@ class TrajectoryScheduler:
             given = self._given(latents, skipped)
             weights, by = answers.fitted(skipped), answers.filter(skipped)
             if weights is None or not self._history.has(weights):
-                weights, by = answers.by_theory(skipped, self._history), None
+                weights, by = answers.by_theory(skipped, self._history.computed), None
             output = self._history.combine(weights, given, by)
             result = inner.step(output, inner.timesteps[skipped], latents, *args, **kwargs)
         return result
