@@ -16,7 +16,7 @@ WORKERS ?= 2
 # glibc would give memory back to the kernel between steps and take it again page by page.
 MALLOC := MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000
 
-.PHONY: help demo bench rivals docs test lint types unit format clean
+.PHONY: help app demo bench rivals docs test lint types unit format clean
 .DEFAULT_GOAL := help
 
 help: ## Say what can be made.
@@ -24,6 +24,9 @@ help: ## Say what can be made.
 
 demo: $(VENV)/.installed-bench ## Draw the same prompts plain and accelerated: outputs/demo/demo.png, report.json, a table.
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/dit-accel demo
+
+app: $(VENV)/.installed-app ## Open the explorer: speed against quality, on the embedded pipelines.
+	$(OFFLINE) $(BIN)/dit-accel app
 
 bench: $(VENV)/.installed-bench ## Measure speed on an otherwise idle machine: reports in benchmarks/results/.
 	$(OFFLINE) $(MALLOC) $(BIN)/python benchmarks/speed.py
@@ -49,6 +52,7 @@ types: $(VENV)/.installed-dev ## Types, of the built package.
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dit_accel
 
 unit: $(VENV)/.installed-dev ## Tests.
+	@sh tests/app/install_chromium.sh
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
 
 format: $(VENV)/.installed-dev ## Rewrite the code in the common style.

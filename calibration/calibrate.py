@@ -1,44 +1,52 @@
 """Finds trajectory plans for a pipeline: record, measure gains, choose steps, fit, judge, evolve.
 
-A calibration has a folder. Every judgement is on disk as soon as it is made; stopped and called again it draws its
-recording anew, takes the judgements that are there, and goes on as if it had not been stopped.
+A calibration has a folder. Every judgement is on disk as soon as it is made, and so is the plan, if no other one beats
+it; stopped and called again it draws its recording anew, takes the judgements that are there, and goes on as if it had
+not been stopped.
 """
 
-import time
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dit_accel.calibration.books import Books, Steps
 from dit_accel.calibration.choose import Gaps, choose_steps, gram_of
-from dit_accel.calibration.evolve import Steps, evolve
-from dit_accel.calibration.fit import Fitted, first_of_each, fit
+from dit_accel.calibration.evolve import evolve
+from dit_accel.calibration.fit import first_of_each
 from dit_accel.calibration.front import Point, front_of
 from dit_accel.calibration.gains import measure_gains
-from dit_accel.calibration.recording import Recording, record
-from dit_accel.errors import AccelerationWarning, ConfigError
-from dit_accel.evaluation.metrics.fidelity import fidelity
-from dit_accel.evaluation.metrics.perceptual import available_perceptual
-from dit_accel.evaluation.progress_files import claim, read_json, write_json
+from dit_accel.calibration.guard import with_guard
+from dit_accel.calibration.guidance import over_guidance
+from dit_accel.calibration.judging import SEED as SEED
+from dit_accel.calibration.judging import Judge, drawing
+from dit_accel.calibration.pace import Pace
+from dit_accel.calibration.recording import Draw, Recording, record
+from dit_accel.calibration.shelf import place_of, plan_at, put, tidy
+from dit_accel.calibration.spread import Errand, Spread, here
+from dit_accel.calibration.store import recorded
+from dit_accel.errors import ConfigError
 from dit_accel.families.targets import find_targets
-from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video
-from dit_accel.plan.fingerprint import digest, fingerprint
+from dit_accel.passes.trajectory.apply import TrajectoryConfig
+from dit_accel.pipelines.generation import GenerationSettings, makes_video
+from dit_accel.plan.config import PassConfig
+from dit_accel.plan.fingerprint import digest, fingerprint, scheduler_digest
 from dit_accel.plan.plan import NOT_CERTIFIED, AccelerationPlan
 from dit_accel.plan.weights import sample_weights
 from dit_accel.prompts import load_prompts
 from dit_accel.schedules.theory import typical_steps
 
-SEED = 50_000  # of the first prompt; certificates count from 0
 NUM_IMAGES, NUM_VIDEOS = 32, 12
 GAIN_PROMPTS = 4
-JOB_FILE, STATE_FILE = "job.json", "judged.json"
+FIRST_SPEEDUP = 2.0  # of the plan that is judged first: what most people want, at once
+RECORDING = "recording"  # folder of the plain run, in the calibration's
 CALIBRATED_NOTE = f"calibrated on search prompts, {NOT_CERTIFIED}: `dit-accel certify` measures it on others"
 
 OnProgress = Callable[[str, float, "Calibration"], None]
-"""Told what is done (``"record"``, ``"gains"``, ``"judge"``), the seconds that are left, and the calibration."""
+"""Told what is done (``"record"``, ``"gains"``, ``"judge"``, ``"generation"``, ``"guard"``), the seconds that are
+left, by what judging has taken so far (infinite: not known yet), and the calibration."""
 
 
 @dataclass(slots=True)
@@ -46,7 +54,8 @@ class Calibration:
     """What is known so far.
 
     Attributes:
-        points: Everything that was judged, in that order.
+        points: Everything that was judged, in the order of the search.
+        skipped: What could not be judged, and why.
         generations: How many generations the search has gone through.
         hypervolume: Of all points, if it was computed.
         num_steps: T.
@@ -54,6 +63,7 @@ class Calibration:
 
     num_steps: int = 0
     points: list[Point] = field(default_factory=list)
+    skipped: dict[Steps, str] = field(default_factory=dict)
     generations: int = 0
     hypervolume: float | None = None
     _plan: Callable[[Point], AccelerationPlan] | None = None
@@ -64,7 +74,7 @@ class Calibration:
         return front_of(self.points)
 
     def plan(self, point: Point) -> AccelerationPlan:
-        """The plan of a point, its weights fitted; the pipeline is needed for that once more."""
+        """The plan of a point; one that is neither at hand nor on disk is fitted anew, by one run of the pipeline."""
         assert self._plan is not None
         return self._plan(point)
 
@@ -80,7 +90,10 @@ def calibrate(
     budget_s: float = 1200.0,
     generations: int | None = None,
     seed: int = 0,
+    guidance_values: Sequence[float] = (),
+    branches: bool = False,
     on_progress: OnProgress | None = None,
+    spread: Spread = here,
 ) -> Calibration:
     """Search trajectory plans of all speeds for a pipeline, as it is set up now.
 
@@ -94,7 +107,10 @@ def calibrate(
         budget_s: Seconds; the surrogate's plans are judged whatever it says.
         generations: End after so many generations of the evolutionary search instead.
         seed: Of the search.
+        guidance_values: Further guidance scales to fit the weights of plans to; between them they are interpolated.
+        branches: Fit weights of its own to each guidance branch: closer wherever there are two, and no scheduler form.
         on_progress: Told of every judgement.
+        spread: Where candidates are judged: in this process, or on many, with the same results; see :mod:`.spread`.
 
     Returns:
         The points; ``calibration.plan(point)`` makes a plan of one.
@@ -103,7 +119,7 @@ def calibrate(
         ConfigError: The folder holds something else, or the pipeline cannot be run.
         UnsupportedModelError: Its scheduler is random at every step, or not linear in the output.
     """
-    began = time.monotonic()
+    pace = Pace(budget_s, generations)
     chosen = settings or GenerationSettings()
     video = makes_video(pipe)
     listed = tuple(prompts or load_prompts("search", "video" if video else "image").prompts)
@@ -116,71 +132,133 @@ def calibrate(
     identity = {
         "model": model,
         "weights": [None if sample is None else digest(asdict(sample)) for sample in weights],
-        "scheduler": digest({type(pipe.scheduler).__name__: str(pipe.scheduler.config)}),
+        "scheduler": scheduler_digest(pipe.scheduler),
         "settings": asdict(chosen),
         "prompts": digest(listed[:count]),
         "seed": seed,
+        **({"branches": True} if branches else {}),
     }
-    claim(folder / JOB_FILE, identity, "a calibration")
-    state = read_json(folder / STATE_FILE) or {"points": [], "gains": None}
-    known = {point.computed: point for point in map(Point.from_dict, state["points"])}
+    books = Books(folder, identity)
     calibration = Calibration()
+    draw = drawing(pipe, listed, chosen)
 
-    def draw(first: int, last: int) -> torch.Tensor:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AccelerationWarning)
-            return generate(pipe, listed[first:last], range(SEED + first, SEED + last), chosen)
+    def draw_at(scale: float) -> Draw:
+        return drawing(pipe, listed, replace(chosen, guidance_scale=scale))
 
     def tell(what: str) -> None:
         if on_progress is not None:
-            on_progress(what, max(0.0, budget_s - (time.monotonic() - began)), calibration)
+            on_progress(what, pace.left_s(calibration.generations), calibration)
 
-    reference = record(pipe, draw, 0, count)
+    def run_plain(recording: Recording) -> None:
+        record(pipe, draw, 0, count, recording)
+        if not torch.isfinite(recording.pictures).all():
+            raise ConfigError(
+                "the plain pipeline's own pictures are not finite (NaN or infinity): nothing can be compared with "
+                "them. Try another dtype"
+            )
+
+    setup = {"device": [_kind(target.denoiser) for target in targets]}
+    reference = recorded(folder / RECORDING, setup, run_plain, gram_of, outputs=books.gains is None)
     calibration.num_steps = reference.num_steps
     tell("record")
-    gains = state["gains"] or measure_gains(pipe, draw, reference, min(GAIN_PROMPTS, count))
-    state["gains"] = gains
-    write_json(folder / STATE_FILE, state)
+    if books.gains is None:
+        books.gains = measure_gains(pipe, draw, reference, min(GAIN_PROMPTS, count))
+        books.write()
     tell("gains")
-    gaps = Gaps(gram_of(reference), gains, first_of_each(reference.denoisers) - {0})
-    reference.outputs.clear()
-    fitted: dict[Steps, Fitted] = {}
-
-    def judge(steps: Steps) -> Point:
-        if steps in known:
-            calibration.points.append(known[steps])
-            return known[steps]
-        result = fit(pipe, draw, reference, steps, 0, count)
-        point = judged(steps, result, reference)
-        fitted.clear()  # only the last one is kept at hand
-        fitted[steps] = result
-        known[steps] = point
-        calibration.points.append(point)
-        state["points"].append(point.to_dict())
-        write_json(folder / STATE_FILE, state)
-        tell("judge")
-        return point
+    gaps = Gaps(reference.gram, books.gains, first_of_each(reference.denoisers) - {0})
+    reference.forget_outputs()
+    judge = Judge(pipe, draw, reference, branches=branches)
+    configs: dict[Steps, PassConfig] = {}
 
     def plan(point: Point) -> AccelerationPlan:
-        result = fitted.get(point.computed) or fit(pipe, draw, reference, point.computed, 0, count)
+        kept = None if point.computed in configs else plan_at(folder, point)
+        if kept is not None:
+            return kept
+        config = configs.get(point.computed) or judge.fit(point.computed).config
         return AccelerationPlan(
             name=f"trajectory-{len(point.computed)}-of-{point.num_steps}",
-            passes=(result.config,),
+            passes=(config,),
             fingerprints=tuple(fingerprint(target) for target in targets),
             conditions=reference.conditions,
             notes=(CALIBRATED_NOTE,),
         )
 
+    def is_finished(found: AccelerationPlan) -> bool:
+        (config,) = found.passes
+        assert isinstance(config, TrajectoryConfig)
+        return bool(config.guard) and set(guidance_values) <= set(config.guidance)
+
+    def finished(found: AccelerationPlan) -> AccelerationPlan:
+        """With its guard, and its weights for other guidance: runs that only what is left at the end is worth."""
+        (config,) = found.passes
+        assert isinstance(config, TrajectoryConfig)
+        config, conditions = with_guard(pipe, draw, config, 0, count), reference.conditions
+        if guidance_values:
+            config = over_guidance(pipe, draw_at, config, conditions.guidance_scale, guidance_values, count)
+            conditions = replace(conditions, guidance_scale=None)
+        return replace(found, passes=(config,), conditions=conditions)
+
+    def judge_all(batch: Sequence[Steps]) -> list[Point | None]:
+        books.ask(batch)
+        unknown = [steps for steps in batch if steps not in books.points and steps not in books.skipped]
+        pace.expect(len(unknown))
+        for verdict in spread_out(sorted(unknown, key=lambda each: each != first)) if unknown else ():
+            pace.judged()
+            if verdict.point is None or verdict.config is None:
+                books.skip(verdict.computed, verdict.why)
+            else:
+                configs[verdict.computed] = verdict.config
+                books.judge(verdict.point)
+            show()
+            if verdict.point in calibration.front:
+                put(plan(verdict.point), place_of(folder, verdict.point))
+            tell("judge")
+        return [books.points.get(steps) for steps in batch]
+
+    def show() -> None:
+        calibration.points, calibration.skipped = list(books.points.values()), dict(books.skipped)
+
     calibration._plan = plan
     seeds = first_choices(gaps)
-    for generation in evolve(seeds, judge, gaps, seed=seed):
-        calibration.generations = generation.number
-        calibration.hypervolume = generation.hypervolume
-        tell("generation")
-        over = time.monotonic() - began >= budget_s
-        if generation.number >= generations if generations is not None else over:
-            break
+    first = min(seeds, key=lambda steps: abs(gaps.steps / len(steps) - FIRST_SPEEDUP))
+    show()
+    errand = Errand(prompts=listed[:count], settings=chosen, recording=folder / RECORDING, branches=branches)
+    with spread(errand, judge) as spread_out:
+        for generation in evolve(seeds, judge_all, gaps, seed=seed, standing=books.standing, tried=books.tried()):
+            if not books.points:
+                raise _nothing_judged(books)
+            books.stand(generation.number, [point.computed for point in generation.population], generation.rng)
+            show()
+            calibration.generations = generation.number
+            calibration.hypervolume = generation.hypervolume
+            tell("generation")
+            if generation.number >= generations if generations is not None else pace.is_over:
+                break
+    for point in calibration.front:
+        kept = plan_at(folder, point)
+        if kept is None or not is_finished(kept):
+            put(finished(plan(point)), place_of(folder, point))
+            tell("guard")
+    configs.clear()  # from here on the folders are what there is
+    tidy(folder, calibration.front)
     return calibration
+
+
+def _kind(denoiser: Any) -> str:
+    """Type of its device and of its numbers: a recording of others is drawn anew."""
+    first = next(denoiser.parameters())
+    return f"{first.device.type} {first.dtype}"
+
+
+def _nothing_judged(books: Books) -> ConfigError:
+    """Every candidate was skipped: that is no fault of theirs, and the next call is to try them again."""
+    count, why = len(books.skipped), next(iter(books.skipped.values()))
+    books.skipped.clear()
+    books.write()
+    return ConfigError(
+        f"none of the {count} candidates could be judged; the first because {why}. Nothing is kept of that: the same "
+        "command tries them again"
+    )
 
 
 def first_choices(gaps: Gaps) -> list[Steps]:
@@ -197,18 +275,3 @@ def ladder(num_steps: int) -> list[int]:
         sizes.append(round(size))
         size = max(size + 1, size * 1.12)
     return sizes
-
-
-def judged(steps: Steps, result: Fitted, reference: Recording) -> Point:
-    """How close a fitted plan's own run came to the plain one's pictures."""
-    networks = [name for name in available_perceptual() if name == "st_lpips"]
-    scores = fidelity(result.pictures, reference.pictures, perceptual=networks)
-    in_order = sorted(scores.psnr_db)
-    worst = in_order[: max(1, len(in_order) // 10)]
-    return Point(
-        computed=steps,
-        num_steps=reference.num_steps,
-        psnr_db=round(sum(in_order) / len(in_order), 4),
-        worst_db=round(sum(worst) / len(worst), 4),
-        st_lpips=None if scores.st_lpips is None else round(sum(scores.st_lpips) / len(scores.st_lpips), 6),
-    )

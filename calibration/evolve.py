@@ -4,22 +4,26 @@ After ECAD (Aggarwal et al., arXiv 2506.15682), with three changes: the seeds ar
 theory, a surrogate screens children before any real run, and every child's weights are fitted anew, so that what is
 judged is the best that can be made of its steps.
 
-Selection is by DEAP's NSGA-II (Deb et al. 2002). Judgements are kept by the caller: evolving again with the same seed
-and all of them at hand gives the same populations at once, which is how a stopped search goes on.
+Selection is by DEAP's NSGA-II (Deb et al. 2002). Whom to judge is settled before any of a generation is judged, so
+that judging may be spread over many processes. Judgements are kept by the caller, and so is where the search stands; a
+stopped one goes on from the end of its last generation, and finds the same children again.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dit_accel.calibration.books import Standing, Steps, rng_of, text_of
 from dit_accel.calibration.choose import Gaps
 from dit_accel.calibration.front import Point
 from dit_accel.errors import MissingDependencyError
 
-Steps = tuple[int, ...]
-Judge = Callable[[Steps], Point]
-BROOD = 6  # children made for each one that is judged
+JudgeAll = Callable[[Sequence[Steps]], Sequence[Point | None]]
+"""Fits and judges sets of steps; ``None`` for one that cannot be judged."""
+
+CHILDREN = 8  # judged in each generation
+BROOD = 6  # made for each one that is judged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,45 +34,67 @@ class Generation:
         number: From 0 on.
         population: The survivors.
         hypervolume: Of everything judged, by share of saved evaluations and decibel; ``None``: moocore is missing.
+        rng: State of the random numbers, as text.
     """
 
     number: int
     population: tuple[Point, ...]
     hypervolume: float | None
+    rng: str
 
 
 def evolve(
-    seeds: Sequence[Steps], judge: Judge, gaps: Gaps, *, population: int = 16, children: int = 8, seed: int = 0
+    seeds: Sequence[Steps],
+    judge: JudgeAll,
+    gaps: Gaps,
+    *,
+    population: int = 16,
+    children: int = CHILDREN,
+    seed: int = 0,
+    standing: Standing | None = None,
+    tried: Mapping[Steps, Point | None] | None = None,
 ) -> Iterator[Generation]:
     """Generation after generation, without end; the caller stops.
 
     Args:
         seeds: The first population.
-        judge: Fits and judges one set of steps.
+        judge: Fits and judges sets of steps.
         gaps: The surrogate that screens children.
         population: Survivors of a generation.
         children: Judged in each generation.
         seed: Of the random choices.
+        standing: Go on from the end of this generation, which is the first that is told.
+        tried: All that had been tried by then.
 
     Raises:
         MissingDependencyError: DEAP is not installed.
     """
     select = _selection()
-    rng = random.Random(seed)
-    alive = {steps: judge(steps) for steps in dict.fromkeys(seeds)}
-    everyone = dict(alive)
-    number = 0
+    if standing is None:
+        rng, number, everyone = random.Random(seed), 0, _judged(judge, list(dict.fromkeys(seeds)))
+        alive = _alive(everyone, everyone)
+    else:
+        rng, number, everyone = rng_of(standing.rng), standing.generation, dict(tried or {})
+        alive = _alive(everyone, standing.population)
     while True:
-        if number:
-            for steps in _brood(rng, list(alive), everyone, gaps, children):
-                everyone[steps] = alive[steps] = judge(steps)
-            alive = {steps: everyone[steps] for steps in select(alive, population)}
-        points = tuple(alive.values())
-        yield Generation(number=number, population=points, hypervolume=hypervolume(everyone.values()))
+        points, all_points = tuple(alive.values()), [point for point in everyone.values() if point is not None]
+        yield Generation(number=number, population=points, hypervolume=hypervolume(all_points), rng=text_of(rng))
+        new = _judged(judge, _brood(rng, list(alive), everyone, gaps, children) if alive else [])
+        everyone |= new
+        alive |= _alive(new, new)
+        alive = {steps: alive[steps] for steps in select(alive, population)}
         number += 1
 
 
-def _brood(rng: random.Random, parents: list[Steps], known: dict[Steps, Point], gaps: Gaps, count: int) -> list[Steps]:
+def _judged(judge: JudgeAll, batch: Sequence[Steps]) -> dict[Steps, Point | None]:
+    return dict(zip(batch, judge(batch), strict=True))
+
+
+def _alive(among: Mapping[Steps, Point | None], which: Collection[Steps]) -> dict[Steps, Point]:
+    return {steps: point for steps in which if (point := among[steps]) is not None}
+
+
+def _brood(rng: random.Random, parents: list[Steps], known: Collection[Steps], gaps: Gaps, count: int) -> list[Steps]:
     """Children that were never judged, those that the surrogate likes best for their number of steps."""
     made: dict[Steps, float] = {}
     for _ in range(50 * count):

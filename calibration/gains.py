@@ -69,7 +69,7 @@ class Injector:
         """The recorded output, with the error at its step."""
         if evaluation.step > self.step:
             return evaluation.output
-        output = self.reference.outputs[evaluation.step]
+        output = self.reference.outputs[evaluation.step].to(evaluation.output.device)
         if evaluation.step == self.step:
             error = self._error(output)
             output = output + error * (SIZE_FRAC * output.norm() / error.norm().clamp_min(1e-12))
@@ -77,7 +77,7 @@ class Injector:
 
     def end(self, latents: torch.Tensor) -> None:
         """Compare with the recorded latents."""
-        off = float((latents - self.reference.latents[self._next + 1]).norm())
+        off = float((latents - self.reference.latents[self._next + 1].to(latents.device)).norm())
         if self._next == self.step:
             self._made = off
         self.gain = off / max(self._made, 1e-12)
@@ -85,9 +85,9 @@ class Injector:
 
     def _error(self, output: torch.Tensor) -> torch.Tensor:
         """What a line through the two outputs before would have been wrong by; noise where there are none."""
-        earlier = self.reference.outputs
+        earlier = [each.to(output.device) for each in self.reference.outputs[max(0, self.step - 2) : self.step]]
         if self.step >= 2:
-            return 2 * earlier[self.step - 1] - earlier[self.step - 2] - output
+            return 2 * earlier[1] - earlier[0] - output
         if self.step == 1:
             return earlier[0] - output
         generator = torch.Generator().manual_seed(0)

@@ -1,14 +1,14 @@
 """Looks into runs of a pipeline from its scheduler: what each evaluation was given and gave, and what may be changed.
 
 Everything is seen where guidance is already done: the output that the scheduler's ``step`` is given, and the latents.
-Memory of a recording, bytes: (2 T + 1) x B x latent elements x 4, for T evaluations of a batch of B prompts; outputs
-are let go of once the Gram matrices are made, which leaves (T + 1) x B x elements x 4.
+A recording without a store is held in memory, bytes: (2 T + 1) x B x latent elements x 4, for T evaluations of a batch
+of B prompts. With one (:mod:`.store`) it lies on disk, and memory holds one evaluation.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -17,11 +17,15 @@ from dit_accel.errors import DitAccelError
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 from dit_accel.passes.trajectory.levels import noise_levels
 from dit_accel.plan.conditions import Conditions
+from dit_accel.plan.config import PassConfig
 from dit_accel.runtime.call import Call, Inner
 from dit_accel.runtime.denoiser import DenoiserRuntime
 from dit_accel.runtime.patch import Patch
 from dit_accel.runtime.trees import leaves, version
 from dit_accel.session.session import session_of
+
+if TYPE_CHECKING:
+    from dit_accel.calibration.store import Store
 
 BY = "calibration"
 
@@ -74,6 +78,8 @@ class Recording:
         levels: T noise levels.
         conditions: Of the run, as plans know them.
         pictures: What was drawn.
+        gram: float64 [2 T + 1, 2 T + 1], if it was made: inner products of latents and outputs.
+        store: Where it is kept; ``None``: in memory.
     """
 
     latents: list[torch.Tensor] = field(default_factory=list)
@@ -82,6 +88,8 @@ class Recording:
     levels: tuple[float, ...] = ()
     conditions: Conditions = field(default_factory=Conditions)
     pictures: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    gram: Any = None
+    store: "Store | None" = None
 
     @property
     def num_steps(self) -> int:
@@ -105,20 +113,29 @@ class Recording:
 
     def output(self, evaluation: Evaluation) -> torch.Tensor:
         """Note it."""
-        self.latents.append(evaluation.latents.clone())
-        self.outputs.append(evaluation.output.clone())
+        if not self.latents:
+            self.latents.append(self._kept("latents", 0, evaluation.latents))
+        self.outputs.append(self._kept("outputs", len(self.outputs), evaluation.output))
         self.denoisers.append(evaluation.denoiser)
         return evaluation.output
 
     def end(self, latents: torch.Tensor) -> None:
-        """Keep the last ones only."""
-        del self.latents[len(self.outputs) :]
-        self.latents.append(latents.clone())
+        """Note them."""
+        self.latents.append(self._kept("latents", len(self.latents), latents))
+
+    def forget_outputs(self) -> None:
+        """Let go of the outputs: nothing reads them once the Gram matrix and the gains are there."""
+        self.outputs.clear()
+        if self.store is not None:
+            self.store.drop("outputs")
+
+    def _kept(self, name: str, place: int, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.clone() if self.store is None else self.store.keep(f"{name}-{place:04d}", tensor)
 
 
-def record(pipe: Any, draw: Draw, first: int, last: int) -> Recording:
-    """Run the plain pipeline once over some prompts and keep what it goes through."""
-    recording = Recording()
+def record(pipe: Any, draw: Draw, first: int, last: int, recording: Recording | None = None) -> Recording:
+    """Run the plain pipeline once over some prompts and keep what it goes through, in ``recording`` if it is given."""
+    recording = Recording() if recording is None else recording
     with listening(pipe, recording) as runtimes:
         recording.pictures = draw(first, last)
         run = next(runtime.run for runtime in runtimes if runtime.run is not None)
@@ -128,12 +145,14 @@ def record(pipe: Any, draw: Draw, first: int, last: int) -> Recording:
 
 
 @contextmanager
-def listening(pipe: Any, listener: Listener) -> Iterator[tuple[DenoiserRuntime, ...]]:
+def listening(
+    pipe: Any, listener: Listener, under: Sequence[PassConfig] = (TrajectoryConfig(speedup=1.0),)
+) -> Iterator[tuple[DenoiserRuntime, ...]]:
     """Let a listener see every run inside the block; gives the denoisers' runtimes.
 
-    What is applied to the pipeline is taken off meanwhile.
+    What is applied to the pipeline is taken off meanwhile; ``under`` is applied in its place.
     """
-    with accelerated(pipe, TrajectoryConfig(speedup=1.0)):
+    with accelerated(pipe, list(under)):
         session = session_of(pipe)
         assert session is not None
         ear = _Ear(listener)
@@ -231,7 +250,7 @@ def _ratio(given: Any, latents: torch.Tensor) -> float | None:
     """By which number the scheduler scaled the latents for the denoiser; ``None``: it was given something else."""
     if not isinstance(given, torch.Tensor) or given.shape[1:] != latents.shape[1:] or len(given) % len(latents):
         return None
-    part = given[-len(latents) :].double()
-    own = latents.to(part.device).double()
+    part = given[-len(latents) :].detach().double()
+    own = latents.detach().to(part.device).double()
     ratio = float((part * own).sum() / (own * own).sum().clamp_min(1e-30))
     return ratio if float((part - ratio * own).norm()) <= 1e-2 * float(part.norm()) else None

@@ -9,6 +9,7 @@ from dit_accel.version import __version__ as __version__
 _EXPORTS = {
     "AccelerationPlan": "dit_accel.plan.plan",
     "CompileConfig": "dit_accel.passes.compile",
+    "EncoderPropagationConfig": "dit_accel.passes.encoder_propagation.apply",
     "FirstBlockCacheConfig": "dit_accel.passes.first_block_cache",
     "GeneratorSpec": "dit_accel.schedules",
     "Schedule": "dit_accel.schedules",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from dit_accel.embedded import load_embedded as load_embedded
     from dit_accel.evaluation.certify.certify import certify as certify
     from dit_accel.passes.compile import CompileConfig as CompileConfig
+    from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig as EncoderPropagationConfig
     from dit_accel.passes.first_block_cache import FirstBlockCacheConfig as FirstBlockCacheConfig
     from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig
     from dit_accel.passes.teacache import TeaCacheConfig as TeaCacheConfig

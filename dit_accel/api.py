@@ -16,6 +16,7 @@ from dit_accel.session.limits import Limits, choose_plan
 from dit_accel.session.presets import PRESETS, resolve_preset
 from dit_accel.session.session import Session, check_free, check_plan, session_of
 from dit_accel.session.summary import Summary, summarize
+from dit_accel.session.technique_presets import RECORDED
 
 logger = logging.getLogger("dit_accel")
 
@@ -194,6 +195,11 @@ def resolve_plan(plan: PlanLike, targets: Sequence[Target]) -> AccelerationPlan:
     if isinstance(plan, Path) or (isinstance(plan, str) and plan not in PRESETS and _looks_like_source(plan)):
         return AccelerationPlan.from_pretrained(plan)
     if isinstance(plan, str):
+        if plan in RECORDED:
+            raise ConfigError(
+                f"'{plan}' is found on recorded runs of a model, so it is no preset; make a plan with "
+                f"dit_accel.calibration.techniques.technique_plan(pipe, '{plan}', run) and give that"
+            )
         if plan not in PRESETS:
             raise ConfigError(
                 f"unknown preset '{plan}'.{did_you_mean(plan, PRESETS)} Presets: {', '.join(PRESETS)}; "

@@ -8,6 +8,7 @@ from typing import Any
 
 from dit_accel.schedules.graph import SiteGraph, SiteInfo
 from dit_accel.schedules.schedule import Schedule, ScheduleError
+from dit_accel.schedules.spacing import crowded
 
 # Kinds of the leaf modules that feature caches keep; projections of text and norms are left to the lowering.
 ATTENTION_KINDS = ("self_attn", "cross_attn", "joint_attn", "single_attn")
@@ -103,15 +104,7 @@ def front_loaded(
         power: 1 is even spacing; above 1, full steps crowd at the start; below 1, at the end.
     """
     at_least("n", n, 1)
-    if not power > 0:
-        raise ScheduleError(f"'power' must be above 0, got {power}")
-    count = -(-num_steps // n)
-    full: list[int] = []
-    for i in range(count):
-        step = round(num_steps * (i / count) ** power)
-        room = num_steps - (count - i)  # leaves a step for each of those still to come
-        full.append(min(max(step, full[-1] + 1), room) if full else 0)
-    chosen = frozenset(full)
+    chosen = frozenset(crowded(num_steps, -(-num_steps // n), power))
     return _rows(num_steps, _of_kinds(graph, kinds), lambda step: step in chosen)
 
 

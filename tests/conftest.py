@@ -12,3 +12,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import torch
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    # Kernels then run through Triton's interpreter; it has to be told before diffusers imports Triton.
+    os.environ.setdefault("TRITON_INTERPRET", "1")

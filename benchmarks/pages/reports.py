@@ -23,23 +23,30 @@ def results_block(reports: Sequence[Report]) -> str:
         ConfigError: They were not made alike.
     """
     first = reports[0]
-    settings, environment = first.settings, first.environment
+    settings = first.settings
     for other in reports[1:]:
         if other.samples != first.samples or other.settings.model != settings.model:
             raise ConfigError("reports of other models, prompts or seeds do not fit into one table")
-    where = environment.gpu if settings.device.startswith("cuda") else f"{environment.cpu}, CPU"
     prompts = f" of the held-out list `{settings.prompt_list}`" if settings.prompt_list else ""
     how = (
         f"`{settings.model}`, {settings.width} x {settings.height}, n = {first.num_images}{prompts} in batches of "
         f"{settings.batch_size}, {settings.scheduler}, {settings.num_inference_steps} steps, {settings.dtype}, "
-        f"{where}, {environment.torch_threads} torch thread(s); {settings.repeats} interleaved runs of the whole "
-        f"pipeline after {settings.warmup} for warm-up. torch {environment.packages.get('torch', '?')}, diffusers "
-        f"{environment.packages.get('diffusers', '?')}, {first.created_utc[:10]}."
+        f"{settings.repeats} interleaved runs of the whole pipeline after {settings.warmup} for warm-up; "
+        f"{where_words(first)}, {first.created_utc[:10]}."
     )
     rows = [_row(variant) for report in by_preset(reports) for variant in report.variants if variant.kind != "plain"]
     noted = dict.fromkeys(note for report in reports for note in report.notes)
     notes = [f"- {note}" for note in noted if NOT_CERTIFIED not in note]  # it is what the report is for
     return "\n".join([*HEADER, *rows, "", how, *notes])
+
+
+def where_words(report: Report) -> str:
+    """Machine and software of a report, for people."""
+    settings, environment = report.settings, report.environment
+    packages = environment.packages
+    where = environment.gpu if settings.device.startswith("cuda") else f"{environment.cpu}, CPU"
+    threads = f"{environment.torch_threads} torch thread(s)"
+    return f"{where}, {threads}, torch {packages.get('torch', '?')}, diffusers {packages.get('diffusers', '?')}"
 
 
 def by_preset(reports: Sequence[Report]) -> list[Report]:
@@ -106,9 +113,9 @@ def _row(variant: Variant) -> str:
     cells.append(f"{speedup.ratio:.2f}x [{low:.2f}, {high:.2f}]")
     psnr = fidelity.psnr_db
     cells += [f"{psnr.mean:.1f} dB [{psnr.ci95[0]:.1f}, {psnr.ci95[1]:.1f}]", f"{psnr.worst5:.1f} dB"]
-    cells += [_promise("psnr_db", psnr), f"{fidelity.ssim.mean:.3f}"]
+    cells += [promise("psnr_db", psnr), f"{fidelity.ssim.mean:.3f}"]
     distance = fidelity.st_lpips
-    cells += ["", ""] if distance is None else [f"{distance.mean:.3f}", _promise("st_lpips", distance)]
+    cells += ["", ""] if distance is None else [f"{distance.mean:.3f}", promise("st_lpips", distance)]
     effect = variant.effects and variant.effects.main
     if not effect:
         cells.append("")
@@ -118,7 +125,7 @@ def _row(variant: Variant) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _promise(name: str, metric: Metric) -> str:
+def promise(name: str, metric: Metric) -> str:
     """What nine of ten new prompts keep; empty where too few were measured."""
     facts, bound = metric_facts(name), metric.bound
     return "" if bound is None else f"{'≥' if facts.higher_is_better else '≤'} {facts.bound(bound.value)}"

@@ -5,11 +5,16 @@ from typing import Any
 
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.reports.report import Report
+from pages.attention import attention_times_block
+from pages.ecad import ecad_block
 from pages.families import ask_families, not_asked, own_passes
 from pages.family_tables import families_block, groups_block, kinds_block, passes_block
+from pages.glance import glance_block
 from pages.markers import Table
 from pages.reports import quality_block, results_block, speed_block
+from pages.techniques import techniques_block
 from pages.theory import theory_block
+from pages.transfer import transfer_block
 from pages.values import load
 from pages.zoo import zoo_block
 
@@ -32,12 +37,17 @@ def _json(*paths: Path) -> dict[str, Any]:
 
 TABLES: dict[str, Table] = {
     "certificates": lambda paths: results_block([_report(path) for path in paths]),
+    "glance": lambda paths: glance_block([_report(path) for path in paths]),
     "quality": lambda paths: quality_block(_report(*paths)),
     "speed": lambda paths: speed_block(_report(*paths)),
+    "transfer": lambda paths: "\n\n".join(transfer_block(load(path)) for path in paths),
+    "techniques": lambda paths: "\n\n".join(techniques_block(load(path)) for path in paths),
     "theory": lambda paths: theory_block(_json(*paths)),
     "zoo": lambda paths: zoo_block(),
+    "ecad-macs": lambda paths: ecad_block(),
     "families": lambda paths: families_block(ask_families(), not_asked()),
     "family-groups": lambda paths: groups_block(ask_families()),
     "site-kinds": lambda paths: kinds_block(ask_families()),
+    "attention-times": lambda paths: "\n\n".join(attention_times_block(load(path)) for path in paths),
     "passes": lambda paths: passes_block(own_passes()),
 }

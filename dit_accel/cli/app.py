@@ -11,6 +11,7 @@ from dit_accel.cli.demo import demo_command
 from dit_accel.cli.doctor import doctor_command
 from dit_accel.cli.env import env_command
 from dit_accel.cli.evaluate import evaluate_command
+from dit_accel.cli.explore import app_command
 from dit_accel.cli.generate import generate_command
 from dit_accel.cli.presets import presets_app
 from dit_accel.cli.report import report_command
@@ -20,6 +21,8 @@ from dit_accel.version import __version__
 HELP = """Make diffusers pipelines faster, and see what it costs.
 
 A first look: dit-accel demo
+
+See the trade-off, pick a point: dit-accel app
 
 Your own prompt: dit-accel generate "a red apple" --preset fast --compare
 
@@ -36,6 +39,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate_command)
 app.command("demo")(demo_command)
+app.command("app")(app_command)
 app.command("calibrate")(calibrate_command)
 app.command("certify")(certify_command)
 app.command("evaluate")(evaluate_command)

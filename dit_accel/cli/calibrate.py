@@ -1,19 +1,21 @@
 """``dit-accel calibrate``: search trajectory plans of all speeds for a pipeline, and save those of the front."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dit_accel.cli import options
-from dit_accel.cli.console import err, out, print_json, tell
+from dit_accel.cli.console import EXIT_STOPPED, out, print_json, tell
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dit_accel.calibration.calibrate import Calibration, OnProgress
+    from dit_accel.calibration.calibrate import Calibration
+    from dit_accel.calibration.front import Point
+    from dit_accel.calibration.spread import Spread
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -42,6 +44,13 @@ def calibrate_command(
     plan_name: Annotated[str | None, typer.Option("--name", help="What the chosen plan is called.")] = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    guidance_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="Fit the weights at these guidance scales too, and interpolate."),
+    ] = None,
+    branches: Annotated[
+        bool, typer.Option(help="Weights of its own for each guidance branch: closer, and no form as a scheduler.")
+    ] = False,
     height: options.Height = None,
     width: options.Width = None,
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a video.")] = None,
@@ -52,7 +61,19 @@ def calibrate_command(
         int | None, typer.Option(min=0, help="Of the evolutionary search, instead of a time.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    sites: Annotated[bool, typer.Option("--sites", help="Also reuse sites inside the computed calls.")] = False,
+    ecad: Annotated[
+        bool, typer.Option("--ecad", help="ECAD's own setting: booleans for every step and site, scored by a judge.")
+    ] = False,
+    seeds_each: Annotated[int, typer.Option(min=1, help="With --ecad: pictures of each prompt.")] = 10,
+    judge: Annotated[str | None, typer.Option(help="With --ecad: who scores. Default: the best at hand.")] = None,
+    population: Annotated[int | None, typer.Option(min=4, help="With --sites or --ecad. Default: 24, 72.")] = None,
+    weights: Annotated[Path, typer.Option(metavar="FOLDER", help="With --ecad: of the judge.")] = Path("weights"),
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch, in each process.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Judge in so many processes of their own, with the same results.")
+    ] = 0,
+    ray: Annotated[bool, typer.Option("--ray", help="The workers are on a Ray cluster (RAY_ADDRESS).")] = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
@@ -62,55 +83,161 @@ def calibrate_command(
     Stopped at any time, the same command goes on where it was. Each plan of the front is a folder of its own; with a
     limit the plan that was asked for is named, and is in the folder "chosen". Certify it before you trust it.
 
+    On several GPUs: accelerate launch -m dit_accel calibrate ..., which judges on all of them.
+
     Example: dit-accel calibrate emoji-flux --budget 2m --max-lpips 0.02
     """
     import json
 
     import torch
 
-    from dit_accel.calibration.calibrate import calibrate
-    from dit_accel.calibration.front import pick
+    from dit_accel.calibration.calibrate import Calibration, calibrate
+    from dit_accel.calibration.on_ranks import launched, leads, own_device, serve
+    from dit_accel.calibration.picture import Picture
+    from dit_accel.calibration.shelf import put
     from dit_accel.cli.model import load_for_cli
+    from dit_accel.cli.search_progress import search_bar
     from dit_accel.evaluation.metrics.fidelity import require_metrics
     from dit_accel.pipelines.generation import GenerationSettings
 
     budget_s = seconds_of(budget)
     require_metrics()
     torch.set_num_threads(threads)
-    tell(f"loading {model} ...")
-    pipe = load_for_cli(model, device, dtype)
     name = Path(model).resolve().name if Path(model).exists() else model
     folder = output or Path("outputs/calibrate") / name.replace("/", "--")
     settings = GenerationSettings(
         num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, num_frames=frames
     )
-    with _bar(budget_s) as on_progress:
-        found = calibrate(
-            pipe,
-            folder,
-            model=name,
-            settings=settings,
-            num_prompts=num_prompts,
-            budget_s=budget_s,
-            generations=generations,
-            seed=seed,
-            on_progress=on_progress,
-        )
+    if sites or ecad:
+        if workers or ray or launched():
+            raise ConfigError("--sites and --ecad search in one process: leave out --workers, --ray and the launcher")
+        from dit_accel.cli.calibrate_sites import run_ecad, run_sites
+
+        shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "seed": seed}
+        shared |= {"budget_s": budget_s, "generations": generations, "as_json": as_json}
+        shared |= {} if population is None else {"population": population}
+        tell(f"loading {model} ...")
+        pipe = load_for_cli(model, device, dtype)
+        if ecad:
+            run_ecad(pipe, folder, seeds_each=seeds_each, judge=judge, weights=weights, **shared)
+        else:
+            run_sites(pipe, folder, **shared)
+        return
     limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}
-    chosen = pick(found.front, **limits) if any(limit is not None for limit in limits.values()) else None
-    for point in found.front:
-        found.plan(point).save_pretrained(folder / f"{len(point.computed)}-of-{point.num_steps}")
+    choose = partial(_choose, limits=limits, quiet=True)
+    picture = Picture(folder, title=f"{name}, on search prompts", choose=choose, tell=tell)
+    found, stopped = Calibration(), False
+    try:
+        tell(f"loading {model} ...")
+        load = partial(load_for_cli, model, own_device(device), dtype)
+        spread = _spread(load, workers, ray, threads)
+        pipe = load()
+        if not leads():
+            serve(pipe)
+            return
+        with search_bar(name) as show:
+
+            def on_progress(what: str, left_s: float, calibration: Calibration) -> None:
+                nonlocal found
+                found = calibration  # also what there is to tell of when somebody stops it
+                show(what, left_s, calibration)
+                if what in ("generation", "judge"):
+                    picture.refresh(calibration.points)
+
+            found = calibrate(
+                pipe,
+                folder,
+                model=name,
+                settings=settings,
+                num_prompts=num_prompts,
+                budget_s=budget_s,
+                generations=generations,
+                seed=seed,
+                guidance_values=guidance_range or (),
+                branches=branches,
+                on_progress=on_progress,
+                spread=spread,
+            )
+    except KeyboardInterrupt:
+        stopped = True
+    picture.refresh(found.points, now=True)
+    chosen = _choose(found.front, limits, stopped)
     if chosen is not None:
         plan = found.plan(chosen)
-        replace(plan, name=plan_name or plan.name).save_pretrained(folder / "chosen")
+        put(replace(plan, name=plan_name or plan.name), folder / "chosen")
     if as_json:
-        points = [point.to_dict() for point in found.front]
-        print_json(json.dumps({"folder": str(folder), "front": points, "chosen": chosen and chosen.to_dict()}))
-        return
-    out().print(_table(found, chosen))
-    where = folder / "chosen" if chosen else folder
-    tell(f"plans: {where}. They were judged on the prompts that they were fitted to; for others:")
-    tell(f"dit-accel certify {model} --plan {where}")
+        data = {
+            "folder": str(folder),
+            "front": [point.to_dict() for point in found.front],
+            "chosen": chosen and chosen.to_dict(),
+            "judged": len(found.points),
+            "skipped": len(found.skipped),
+            "stopped": stopped,
+        }
+        print_json(json.dumps(data))
+    else:
+        _say(found, chosen, folder, model, stopped)
+    if stopped:
+        raise typer.Exit(EXIT_STOPPED)
+
+
+def _spread(load: "Callable[[], Any]", workers: int, ray: bool, threads: int) -> "Spread":
+    """Where candidates are judged.
+
+    Raises:
+        ConfigError: It was asked for in two ways at once.
+        MissingDependencyError: Ray is not installed.
+    """
+    from dit_accel.calibration.on_ranks import launched, meet, on_ranks
+    from dit_accel.calibration.spread import here
+
+    if launched():
+        if workers or ray:
+            raise ConfigError(
+                "a launcher started this, and its processes are the workers: leave out --workers and --ray"
+            )
+        meet()
+        return on_ranks
+    if ray:
+        from dit_accel.calibration.on_ray import on_ray
+
+        return on_ray(load, max(1, workers), threads=threads)
+    if workers:
+        from dit_accel.calibration.processes import on_processes
+
+        return on_processes(load, workers, threads=threads)
+    return here
+
+
+def _choose(front: "Sequence[Point]", limits: dict[str, Any], stopped: bool = False, quiet: bool = False) -> Any:
+    """The plan that was asked for; ``None``: none was, or it was stopped before there was one."""
+    from dit_accel.calibration.front import pick
+
+    if all(limit is None for limit in limits.values()):
+        return None
+    try:
+        return pick(front, **limits)
+    except ConfigError as error:
+        if not stopped and not quiet:
+            raise
+        if not quiet:
+            tell(f"so far: {error}")
+        return None
+
+
+def _say(found: "Calibration", chosen: Any, folder: Path, model: str, stopped: bool) -> None:
+    if found.points:
+        out().print(_table(found, chosen))
+    if found.skipped:
+        why = next(iter(found.skipped.values()))
+        tell(f"skipped: {len(found.skipped)} of {len(found.points) + len(found.skipped)}; the first because {why}")
+    if stopped:
+        kept = f"all of it is kept in {folder}" if found.points else "nothing was judged yet"
+        tell(f"stopped; {kept}. The same command goes on from here.")
+    if found.points:
+        where = folder / "chosen" if chosen else folder
+        tell(f"plans: {where}. They were judged on the prompts that they were fitted to; for others:")
+        tell(f"dit-accel certify {model} --plan {where}")
 
 
 def seconds_of(text: str) -> float:
@@ -138,24 +265,3 @@ def _table(found: "Calibration", chosen: Any) -> Any:
         count = f"{len(point.computed)} of {point.num_steps}{mark}"
         table.add_row(count, f"{point.saved:.2f}x", f"{point.psnr_db:.1f} dB", f"{point.worst_db:.1f} dB", distance)
     return table
-
-
-@contextmanager
-def _bar(budget_s: float) -> "Iterator[OnProgress]":
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err(), transient=True) as progress:
-        task = progress.add_task("recording the plain runs", total=budget_s)
-
-        def show(what: str, left_s: float, calibration: "Calibration") -> None:
-            words = {"record": "measuring what errors grow to", "gains": "choosing steps"}.get(what)
-            if words is None:
-                volume = "" if calibration.hypervolume is None else f", hypervolume {calibration.hypervolume:.2f}"
-                words = (
-                    f"generation {calibration.generations}: {len(calibration.points)} judged, "
-                    f"front of {len(calibration.front)}{volume}"
-                )
-            progress.update(task, description=words, completed=budget_s - left_s)
-
-        yield show

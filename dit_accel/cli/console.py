@@ -13,6 +13,7 @@ from dit_accel.errors import AccelerationWarning, DitAccelError
 
 EXIT_FAILED = 1  # a check did not hold, or a bug
 EXIT_BAD_INPUT = 2  # also what typer uses for a wrong option
+EXIT_STOPPED = 130  # by Ctrl-C, as shells say it
 
 
 def out() -> Console:

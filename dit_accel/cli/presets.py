@@ -14,7 +14,7 @@ presets_app = typer.Typer(
 
 @presets_app.command("list")
 def list_command(as_json: options.Json = False) -> None:
-    """List the presets, mildest first.
+    """List the presets, mildest first, and then published techniques with their authors' settings.
 
     Example: dit-accel presets list
     """
@@ -26,8 +26,14 @@ def list_command(as_json: options.Json = False) -> None:
         print_json(json.dumps({name: PRESETS.get(name).summary for name in PRESETS}, indent=1))
         return
     console = out()
-    for name in PRESETS:
-        console.print(f"[bold]{name:<10}[/]{PRESETS.get(name).summary}")
+    presets = {name: PRESETS.get(name) for name in PRESETS}
+    for name, preset in presets.items():
+        if not preset.paper:
+            console.print(f"[bold]{name:<10}[/]{preset.summary}")
+    console.print("\nPublished techniques, to reproduce and to compare with:")
+    for name, preset in presets.items():
+        if preset.paper:
+            console.print(f"[bold]{name:<18}[/]{preset.summary} ({preset.paper})", highlight=False)
 
 
 @presets_app.command("show")

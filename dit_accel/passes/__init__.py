@@ -1,9 +1,19 @@
 """Acceleration passes: one technique, one file. Importing this package registers them."""
 
+from dit_accel.passes.attention.paro import PAROAttentionConfig
 from dit_accel.passes.compile import CompileConfig
+from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig
 from dit_accel.passes.first_block_cache import FirstBlockCacheConfig
 from dit_accel.passes.static_cache import StaticCacheConfig
 from dit_accel.passes.teacache import TeaCacheConfig
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 
-__all__ = ["CompileConfig", "FirstBlockCacheConfig", "StaticCacheConfig", "TeaCacheConfig", "TrajectoryConfig"]
+__all__ = [
+    "CompileConfig",
+    "EncoderPropagationConfig",
+    "FirstBlockCacheConfig",
+    "PAROAttentionConfig",
+    "StaticCacheConfig",
+    "TeaCacheConfig",
+    "TrajectoryConfig",
+]

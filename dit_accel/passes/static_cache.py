@@ -2,7 +2,12 @@
 
 The kept value is the module's raw output, before gates, modulation and residual, which always run with the current
 step's embedding (ECAD, Aggarwal et al., 2506.15682; FORA, Selvaraju et al., 2407.01425). Whole blocks on a residual
-stream keep what they add to it. Corrections are the per-channel affine maps of CacheQuant (2503.01323, section 3.2).
+stream keep what they add to it. Corrections (:mod:`.corrections`) answer with more than the last value as it is.
+
+In a plan with a trajectory the schedule counts all evaluations of a run, those that the trajectory answers among them.
+Nothing happens at those: what was to be recomputed there is recomputed at the next one that is computed, and a reuse
+takes what the site gave when it was last computed. ``dit_accel.schedules.kept.spread`` turns a rule for the computed
+evaluations alone into such a schedule.
 """
 
 from collections.abc import Mapping
@@ -13,11 +18,11 @@ from typing import Any, ClassVar
 import torch
 
 from dit_accel.errors import ConfigError, PlanMismatchError
-from dit_accel.families.base import BoundSite
 from dit_accel.families.targets import Target
 from dit_accel.passes.base import Pass, register_pass
+from dit_accel.passes.corrections import Corrected, check_corrections, check_site, corrected_sites
 from dit_accel.plan.config import PassConfig
-from dit_accel.runtime.call import Call, Effect
+from dit_accel.runtime.call import Effect
 from dit_accel.runtime.denoiser import DenoiserRuntime
 from dit_accel.runtime.scheduled import ScheduledRows
 from dit_accel.runtime.sockets import DECIDES
@@ -27,7 +32,6 @@ from dit_accel.schedules.lowering import REUSE, SKIP
 
 NAME = "static_cache"
 WHAT = "scheduled module calls saved"
-SEVERAL_OUTPUTS = ("joint_attn", "down_block", "model")
 DEFAULT_STEPS = 20  # what a generator is tried with before the first run
 FEW_STEPS = 4  # up to here a run is one of a step-distilled model, whose steps have little in common
 
@@ -41,7 +45,9 @@ class StaticCacheConfig(PassConfig):
             :class:`GeneratorSpec` that makes one for any number.
         invariants: Also compute text projections only once per run; exact as long as the conditioning is unchanged.
         corrections: ``"<site>.scale"`` and ``"<site>.shift"``, fp32, shape [T, C], applied to reused outputs over
-            the channel axis: the last one of token sequences [B, N, C], the second one of images [B, C, H, W].
+            the channel axis: the last one of token sequences [B, N, C], the second one of images [B, C, H, W]. A
+            scale [T, K, C] forecasts from the last K kept values, newest first, up to 3; ``"<site>.nodes"``, integers
+            [T, K], then says which evaluations those are, -1 for none. C may be 1: one number for all channels.
 
     Raises:
         ConfigError: A field has the wrong type, or a correction is not finite, lacks its partner, or has another T.
@@ -58,7 +64,7 @@ class StaticCacheConfig(PassConfig):
             raise ConfigError(f"'schedule' must be a Schedule or a GeneratorSpec, got {type(self.schedule).__name__}")
         if not isinstance(self.invariants, bool):
             raise ConfigError(f"'invariants' must be true or false, got {self.invariants!r}")
-        _check_corrections(self.schedule, self.corrections)
+        check_corrections(self.schedule, self.corrections)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -110,9 +116,9 @@ def apply_static_cache(runtime: DenoiserRuntime, config: StaticCacheConfig) -> N
     rows = ScheduledRows(runtime.graph, schedules, lambda: runtime.depths)
     runtime.decide(rows, by=NAME)
     runtime.ensure_wrapped(rows.program(schedules.nominal_steps))
-    for site in dict.fromkeys(name.rsplit(".", 1)[0] for name in config.corrections):
-        _check_site(runtime, site)
-        runtime.keep(site, partial(_Affine, runtime, config.corrections), by=NAME)
+    for site in corrected_sites(config.corrections):
+        check_site(runtime, site)
+        runtime.keep(site, partial(Corrected, runtime, config.corrections), by=NAME)
 
 
 def effect_of_static_cache(runtime: DenoiserRuntime, config: StaticCacheConfig) -> Effect:
@@ -175,60 +181,6 @@ class _Schedules:
                 "next, and the picture will change. The preset 'lossless' is safe."
             )
         return schedule
-
-
-class _Affine:
-    """A keeper that corrects the kept value by the affine map of the step, one scale and one shift a channel."""
-
-    depth = 1
-
-    def __init__(self, runtime: DenoiserRuntime, corrections: Mapping[str, torch.Tensor], site: BoundSite) -> None:
-        self.denoiser = runtime.target.denoiser
-        self.scale, self.shift = (corrections[f"{site.info.id}.{part}"] for part in ("scale", "shift"))
-
-    def numbers(self, call: Call, steps: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
-        """Scale and shift of the step that stands at the same part of the trajectory."""
-        row = call.step * len(self.scale) // call.run.num_steps
-        parameter = next(self.denoiser.parameters())
-        return tuple(table[row].to(parameter.device, parameter.dtype) for table in (self.scale, self.shift))
-
-    def recall(self, values: tuple[Any, ...], numbers: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """The corrected value, [B, N, C] or [B, C, H, W]."""
-        kept: torch.Tensor = values[0]
-        scale, shift = numbers
-        if kept.dim() == 4:
-            scale, shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
-        return kept * scale + shift
-
-
-def _check_site(runtime: DenoiserRuntime, site: str) -> None:
-    if site not in runtime.graph:
-        raise PlanMismatchError(f"{runtime.name}: a correction is for '{site}', which this model does not have")
-    position = runtime.graph.index[site]
-    if runtime.target.layout.sites[position].streams:
-        raise PlanMismatchError(f"{runtime.name}: '{site}' keeps a residual; corrections are for raw outputs")
-    if runtime.graph.sites[position].kind in SEVERAL_OUTPUTS:
-        raise PlanMismatchError(f"{runtime.name}: '{site}' returns several tensors; corrections are for one")
-
-
-def _check_corrections(schedule: Schedule | GeneratorSpec, corrections: Mapping[str, torch.Tensor]) -> None:
-    for name, table in corrections.items():
-        site, _, part = name.rpartition(".")
-        if part not in ("scale", "shift") or not site:
-            raise ConfigError(f"correction '{name}' must end in '.scale' or '.shift'")
-        if f"{site}.{'shift' if part == 'scale' else 'scale'}" not in corrections:
-            raise ConfigError(f"correction '{name}' has no partner; a site needs both scale and shift")
-        if not isinstance(schedule, Schedule):
-            raise ConfigError("corrections belong to a schedule with a fixed number of steps, not to a generator")
-        if not isinstance(table, torch.Tensor):
-            raise ConfigError(f"correction '{name}' must be a tensor, got {type(table).__name__}")
-        if table.dim() != 2 or len(table) != schedule.num_steps:
-            raise ConfigError(
-                f"correction '{name}' has shape {list(table.shape)}, wanted [{schedule.num_steps}, channels]"
-            )
-        bad = int((~torch.isfinite(table)).sum())
-        if bad:
-            raise ConfigError(f"correction '{name}' holds {bad} values that are not finite (NaN or infinity)")
 
 
 def _obstacles(target: Target, config: StaticCacheConfig) -> list[str]:

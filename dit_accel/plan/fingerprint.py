@@ -4,10 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dit_accel.errors import PlanMismatchError
-from dit_accel.families.targets import Target
+
+if TYPE_CHECKING:  # reports and certificates are read without torch
+    from dit_accel.families.targets import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ def compare_models(wanted: Sequence[Fingerprint], found: Mapping[str, Fingerprin
     return doubts
 
 
-def fingerprint(target: Target) -> Fingerprint:
+def fingerprint(target: "Target") -> Fingerprint:
     """The fingerprint of a live denoiser."""
     return Fingerprint(
         model_class=type(target.denoiser).__name__,
@@ -80,6 +82,15 @@ def fingerprint(target: Target) -> Fingerprint:
 def digest(value: Any) -> str:
     """SHA-256 of JSON data, in hexadecimal; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def scheduler_digest(scheduler: Any) -> str:
+    """Digest of a scheduler's class and settings, the same in every process.
+
+    diffusers lists the settings that a file did not name in the order of a set, which is another one in each process.
+    """
+    config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
+    return digest({type(scheduler).__name__: str(type(scheduler.config)(config))})
 
 
 def public_settings(config: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Which step of how many: heard from this pipeline's own scheduler, never read from timestep values."""
 
+import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,7 @@ class Clock:
         self._source: Any = None
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()  # a pipeline may copy its scheduler for every call
         self.on_end: list[Callable[[], None]] = []
+        self.before_step: list[Callable[[int, Any], Any]] = []
         self._attach(owner.scheduler, started=getattr(owner.scheduler, "num_inference_steps", None) is not None)
 
     @property
@@ -73,6 +75,14 @@ class Clock:
                 if self._pending:
                     self._begin()
                 self.step = index
+
+    def prepare_step(self, scheduler: Any, timestep: Any, sample: Any) -> Any:
+        """The latents that the scheduler is to step from: those it is given, as ``before_step`` changes them."""
+        if scheduler is self._source and not self._pending:
+            index = _index_in(scheduler.timesteps, timestep)
+            for change in self.before_step:
+                sample = change(self.step if index is None else index, sample)
+        return sample
 
     def on_step(self, scheduler: Any, timestep: Any) -> None:
         """The scheduler took a step."""
@@ -133,9 +143,22 @@ class _ScaleModelInput(_Listener):
 
 class _Step(_Listener):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.clock.before_step:
+            args, kwargs = self._prepared(args, kwargs)
         result = self.original(*args, **kwargs)
         self.clock.on_step(self.owner, _argument("timestep", 1, args, kwargs))
         return result
+
+    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        names = list(inspect.signature(self.original).parameters)
+        place = names.index("sample") if "sample" in names else len(names)
+        if place >= len(args) and "sample" not in kwargs:
+            return args, kwargs
+        given = _argument("sample", place, args, kwargs)
+        sample = self.clock.prepare_step(self.owner, _argument("timestep", 1, args, kwargs), given)
+        if place < len(args):
+            return (*args[:place], sample, *args[place + 1 :]), kwargs
+        return args, {**kwargs, "sample": sample}
 
 
 _LISTENERS: dict[str, type[_Listener]] = {

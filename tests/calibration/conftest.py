@@ -3,4 +3,5 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "passes"))
+for folder in (Path(__file__).resolve().parents[1] / "passes", Path(__file__).resolve().parent):
+    sys.path.insert(0, str(folder))

@@ -1,6 +1,7 @@
 """The fit on the accelerated run itself, the choice of steps, and the search around both."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,19 @@ import pytest
 import torch
 from tiny import tiny_call, tiny_pipeline
 
-from dit_accel import TrajectoryConfig, accelerate_pipeline, load_embedded, remove_acceleration
+from dit_accel import TrajectoryConfig, accelerate_pipeline, load_embedded, remove_acceleration, summary
 from dit_accel.calibration.calibrate import calibrate
 from dit_accel.calibration.choose import Gaps, choose_steps, gram_of
 from dit_accel.calibration.evolve import surrogate
-from dit_accel.calibration.fit import Learner, fit, ridge_toward
+from dit_accel.calibration.fit import fit
 from dit_accel.calibration.front import Point, front_of, pick
 from dit_accel.calibration.gains import measure_gains
-from dit_accel.calibration.recording import Recording, listening, record
-from dit_accel.errors import ConfigError, UnsupportedModelError
+from dit_accel.calibration.guard import with_guard
+from dit_accel.calibration.guidance import over_guidance
+from dit_accel.calibration.recording import Recording, record
+from dit_accel.calibration.regression import ridge_toward
+from dit_accel.errors import AccelerationWarning, ConfigError, UnsupportedModelError
+from dit_accel.families.pipeline import find_denoisers
 from dit_accel.pipelines.generation import GenerationSettings
 
 STEPS = 8
@@ -110,13 +115,43 @@ def test_probing_leaves_every_scheduler_as_it_was(make: Any) -> None:
     torch.testing.assert_close(draw(0, 1), fitted.pictures, rtol=1e-3, atol=1e-3)
 
 
-def test_the_guard_is_calibrated_on_computed_steps() -> None:
-    pipe = tiny_pipeline("flux")
-    draw, reference = recorded("flux", pipe)
-    learner = Learner(reference, frozenset(HALF))
-    with listening(pipe, learner):
+@pytest.mark.parametrize("name", ["flux", "wan"])
+def test_the_guard_keeps_still_where_it_was_calibrated_and_speaks_up_elsewhere(name: str) -> None:
+    pipe = tiny_pipeline(name)
+    draw, reference = recorded(name, pipe)
+    config = with_guard(pipe, draw, fit(pipe, draw, reference, HALF, 0, 1).config, 0, 1)
+    assert not config.guarded
+    assert [bool(each) for each in config.guard] == [step in HALF and step > 0 for step in range(STEPS)]
+    accelerate_pipeline(pipe, replace(config, guarded=True))
+    draw(0, 1)
+    assert "guard" not in str(summary(pipe))
+    torch.manual_seed(0)
+    for parameter in find_denoisers(pipe)[0][1].parameters():
+        parameter.data += 0.3 * parameter.data.std(correction=0) * torch.randn_like(parameter)
+    with pytest.warns(AccelerationWarning, match="the guard of 'transformer' found evaluation"):
         draw(0, 1)
-    assert [bool(each) for each in learner.guard] == [step in HALF and step > 0 for step in range(STEPS)]
+    assert "the guard" in str(summary(pipe))
+
+
+@pytest.mark.parametrize("branches", [False, True])
+def test_weights_are_fitted_at_further_guidance_scales(branches: bool) -> None:
+    pipe = tiny_pipeline("pixart")
+    draw, reference = recorded("pixart", pipe, guidance_scale=3.0)
+    config = with_guard(pipe, draw, fit(pipe, draw, reference, HALF, 0, 1, branches=branches).config, 0, 1)
+
+    def draw_at(scale: float) -> Any:
+        return drawing(pipe, "pixart", guidance_scale=scale)
+
+    ranged = over_guidance(pipe, draw_at, config, 3.0, (6.0, 1.5), 1)
+    assert ranged.guidance == (1.5, 3.0, 6.0) and torch.equal(ranged.weights_at(3.0), config.weights)
+    assert all(wide >= own for wide, own in zip(ranged.guard, config.guard, strict=True))
+    far = draw_at(6.0)
+    there = fit(pipe, far, record(pipe, far, 0, 1), HALF, 0, 1, branches=branches).config
+    assert ranged.at_guidance(6.0) == replace(there, guard=ranged.guard)
+    with pytest.raises(ConfigError, match="give another scale"):
+        over_guidance(pipe, draw_at, config, 3.0, (3.0,), 1)
+    with pytest.raises(ConfigError, match="has none that can be told"):
+        over_guidance(pipe, draw_at, config, None, (3.0,), 1)
 
 
 def test_ridge_leads_to_the_prior_where_prompts_disagree() -> None:
@@ -231,6 +266,7 @@ def test_stopped_and_called_again_ends_as_if_never_stopped(flux: Any, tmp_path: 
     parts = searched(flux, tmp_path / "parts")
     assert parts.points == whole.points and parts.generations == whole.generations == 2
     plan = parts.plan(parts.front[-1])
+    assert plan.passes[0].guard and not plan.passes[0].guarded
     accelerate_pipeline(flux, plan)
     remove_acceleration(flux)
     with pytest.raises(ConfigError, match="seed"):

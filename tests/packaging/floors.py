@@ -27,8 +27,8 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
     ),
     "training": ("errors", "evaluation", "pipelines", "embedded", "prompts"),
     "calibration": (
-        "errors", "registry", "schedules", "families", "plan", "runtime", "passes", "session", "api", "pipelines",
-        "embedded", "prompts", "evaluation",
+        "errors", "registry", "schedules", "kernels", "families", "plan", "runtime", "passes", "session", "api",
+        "pipelines", "embedded", "prompts", "evaluation",
     ),
     "app": ("*",),
     "cli": ("*",),

@@ -176,7 +176,7 @@ def test_deepcache_crowds_full_steps_towards_forty_per_cent() -> None:
 def test_every_generator_makes_schedules_its_model_has_the_sites_of(name: str, num_steps: int) -> None:
     params = {"evenly_spaced": {"num_blocks": 2, "num_reused": 2}, "custom": {"reuse": {}}}.get(name, {})
     spec = GeneratorSpec(name, params)
-    graph = graph_of("sd" if name in ("deepcache", "encoder_propagation") else "pixart")
+    graph = graph_of("sd" if name in ("deepcache", "encoder_propagation", "inheritance") else "pixart")
     schedule = spec.build(graph, num_steps)
     schedule.check(graph)
     assert schedule.num_steps == num_steps
@@ -204,6 +204,7 @@ def test_every_generator_makes_schedules_its_model_has_the_sites_of(name: str, n
         ("custom", {"reuse": {"blocks.0.ff": [0]}}, "step 0 cannot be reused"),
         ("deepcache", {}, "'deepcache' is for UNets; this model has model, text, block"),
         ("encoder_propagation", {}, "'encoder_propagation' is for UNets"),
+        ("inheritance", {}, "'inheritance' is for UNets"),
     ],
     ids=lambda value: str(value)[:30].replace("'", ""),
 )
@@ -213,7 +214,15 @@ def test_refused(name: str, params: dict[str, Any], message: str) -> None:
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(("params", "message"), [({"n": 0}, "at least 1, got 0"), ({"branch": 3}, "must be 0 to 2")])
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"n": 0}, "at least 1, got 0"),
+        ({"branch": 3}, "must be 0 to 2"),
+        ({"centre": 1}, "without 'power' they do not"),
+        ({"centre": 9, "power": 1.4}, "must be a step of the run, 0 to 3, got 9"),
+    ],
+)
 def test_deepcache_refuses(params: dict[str, int], message: str) -> None:
     with pytest.raises(ScheduleError, match=message):
         GeneratorSpec("deepcache", params).build(graph_of("sd"), 4)

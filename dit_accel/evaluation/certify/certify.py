@@ -23,7 +23,7 @@ from dit_accel.evaluation.reports.environment import collect_environment
 from dit_accel.evaluation.reports.report import REPORT_FILE, Report, Variant
 from dit_accel.pipelines.generation import GenerationSettings, generate
 from dit_accel.plan.certificate import minimum
-from dit_accel.plan.fingerprint import digest
+from dit_accel.plan.fingerprint import digest, scheduler_digest
 from dit_accel.plan.plan import NOT_CERTIFIED, AccelerationPlan
 from dit_accel.plan.weights import sample_weights
 
@@ -121,7 +121,7 @@ def _identity(subject: CertifySubject, *, repeats: int, rival: bool) -> dict[str
         "plan's name": subject.plan.name,
         "model": subject.model,
         "weights": [None if sample is None else digest(asdict(sample)) for sample in weights],
-        "scheduler": digest({type(subject.pipe.scheduler).__name__: str(subject.pipe.scheduler.config)}),
+        "scheduler": scheduler_digest(subject.pipe.scheduler),
         "settings": asdict(subject.settings),
         "prompts and seeds": digest(subject.samples),
         "batch size": subject.batch_size,

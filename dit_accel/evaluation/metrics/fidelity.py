@@ -46,6 +46,28 @@ def fidelity(images: "torch.Tensor", reference: "torch.Tensor", *, perceptual: S
         ConfigError: Shapes differ, or values lie outside of [0, 1] or are not finite.
         MissingDependencyError: torchmetrics, or what a perceptual distance needs, is not installed.
     """
+    found = differences(images, reference, perceptual=perceptual, ssim=True)
+    return FidelityScores(**found, **_over_time(_checked(images, "images"), _checked(reference, "reference")))
+
+
+def differences(
+    images: "torch.Tensor", reference: "torch.Tensor", *, perceptual: Sequence[str] = (), ssim: bool = False
+) -> dict[str, tuple[float, ...]]:
+    """PSNR and perceptual distances alone, as :func:`fidelity` measures them: for a search, SSIM costs more than both.
+
+    Args:
+        images: As there.
+        reference: As there.
+        perceptual: As there.
+        ssim: Measure it too.
+
+    Returns:
+        One number for each image or video, by the names of :class:`FidelityScores`.
+
+    Raises:
+        ConfigError: As there.
+        MissingDependencyError: As there.
+    """
     require_metrics()
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
@@ -54,27 +76,22 @@ def fidelity(images: "torch.Tensor", reference: "torch.Tensor", *, perceptual: S
     left, right = _checked(images, "images"), _checked(reference, "reference")
     if left.shape != right.shape:
         raise ConfigError(f"images {list(left.shape)} and reference {list(right.shape)} differ in shape")
-    if min(left.shape[-2:]) < MIN_SSIM_PX:
+    if ssim and min(left.shape[-2:]) < MIN_SSIM_PX:
         raise ConfigError(f"SSIM needs images of at least {MIN_SSIM_PX} pixels a side, got {list(left.shape)}")
     networks = {name: load_perceptual(name) for name in perceptual if min(left.shape[-2:]) >= MIN_PX.get(name, 0)}
-    psnr: list[float] = []
-    ssim: list[float] = []
-    seen: dict[str, list[float]] = {name: [] for name in networks}
+    seen: dict[str, list[float]] = {"psnr_db": [], **({"ssim": []} if ssim else {}), **{name: [] for name in networks}}
     for some, others in zip(*(part.flatten(0, -4).split(IMAGES_AT_ONCE) for part in (left, right)), strict=True):
         pair = some.double(), others.double()
         peaks = peak_signal_noise_ratio(*pair, data_range=1.0, reduction="none", dim=(1, 2, 3))
-        psnr += [min(PSNR_CAP_DB, float(value)) for value in peaks.reshape(-1)]
-        ssim += structural_similarity_index_measure(*pair, data_range=1.0, reduction="none").reshape(-1).tolist()
+        seen["psnr_db"] += [min(PSNR_CAP_DB, float(value)) for value in peaks.reshape(-1)]
+        if ssim:
+            alike = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
+            seen["ssim"] += alike.reshape(-1).tolist()
         for name, network in networks.items():
             few = max(1, PIXELS_AT_ONCE // (some.shape[-2] * some.shape[-1]))
             for part in zip(some.float().split(few), others.float().split(few), strict=True):
                 seen[name] += network(*part).tolist()
-    return FidelityScores(
-        psnr_db=_means(psnr, len(left)),
-        ssim=_means(ssim, len(left)),
-        **{name: _means(values, len(left)) for name, values in seen.items()},
-        **_over_time(left, right),
-    )
+    return {name: _means(values, len(left)) for name, values in seen.items()}
 
 
 def _over_time(videos: "torch.Tensor", reference: "torch.Tensor") -> dict[str, tuple[float, ...]]:

@@ -23,7 +23,7 @@ from dit_accel.families.pipeline import find_denoisers
 from dit_accel.families.targets import find_targets
 from dit_accel.pipelines.generation import fps_of, makes_video, steps_of
 from dit_accel.plan.conditions import Conditions
-from dit_accel.plan.fingerprint import digest
+from dit_accel.plan.fingerprint import digest, scheduler_digest
 from dit_accel.plan.plan import AccelerationPlan
 from dit_accel.plan.weights import sample_weights
 from dit_accel.version import __version__
@@ -203,7 +203,7 @@ def _identity(request: Request, items: Sequence[Item], pipe: Any) -> dict[str, A
     return identity | {
         "model": request.model,
         "weights": None if weights is None else digest(asdict(weights)),
-        "scheduler": digest({type(pipe.scheduler).__name__: str(pipe.scheduler.config)}),
+        "scheduler": scheduler_digest(pipe.scheduler),
         "settings": asdict(request.settings),
         "type of device": parameter.device.type,
         "dtype": str(parameter.dtype),

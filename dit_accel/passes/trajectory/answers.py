@@ -3,8 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from dit_accel.passes.trajectory.config import LATENTS, NOISE, TrajectoryConfig
-from dit_accel.passes.trajectory.history import Weights
+import torch
+
+from dit_accel.passes.trajectory.config import TrajectoryConfig, rows_of
+from dit_accel.passes.trajectory.halves import split
+from dit_accel.passes.trajectory.history import Filter, Weights
 from dit_accel.schedules.theory import theory_weights
 
 SAME_LEVEL_FRAC = 1e-3  # noise levels that differ by less are the same
@@ -21,23 +24,55 @@ class Answers:
         config: The plan.
         num_steps: Evaluations of the run.
         levels: Their noise levels; empty if unknown.
+        scale: Guidance scale of the run; ``None``: it cannot be told.
+
+    Attributes:
+        computed: Evaluations that are computed whole.
+        conditional: Those of which the conditional branch alone is.
+        answered: All others.
     """
 
-    def __init__(self, config: TrajectoryConfig, num_steps: int, levels: Sequence[float]) -> None:
+    def __init__(
+        self,
+        config: TrajectoryConfig,
+        num_steps: int,
+        levels: Sequence[float],
+        scale: float | None = None,
+    ) -> None:
         self.config = config
+        self.scale = scale
         self.computed = config.steps_of(num_steps)
-        self.answered = frozenset(range(num_steps)) - frozenset(self.computed)
         self.levels = list(levels) if len(levels) == num_steps else list(range(num_steps))
         self.is_fitted = config.weights is not None and config.num_steps == num_steps
         self.is_moved = self.is_fitted and bool(levels and config.levels) and not _alike(levels, config.levels)
-        self._rows: dict[int, dict[int, float]] = {}
-        if self.is_fitted:
-            self._rows = self._fitted()
+        half = frozenset(step for step, alone in enumerate(config.conditional) if alone)
+        self.conditional = half if self.is_fitted and not self.is_moved else frozenset[int]()
+        if self.is_moved:  # nothing is known of half calls there
+            self.computed = tuple(sorted({*self.computed, *half}))
+        self.answered = frozenset(range(num_steps)) - frozenset(self.computed) - self.conditional
+        self._rows = self._fitted(config.weights_at(scale))
+        self._others = self._rows if config.unconditional is None else self._fitted(config.unconditional_at(scale))
         self._theory: dict[tuple[int, tuple[int, ...]], Weights] = {}
 
     def fitted(self, step: int) -> Weights | None:
         """Fitted weights of an evaluation; of a computed one those of its forecast, if there are any."""
         return self._rows.get(step)
+
+    def of_unconditional(self, step: int) -> Weights | None:
+        """:meth:`fitted`, of the unconditional guidance branch."""
+        return self._others.get(step)
+
+    def cross(self, step: int) -> tuple[Weights, Weights]:
+        """Weights of the unconditional branch where the other one alone is computed; see :func:`.halves.split`."""
+        assert self.config.cross is not None
+        return split(self.config.cross[step].tolist())
+
+    def filter(self, step: int) -> Filter | None:
+        """By which matrix the channels of which output are mixed into a fitted answer, if they are."""
+        if self.config.filters is None or not self.is_fitted or step not in self.answered:
+            return None
+        matrix = self.config.filters[step]
+        return (max(node for node in self.computed if node < step), matrix) if matrix.any() else None
 
     def by_theory(self, step: int, computed: Sequence[int]) -> Weights:
         """Theory's weights of an evaluation, from the outputs that there are."""
@@ -46,18 +81,11 @@ class Answers:
             self._theory[key] = theory_weights(self.levels, computed, step)
         return self._theory[key]
 
-    def _fitted(self) -> dict[int, dict[int, float]]:
-        table = self.config.weights
-        assert table is not None
-        rows = {}
-        for step, row in enumerate(table.tolist()):
-            weights = {place: weight for place, weight in enumerate(row[:LATENTS]) if weight}
-            weights |= {key: row[key] for key in (LATENTS, NOISE) if row[key]}
-            if weights and self.is_moved:
-                weights = self._moved(step, weights)
-            if weights:
-                rows[step] = weights
-        return rows
+    def _fitted(self, table: torch.Tensor | None) -> dict[int, dict[int, float]]:
+        if table is None or not self.is_fitted:
+            return {}
+        rows = rows_of(table)
+        return {step: self._moved(step, row) for step, row in rows.items()} if self.is_moved else rows
 
     def _moved(self, step: int, weights: dict[int, float]) -> dict[int, float]:
         earlier = [node for node in self.computed if node < step]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dit_accel.errors import PlanMismatchError, UnsupportedModelError
+from dit_accel.errors import ConfigError, PlanMismatchError, UnsupportedModelError
 from dit_accel.passes.trajectory.answers import Answers
 from dit_accel.passes.trajectory.config import TrajectoryConfig
 from dit_accel.passes.trajectory.history import History, are_alike
@@ -28,12 +28,24 @@ class TrajectoryScheduler:
 
     Raises:
         UnsupportedModelError: The scheduler adds new noise at every step.
+        ConfigError: The plan's weights are for several guidance scales, or differ between guidance branches.
     """
 
     def __init__(self, config: TrajectoryConfig, scheduler: Any) -> None:
         reason = why_not(scheduler)
         if reason is not None:
             raise UnsupportedModelError(reason)
+        if config.unconditional is not None:
+            raise ConfigError(
+                "the plan has weights of its own for each guidance branch, and a scheduler sees both as one: apply it "
+                "to the pipeline, or fit it without"
+            )
+        if config.guidance:
+            low, *_, high = config.guidance
+            raise ConfigError(
+                f"the plan has weights for guidance scales from {low:g} to {high:g}, and a scheduler does not see the "
+                "scale of a run: give to_scheduler the plan for one, config.at_guidance(scale)"
+            )
         self._config = config
         self._inner = copy.deepcopy(scheduler)
         self._answers: Answers | None = None
@@ -107,10 +119,10 @@ class TrajectoryScheduler:
         for skipped in range(step + 1, following):
             latents = result[0] if isinstance(result, tuple) else result.prev_sample
             given = self._given(latents, skipped)
-            weights = answers.fitted(skipped)
+            weights, by = answers.fitted(skipped), answers.filter(skipped)
             if weights is None or not self._history.has(weights):
-                weights = answers.by_theory(skipped, self._history.computed)
-            output = self._history.combine(weights, given)
+                weights, by = answers.by_theory(skipped, self._history.computed), None
+            output = self._history.combine(weights, given, by)
             result = inner.step(output, inner.timesteps[skipped], latents, *args, **kwargs)
         return result
 

@@ -1,0 +1,91 @@
+"""Where the explorer reads and writes: nothing that a visitor types can lead out of the folder it was opened on."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dit_accel.embedded import list_embedded
+from dit_accel.errors import ConfigError
+
+# "user/name"; neither part begins with a dot, so that no ".." passes for one.
+HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
+MAX_FILE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """The folders.
+
+    Attributes:
+        root: What may be read: reports, plans and models lie in it.
+        output: What is written: pictures, searches.
+    """
+
+    root: Path
+    output: Path
+
+    @property
+    def pictures(self) -> Path:
+        """Drawn pictures, which are kept."""
+        return self.output / "app" / "pictures"
+
+    @property
+    def opened(self) -> Path:
+        """Copies of what was uploaded."""
+        return self.output / "app" / "opened"
+
+    @property
+    def searches(self) -> Path:
+        """Calibrations, where ``dit-accel calibrate`` keeps them too."""
+        return self.output / "calibrate"
+
+    def inside(self, text: str) -> Path:
+        """A path in the folder that may be read, links followed.
+
+        Args:
+            text: Relative to that folder, or absolute and in it.
+
+        Raises:
+            ConfigError: It leads out of it, or nothing is there.
+        """
+        root = self.root.resolve()
+        try:
+            path = (root / text).resolve()
+            there = path.exists()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"'{text[:80]}' is no path") from error
+        if not path.is_relative_to(root) and not path.is_relative_to(self.output.resolve()):
+            raise ConfigError(
+                f"'{text}' lies outside the folder that this explorer may read; --folder chooses another at the start"
+            )
+        if not there:
+            raise ConfigError(f"there is nothing at '{text}' in the folder that this explorer may read")
+        return path
+
+    def model(self, text: str) -> str:
+        """What ``load_pipeline`` is given for a model that a visitor has named.
+
+        Raises:
+            ConfigError: It is no embedded name, no hub id, and no folder that may be read.
+        """
+        text = text.strip()
+        if text in list_embedded():
+            return text
+        if not text:
+            raise ConfigError("no model was named: give an embedded name, a folder or a hub id")
+        if HUB_ID.fullmatch(text) and not (self.root / text).exists():
+            return text
+        return str(self.inside(text))
+
+
+def check_size(path: Path) -> None:
+    """Refuse a file that is too large to be a plan or a report.
+
+    Raises:
+        ConfigError: It is.
+    """
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise ConfigError(
+            f"'{path.name}' has {size / 2**20:.0f} MiB; a plan or report of more than 64 MiB is not read"
+        )

@@ -1,0 +1,63 @@
+"""All certificates in one table: what a preset keeps, and beside it what plain sampling keeps in the same time."""
+
+from collections.abc import Sequence
+
+from dit_accel.errors import ConfigError
+from dit_accel.evaluation.reports.report import Report, Variant
+from pages.reports import by_preset, promise, where_words
+
+HEADER = (
+    "| | preset | speed-up | PSNR | worst 5 % | 9 of 10 new prompts | ST-LPIPS |",
+    "|---|---|---:|---:|---:|---:|---:|",
+)
+
+
+def glance_block(reports: Sequence[Report]) -> str:
+    """Certificates of several models as Markdown, the plain run with fewer steps after each number in brackets.
+
+    Raises:
+        ConfigError: A report is no certificate with such a rival.
+    """
+    lines, methods = [*HEADER], []
+    models = dict.fromkeys(report.settings.model for report in reports)
+    for model in models:
+        own = by_preset([report for report in reports if report.settings.model == model])
+        for place, report in enumerate(own):
+            plan, fewer = _of_kind(report, "plan"), _of_kind(report, "fewer_steps")
+            lines.append(_row("" if place else f"`{model}`", plan, fewer))
+        settings = own[0].settings
+        steps = f"{settings.num_inference_steps} steps of {settings.scheduler}"
+        methods.append(f"`{model}`: {steps}, n = {own[0].num_images}")
+    return "\n".join([*lines, "", f"{'; '.join(methods)}. {_where(reports)}"])
+
+
+def _where(reports: Sequence[Report]) -> str:
+    """Machine and software, if they are those of all.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    found = {where_words(report) for report in reports}
+    if len(found) != 1:
+        raise ConfigError(f"certificates of several machines do not fit into one table: {'; '.join(sorted(found))}")
+    return f"{found.pop()}."
+
+
+def _of_kind(report: Report, kind: str) -> Variant:
+    for variant in report.variants:
+        if variant.kind == kind:
+            return variant
+    raise ConfigError(f"the report of '{report.settings.model}' has no variant of kind '{kind}'")
+
+
+def _row(model: str, plan: Variant, fewer: Variant) -> str:
+    if plan.speedup is None or plan.fidelity is None or fewer.speedup is None or fewer.fidelity is None:
+        raise ConfigError(f"the report has no speed-up or no fidelity of '{plan.name}'")
+    ours, theirs = plan.fidelity, fewer.fidelity
+    cells = [model, f'`"{plan.name}"`', f"{plan.speedup.ratio:.2f}x ({fewer.speedup.ratio:.2f}x)"]
+    cells.append(f"{ours.psnr_db.mean:.1f} dB ({theirs.psnr_db.mean:.1f})")
+    cells.append(f"{ours.psnr_db.worst5:.1f} dB ({theirs.psnr_db.worst5:.1f})")
+    cells.append(f"{promise('psnr_db', ours.psnr_db)} ({promise('psnr_db', theirs.psnr_db)})".replace(" dB)", ")"))
+    far, further = ours.st_lpips, theirs.st_lpips
+    cells.append("" if far is None or further is None else f"{far.mean:.4f} ({further.mean:.4f})")
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,319 @@
+"""ECAD as published (Aggarwal et al., arXiv 2506.15682): booleans for every step, block and component, by NSGA-II.
+
+Two objectives: 1 - the mean score of a judge that knows no plain picture, over prompts and seeds, and the linear
+multiply-accumulates of a run. No trajectory, no fitted weight, no surrogate; nothing but schedules of sites. It is
+here so that the paper's own setting can be run, and so that what we do differently can be measured against it.
+
+Departures: the judge is ImageReward where its weights are, else one of ours by name; step 0's bits are set, since they
+do nothing; generations are kept as JSON and gone on with from the judgements, not from a pickle.
+"""
+
+import random
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from math import fsum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dit_accel.api import accelerated
+from dit_accel.calibration.calibrate import SEED
+from dit_accel.calibration.ecad_genome import (
+    CROSSOVER_FRAC,
+    MUTATED_FRAC,
+    POPULATION,
+    Bits,
+    canonical,
+    crossed,
+    first_population,
+    mutated,
+    schedule_of,
+    sites_of,
+)
+from dit_accel.calibration.site_times import count_plain_macs
+from dit_accel.errors import AccelerationWarning, ConfigError, MissingDependencyError
+from dit_accel.evaluation.metrics.alignment import Judge
+from dit_accel.evaluation.metrics.perceptual import load_perceptual
+from dit_accel.evaluation.progress_files import claim, read_json, write_json
+from dit_accel.evaluation.suites.judges import load_judge
+from dit_accel.evaluation.suites.protocols import IMAGE_REWARD, TWO_TOWER
+from dit_accel.families.targets import find_targets
+from dit_accel.passes.static_cache import StaticCacheConfig
+from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video, steps_of
+from dit_accel.plan.fingerprint import digest, fingerprint, scheduler_digest
+from dit_accel.plan.plan import NOT_CERTIFIED, AccelerationPlan
+from dit_accel.plan.weights import sample_weights
+from dit_accel.prompts import load_prompts
+from dit_accel.schedules.lowering import REUSE, SKIP, lower
+
+NUM_PROMPTS, SEEDS_EACH = 100, 10  # 1,000 images a candidate
+BATCH = 16
+JOB_FILE, STATE_FILE = "job.json", "judged.json"
+ST_LPIPS = "st_lpips"
+NOTE = f"found by ECAD's search with the judge '{{}}', {NOT_CERTIFIED}: `dit-accel certify` measures it"
+
+Score = Callable[[torch.Tensor, Sequence[str], Sequence[int]], Sequence[float]]
+"""From pictures, captions and the places of these among all images to scores, higher is better."""
+OnEcad = Callable[[str, float, "EcadCalibration"], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EcadPoint:
+    """A judged genome.
+
+    Attributes:
+        bits: The genome.
+        score: Mean of the judge over all images.
+        macs: Linear multiply-accumulates of a run of one image.
+    """
+
+    bits: Bits
+    score: float
+    macs: int
+
+    @property
+    def aims(self) -> tuple[float, float]:
+        """ECAD's two objectives, both to be small."""
+        return 1.0 - self.score, float(self.macs)
+
+
+@dataclass(slots=True)
+class EcadCalibration:
+    """What is known so far.
+
+    Attributes:
+        sites: What the bits are of, within a step.
+        points: Everything that was judged.
+        generations: How many the search has gone through.
+        hypervolume: Of all points, multiply-accumulates as a share of the uncached run's; ``None``: no moocore.
+        judge: By which.
+    """
+
+    sites: tuple[str, ...] = ()
+    points: list[EcadPoint] = field(default_factory=list)
+    generations: int = 0
+    hypervolume: float | None = None
+    judge: str = ""
+    _plan: Callable[[EcadPoint], AccelerationPlan] | None = None
+
+    @property
+    def front(self) -> tuple[EcadPoint, ...]:
+        """What no other point beats, fewest multiply-accumulates first."""
+        found: list[EcadPoint] = []
+        for point in sorted(self.points, key=lambda each: (each.macs, -each.score)):
+            if not found or point.score > found[-1].score:
+                found.append(point)
+        return tuple(found)
+
+    def plan(self, point: EcadPoint) -> AccelerationPlan:
+        """The plan of a point."""
+        assert self._plan is not None
+        return self._plan(point)
+
+
+def calibrate_ecad(
+    pipe: Any,
+    folder: str | Path,
+    *,
+    model: str,
+    settings: GenerationSettings | None = None,
+    prompts: Sequence[str] | None = None,
+    num_prompts: int | None = None,
+    seeds_each: int = SEEDS_EACH,
+    judge: str | None = None,
+    weights: str | Path = "weights",
+    population: int = POPULATION,
+    mutated_frac: float = MUTATED_FRAC,
+    flipped_frac: float | None = None,
+    budget_s: float = 1200.0,
+    generations: int | None = None,
+    seed: int = 0,
+    on_progress: OnEcad | None = None,
+) -> EcadCalibration:
+    """Search schedules of sites as ECAD does.
+
+    Args:
+        pipe: A text-to-image pipeline; left as it was.
+        folder: Keeps what was judged; a folder of the same search is gone on with.
+        model: What the pipeline was loaded from.
+        settings: Of the runs; ``None``: the pipeline's own.
+        prompts: To draw; ``None``: the list ``search`` that ships.
+        num_prompts: How many of them; ``None``: 100, as in the paper.
+        seeds_each: Pictures of each prompt; the paper's are 10.
+        judge: ``"image-reward"``, ``"emoji-two-tower"``, or ``"st_lpips"``, the distance from the plain pictures;
+            ``None``: the first of these that is at hand.
+        weights: Folder of the judges' weights.
+        population: Genomes of a generation.
+        mutated_frac: Share of children that are mutated at all.
+        flipped_frac: Share of the bits of those that flip; ``None``: one in their number.
+        budget_s: Seconds; the first population is judged whatever it says.
+        generations: End after so many generations instead.
+        seed: Of the search.
+        on_progress: Told of every judgement.
+
+    Raises:
+        ConfigError: The folder holds something else, it is a video pipeline, or the judge is not known.
+        MissingDependencyError: DEAP is not installed, or no judge is at hand.
+    """
+    began = time.monotonic()
+    chosen = settings or GenerationSettings()
+    if makes_video(pipe):
+        raise ConfigError("ECAD's setting is for pictures; search videos without it")
+    listed = tuple(prompts or load_prompts("search", "image").prompts)[: num_prompts or NUM_PROMPTS]
+    captions = [prompt for prompt in listed for _ in range(seeds_each)]
+    target, *others = find_targets(pipe)
+    if others:
+        raise ConfigError("ECAD's setting is for pipelines with one denoiser")
+    graph, sites, steps = target.layout.graph, sites_of(target.layout.graph), steps_of(pipe, chosen)
+    if not sites:
+        raise ConfigError("no attention or feed-forward was found that a genome could decide on")
+    name, scorer = _judge(judge, Path(weights))
+    sample = sample_weights(target.denoiser)
+    identity = {
+        "what": "ecad",
+        "model": model,
+        "weights": None if sample is None else digest(asdict(sample)),
+        "scheduler": scheduler_digest(pipe.scheduler),
+        "settings": asdict(chosen),
+        "prompts": digest(captions),
+        "judge": name,
+        "search": [population, mutated_frac, flipped_frac, seed],
+    }
+    folder = Path(folder)
+    claim(folder / JOB_FILE, identity, "an ECAD search")
+    state: dict[str, Any] = read_json(folder / STATE_FILE) or {"points": {}}
+    calibration = EcadCalibration(sites=sites, judge=name)
+
+    def draw(first: int, last: int) -> torch.Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AccelerationWarning)
+            return generate(pipe, captions[first:last], range(SEED + first, SEED + last), chosen)
+
+    batches = [(first, min(first + BATCH, len(captions))) for first in range(0, len(captions), BATCH)]
+    score = scorer if scorer is not None else _closeness([draw(*batch) for batch in batches])
+    report = count_plain_macs(pipe, lambda: draw(0, 1))[target.name]
+
+    def macs(bits: Bits) -> int:
+        program = lower(schedule_of(bits, sites), graph)
+        idle = [
+            {site.id for site, action in zip(graph, row.actions, strict=True) if action in (REUSE, SKIP)}
+            for row in program.rows
+        ]
+        return sum(report.without(graph, each, linear=True) for each in idle)
+
+    def evaluate(bits: Bits) -> EcadPoint:
+        text = "".join("01"[bit] for bit in bits)
+        if text not in state["points"]:
+            scores: list[float] = []
+            with accelerated(pipe, [StaticCacheConfig(schedule=schedule_of(bits, sites), invariants=False)]):
+                for first, last in batches:
+                    scores += score(draw(first, last), captions[first:last], range(first, last))
+            state["points"][text] = [fsum(scores) / len(scores), macs(bits)]
+            write_json(folder / STATE_FILE, state)
+        mean, cost = state["points"][text]
+        point = EcadPoint(bits=bits, score=mean, macs=cost)
+        calibration.points.append(point)
+        if on_progress is not None:
+            on_progress("judge", max(0.0, budget_s - (time.monotonic() - began)), calibration)
+        return point
+
+    def plan(point: EcadPoint) -> AccelerationPlan:
+        return AccelerationPlan(
+            name=f"ecad-{point.macs / calibration.points[0].macs:.2f}",
+            passes=(StaticCacheConfig(schedule=schedule_of(point.bits, sites)),),
+            fingerprints=(fingerprint(target),),
+            notes=(NOTE.format(name),),
+        )
+
+    calibration._plan = plan
+    rng = random.Random(seed)
+    alive = {bits: evaluate(bits) for bits in first_population(graph, steps, population, seed)}
+    while True:
+        calibration.hypervolume = _hypervolume(calibration.points)
+        if on_progress is not None:
+            on_progress("generation", max(0.0, budget_s - (time.monotonic() - began)), calibration)
+        over = time.monotonic() - began >= budget_s
+        if calibration.generations >= generations if generations is not None else over:
+            return calibration
+        plain = (True,) * (steps * len(sites))
+        # The uncached schedule is no candidate: the paper's constraint on the Hamming distance from it.
+        ranked = _ranked([point for bits, point in alive.items() if bits != plain])
+        known = {point.bits for point in calibration.points} | {plain}
+        for bits in _children(rng, ranked, known, population, len(sites), mutated_frac, flipped_frac):
+            alive[bits] = evaluate(bits)
+        best = _ranked([point for bits, point in alive.items() if bits != plain])
+        alive = {point.bits: point for point in best[:population]}
+        calibration.generations += 1
+
+
+def _ranked(points: Sequence[EcadPoint]) -> list[EcadPoint]:
+    """All of them in the order of NSGA-II: rank first, then how far apart they lie."""
+    from dit_accel.calibration.sites_evolve import selected
+
+    return selected(points, [point.aims for point in points], len(points))
+
+
+def _children(
+    rng: random.Random,
+    ranked: Sequence[EcadPoint],
+    known: set[Bits],
+    count: int,
+    width: int,
+    mutated_frac: float,
+    flipped_frac: float | None,
+) -> list[Bits]:
+    """As many as there are parents, those left out that were judged before; parents by binary tournament."""
+
+    def parent() -> Bits:
+        return ranked[min(rng.randrange(len(ranked)), rng.randrange(len(ranked)))].bits
+
+    made: dict[Bits, None] = {}
+    for _ in range(-(-count // 2)):
+        pair = (parent(), parent())
+        if rng.random() < CROSSOVER_FRAC:
+            pair = crossed(rng, *pair)
+        for bits in pair:
+            child = canonical(mutated(rng, bits, mutated_frac=mutated_frac, flipped_frac=flipped_frac), width)
+            if child not in known:
+                made[child] = None
+    return list(made)[:count]
+
+
+def _judge(name: str | None, weights: Path) -> tuple[str, Score | None]:
+    """A judge's name and its scores; ``None`` in place of these for the distance from the plain pictures."""
+    wanted = (name,) if name is not None else (IMAGE_REWARD, TWO_TOWER, ST_LPIPS)
+    reasons = []
+    for each in wanted:
+        try:
+            if each == ST_LPIPS:
+                load_perceptual(ST_LPIPS)
+                return each, None
+            return each, _by(load_judge(each, weights))
+        except (ConfigError, MissingDependencyError) as error:
+            if name is not None:
+                raise
+            reasons.append(f"{each}: {error}")
+    raise MissingDependencyError("no judge is at hand; " + "; ".join(reasons))
+
+
+def _by(judge: Judge) -> Score:
+    return lambda images, texts, places: judge.scores(images, texts)
+
+
+def _closeness(plain: Sequence[torch.Tensor]) -> Score:
+    """1 - ST-LPIPS to the plain pictures: not what ECAD maximises, but at hand offline for any model."""
+    every = torch.cat(list(plain))
+    distance = load_perceptual(ST_LPIPS)
+    return lambda images, texts, places: (1 - distance(images, every[list(places)])).tolist()
+
+
+def _hypervolume(points: Sequence[EcadPoint]) -> float | None:
+    try:
+        import moocore
+    except ImportError:
+        return None
+    table = [[point.macs / points[0].macs, 1 - point.score] for point in points]
+    return float(moocore.hypervolume(table, ref=[1.0, 1.0]))

@@ -1,0 +1,160 @@
+"""Fits the weights by which a trajectory plan answers evaluations, on its own run.
+
+At each evaluation that is not computed, the run that is being accelerated stands where its own earlier answers have
+brought it. The target is the output that would bring this scheduler's latents from there exactly onto the recorded
+run at the next evaluation: with x' = alpha + beta * output, (x_ref - alpha) / beta. It is regressed on the run's own
+outputs, latents and initial noise, over all prompts of the batch, and the run goes on with the fitted answer. Weights
+fitted to recorded outputs instead drift (LESA, arXiv 2602.20497; on our models 0.5 to 8 dB).
+
+The ridge pulls toward theory's weights, not toward zero (GAS, arXiv 2510.17699); its strength is the one that
+predicts best prompts that are left out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from dit_accel.calibration.recording import Evaluation, Recording
+from dit_accel.calibration.regression import channel_filter, ridge_toward
+from dit_accel.errors import UnsupportedModelError
+from dit_accel.passes.trajectory.apply import TrajectoryConfig
+from dit_accel.passes.trajectory.config import LATENTS, NOISE
+from dit_accel.passes.trajectory.history import add_mixed
+from dit_accel.schedules.theory import theory_weights
+
+LINEAR_TOLERANCE_FRAC = 1e-3
+
+
+@dataclass(slots=True)
+class Learner:
+    """Fits while the pipeline runs.
+
+    Attributes:
+        reference: The recorded run.
+        computed: What is computed.
+        channels: Whether a matrix for the channels is fitted to each answer.
+        latents: After the last step that was taken.
+    """
+
+    reference: Recording
+    computed: frozenset[int]
+    channels: bool = False
+    latents: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    _outputs: dict[int, torch.Tensor] = field(default_factory=dict)
+    _noise: torch.Tensor | None = None
+    _noise_given: float | None = None
+    _rows: dict[int, dict[int, float]] = field(default_factory=dict)
+    _filters: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def wants(self, step: int) -> bool:
+        """Whether the step is computed."""
+        return step in self.computed
+
+    def output(self, evaluation: Evaluation) -> torch.Tensor:
+        """The denoiser's output, or the answer that is fitted now."""
+        step = evaluation.step
+        if step == 0:
+            self._noise, self._noise_given = evaluation.latents.clone(), evaluation.given
+        if step in self.computed:
+            self._forecast(evaluation)
+            self._outputs[step] = evaluation.output.clone()
+            return evaluation.output
+        target = self._target(evaluation)
+        weights, _ = self._solve(evaluation, target)
+        answer = self._combined(evaluation, weights)
+        if self.channels:
+            last = self._outputs[max(Learner._names(self, evaluation))]
+            self._filters[step] = matrix = channel_filter(last, target - answer)
+            add_mixed(answer, last, matrix)
+        return answer
+
+    def end(self, latents: torch.Tensor) -> None:
+        """Note the latents."""
+        self.latents = latents
+
+    def config(self) -> TrajectoryConfig:
+        """The plan that was fitted."""
+        return TrajectoryConfig(**self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        steps = self.reference.num_steps
+        none = torch.zeros_like(next(iter(self._filters.values()))) if self._filters else torch.empty(0)
+        return {
+            "computed": tuple(step in self.computed for step in range(steps)),
+            "weights": table_of(self._rows, steps),
+            "levels": self.reference.levels,
+            "filters": torch.stack([self._filters.get(s, none) for s in range(steps)]) if self._filters else None,
+        }
+
+    def _forecast(self, evaluation: Evaluation) -> None:
+        """Fit what a computed output would have been taken for: what the guard compares it with."""
+        if evaluation.step and self._names(evaluation):
+            self._solve(evaluation, evaluation.output)
+
+    def _target(self, evaluation: Evaluation) -> torch.Tensor:
+        """The output that brings the scheduler onto the recorded run."""
+        like = evaluation.output
+        alpha = evaluation.advance(torch.zeros_like(like)).double()
+        slope = evaluation.advance(torch.ones_like(like)).double() - alpha
+        beta = float(slope.mean())
+        checked = evaluation.advance(like).double()
+        wrong = float((alpha + beta * like.double() - checked).norm())
+        if not beta or wrong > LINEAR_TOLERANCE_FRAC * float((checked - alpha).norm().clamp_min(1e-12)):
+            raise UnsupportedModelError(
+                "the scheduler's step is not linear in the denoiser's output (thresholding or clip_sample): a "
+                "trajectory cannot be fitted to it"
+            )
+        return (self.reference.latents[evaluation.step + 1].to(alpha.device).double() - alpha) / beta
+
+    def _names(self, evaluation: Evaluation) -> list[int]:
+        """What there is to regress on: outputs of this denoiser, and the latents if the denoiser is given them."""
+        names = [j for j in self._outputs if self.reference.denoisers[j] == evaluation.denoiser]
+        if not names:
+            return []
+        return [*names, LATENTS] if evaluation.given else names
+
+    def _of(self, name: int, evaluation: Evaluation) -> torch.Tensor:
+        if name == LATENTS:
+            return evaluation.latents
+        assert self._noise is not None
+        return self._noise if name == NOISE else self._outputs[name]
+
+    def _solve(self, evaluation: Evaluation, target: torch.Tensor) -> tuple[dict[int, float], float]:
+        names = self._names(evaluation)
+        columns = torch.stack([self._of(name, evaluation).flatten(1).double() for name in names], 1)  # [B, R, D]
+        gram = torch.einsum("brd,bsd->brs", columns, columns).cpu().numpy()
+        right = torch.einsum("brd,bd->br", columns, target.flatten(1).double()).cpu().numpy()
+        found, ridge = ridge_toward(gram, right, self._prior(evaluation, names))
+        weights = dict(zip(names, found.tolist(), strict=True))
+        self._note(evaluation, weights)
+        return weights, ridge
+
+    def _prior(self, evaluation: Evaluation, names: list[int]) -> Any:
+        outputs = [name for name in names if name >= 0]
+        theory = theory_weights(self.reference.levels, outputs, evaluation.step) if self.reference.levels else {}
+        return np.array([theory.get(name, 0.0) for name in names])
+
+    def _note(self, evaluation: Evaluation, weights: dict[int, float]) -> None:
+        row = dict(weights)
+        if LATENTS in row:  # in terms of what the denoiser is given, which is all that the pass sees
+            assert evaluation.given
+            row[LATENTS] /= evaluation.given
+        self._rows[evaluation.step] = row
+
+    def _combined(self, evaluation: Evaluation, weights: dict[int, float]) -> torch.Tensor:
+        total = torch.zeros_like(evaluation.output, dtype=torch.float32)
+        for name, weight in weights.items():
+            total.add_(self._of(name, evaluation), alpha=weight)
+        return total.to(evaluation.output.dtype)
+
+
+def table_of(rows: Mapping[int, Mapping[int, float]], steps: int) -> torch.Tensor:
+    """Weights by evaluation as plans keep them, float64 [T, T + 2]."""
+    table = torch.zeros(steps, steps + 2, dtype=torch.float64)
+    for step, weights in rows.items():
+        for place, weight in weights.items():
+            table[step, place] = weight
+    return table

@@ -1,0 +1,97 @@
+"""Hands that are processes of this machine: each loads the pipeline itself and maps the recording."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from dit_accel.calibration.books import Steps
+from dit_accel.calibration.judging import Judge, Verdict
+from dit_accel.calibration.spread import Errand, HandLostError, Map, Spread, crew_of
+
+START = "spawn"  # a forked process may neither use CUDA nor its parent's threads
+
+
+def on_processes(load: Callable[[], Any], count: int, *, threads: int = 1) -> Spread:
+    """Judge in processes of this machine.
+
+    Args:
+        load: Loads the pipeline in each; must be picklable (a function of a module, a ``functools.partial`` of one).
+        count: How many.
+        threads: CPU threads of torch in each: as many as without workers, for the same numbers.
+    """
+
+    @contextmanager
+    def spread(errand: Errand, judge: Judge) -> Iterator[Map]:
+        with crew_of(lambda: _Process(load, errand, threads), _ready, count) as judge_all:
+            yield judge_all
+
+    return spread
+
+
+class _Process:
+    def __init__(self, load: Callable[[], Any], errand: Errand, threads: int) -> None:
+        context = multiprocessing.get_context(START)
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, load, errand, threads), daemon=True)
+        self.process.start()
+        theirs.close()  # so that its death closes the pipe
+
+    def give(self, steps: Steps) -> None:
+        try:
+            self.connection.send(steps)
+        except OSError as error:
+            raise self._lost() from error
+
+    def take(self) -> Verdict:
+        try:
+            found = self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._lost() from error
+        if isinstance(found, BaseException):
+            raise found
+        return Verdict.from_plain(found)
+
+    def dismiss(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+    def _lost(self) -> HandLostError:
+        self.process.join(timeout=10)
+        return HandLostError(f"a worker process ended with code {self.process.exitcode}")
+
+
+def _ready(hands: Sequence[_Process]) -> list[_Process]:
+    connections = {hand.connection: hand for hand in hands}
+    return [connections[each] for each in wait(list(connections)) if isinstance(each, Connection)]
+
+
+def work(connection: Any, load: Callable[[], Any], errand: Errand, threads: int) -> None:
+    """What the process does: judge what comes, until nobody is at the other end. Ctrl-C is the leader's affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    try:
+        judge = errand.judge_on(load())
+        while True:
+            steps = connection.recv()
+            connection.send(judge(steps).to_plain())
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    except Exception as error:
+        connection.send(_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that can be sent: some hold what cannot."""
+    import pickle
+
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"a worker process failed: {type(error).__name__}: {error}")
+    return error

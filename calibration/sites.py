@@ -1,0 +1,249 @@
+"""Finds plans that save calls and, inside those that are computed, sites: ECAD's search (arXiv 2506.15682) whole.
+
+Seeds are our solver's trajectories and the rivals' own schedules, so that the front is never below either; a
+surrogate screens, real runs on search prompts judge, a few prompts first; the weights of every candidate are fitted on
+its own run. Cost is the run's time by a table of site times of this device.
+
+Every judgement is on disk as soon as it is made. Stopped and called again the search draws its recording anew, takes
+the judgements and the table that are there, and goes on as if it had not been stopped.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dit_accel.calibration.calibrate import CALIBRATED_NOTE, GAIN_PROMPTS, NUM_IMAGES, NUM_VIDEOS, SEED
+from dit_accel.calibration.choose import Gaps, gram_of
+from dit_accel.calibration.corrections import record_moments
+from dit_accel.calibration.curves import record_curves
+from dit_accel.calibration.fit import first_of_each
+from dit_accel.calibration.gains import measure_gains
+from dit_accel.calibration.latency import Pricing, SiteTimes
+from dit_accel.calibration.recording import record
+from dit_accel.calibration.site_times import Clock, count_plain_macs, measure_site_times, now
+from dit_accel.calibration.sites_evolve import evolve_sites
+from dit_accel.calibration.sites_genome import Genome, groups_of
+from dit_accel.calibration.sites_judge import SiteJudge, SitePoint, front_of_sites, rungs
+from dit_accel.calibration.sites_seeds import seeds
+from dit_accel.calibration.sites_surrogate import Surrogate, distances
+from dit_accel.errors import AccelerationWarning, ConfigError
+from dit_accel.evaluation.progress_files import claim, read_json, write_json
+from dit_accel.families.targets import find_targets
+from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video
+from dit_accel.plan.fingerprint import digest, fingerprint, scheduler_digest
+from dit_accel.plan.plan import AccelerationPlan
+from dit_accel.plan.weights import sample_weights
+from dit_accel.prompts import load_prompts
+
+JOB_FILE, STATE_FILE = "job.json", "judged.json"
+TIMED_PROMPTS, CURVE_PROMPTS, MOMENT_PROMPTS = 2, 2, 8
+
+OnSites = Callable[[str, float, "SitesCalibration"], None]
+"""Told what is done, the seconds that are left, and the calibration."""
+
+
+@dataclass(slots=True)
+class SitesCalibration:
+    """What is known so far.
+
+    Attributes:
+        points: Everything that was judged, few prompts or all, in that order.
+        seeds: What the search began with, by name.
+        generations: How many generations it has gone through.
+        hypervolume: Of the points judged by all prompts, if it was computed.
+        hypervolumes: Of every generation.
+    """
+
+    points: list[SitePoint] = field(default_factory=list)
+    seeds: dict[str, Genome] = field(default_factory=dict)
+    generations: int = 0
+    hypervolume: float | None = None
+    hypervolumes: list[float | None] = field(default_factory=list)
+    _plan: Callable[[SitePoint], AccelerationPlan] | None = None
+
+    @property
+    def front(self) -> tuple[SitePoint, ...]:
+        """What no other point beats."""
+        return front_of_sites(self.points)
+
+    @property
+    def skipped(self) -> tuple[SitePoint, ...]:
+        """What could not be judged."""
+        return tuple(point for point in self.points if point.fault is not None)
+
+    @property
+    def front_of_calls(self) -> tuple[SitePoint, ...]:
+        """The same among candidates that leave whole calls out and no site: what the trajectory search can reach."""
+        return front_of_sites([point for point in self.points if not point.genome.reused])
+
+    def plan(self, point: SitePoint) -> AccelerationPlan:
+        """The plan of a point, its weights fitted; the pipeline is needed for that once more."""
+        assert self._plan is not None
+        return self._plan(point)
+
+
+def calibrate_sites(
+    pipe: Any,
+    folder: str | Path,
+    *,
+    model: str,
+    settings: GenerationSettings | None = None,
+    prompts: Sequence[str] | None = None,
+    num_prompts: int | None = None,
+    budget_s: float = 1200.0,
+    generations: int | None = None,
+    sizes: Sequence[int] | None = None,
+    population: int = 24,
+    children: int = 12,
+    seed: int = 0,
+    clock: Clock = now,
+    on_progress: OnSites | None = None,
+) -> SitesCalibration:
+    """Search plans of calls and sites of all speeds for a pipeline, as it is set up now.
+
+    Args:
+        pipe: A text-to-image or text-to-video pipeline; left as it was.
+        folder: Keeps what was judged; a folder of the same calibration is gone on with.
+        model: What the pipeline was loaded from.
+        settings: Of the runs to accelerate; ``None``: the pipeline's own.
+        prompts: To search with; ``None``: the list ``search`` that ships.
+        num_prompts: How many of them; ``None``: 32 images or 12 videos.
+        budget_s: Seconds; the seeds are judged whatever it says.
+        generations: End after so many generations instead.
+        sizes: How many evaluations the seeds' trajectories compute; ``None``: a ladder.
+        population: Survivors of a generation.
+        children: That begin the halving in each generation.
+        seed: Of the search.
+        clock: Times the sites.
+        on_progress: Told of every judgement.
+
+    Raises:
+        ConfigError: The folder holds something else, or the pipeline cannot be run.
+        UnsupportedModelError: Its scheduler is random at every step, or not linear in the output.
+        MissingDependencyError: DEAP is not installed.
+    """
+    began = time.monotonic()
+    chosen = settings or GenerationSettings()
+    video = makes_video(pipe)
+    listed = tuple(prompts or load_prompts("search", "video" if video else "image").prompts)
+    count = min(num_prompts or (NUM_VIDEOS if video else NUM_IMAGES), len(listed))
+    if count < 2:
+        raise ConfigError("a fit takes at least two prompts")
+    targets = find_targets(pipe)
+    folder = Path(folder)
+    weights = [sample_weights(target.denoiser) for target in targets]
+    identity = {
+        "what": "sites",
+        "model": model,
+        "weights": [None if sample is None else digest(asdict(sample)) for sample in weights],
+        "scheduler": scheduler_digest(pipe.scheduler),
+        "settings": asdict(chosen),
+        "prompts": digest(listed[:count]),
+        "search": [list(sizes or ()), population, children, seed],
+    }
+    claim(folder / JOB_FILE, identity, "a search over sites")
+    state: dict[str, Any] = read_json(folder / STATE_FILE) or {"points": [], "gains": None, "times": None}
+    known = {(p.genome, p.num_prompts): p for p in map(SitePoint.from_dict, state["points"])}
+    calibration = SitesCalibration()
+
+    def draw(first: int, last: int) -> torch.Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AccelerationWarning)
+            return generate(pipe, listed[first:last], range(SEED + first, SEED + last), chosen)
+
+    def some(most: int) -> Callable[[], torch.Tensor]:
+        return lambda: draw(0, min(most, count))
+
+    def tell(what: str) -> None:
+        if on_progress is not None:
+            on_progress(what, max(0.0, budget_s - (time.monotonic() - began)), calibration)
+
+    def keep(**more: Any) -> None:
+        state.update(more)
+        write_json(folder / STATE_FILE, state)
+
+    reference = record(pipe, draw, 0, count)
+    steps = reference.num_steps
+    tell("record")
+    if state["gains"] is None:
+        keep(gains=measure_gains(pipe, draw, reference, min(GAIN_PROMPTS, count)))
+    tell("gains")
+    pricing = _pricing(pipe, some(TIMED_PROMPTS), state["times"], clock)
+    keep(times=pricing.times.to_dict())
+    tell("times")
+    gaps = Gaps(gram_of(reference), state["gains"], first_of_each(reference.denoisers) - {0})
+    reference.outputs.clear()
+    graph = targets[0].layout.graph
+    groups = groups_of(graph)
+    named = tuple(dict.fromkeys(site for sites in groups.values() for site in sites))
+    moments = record_moments(pipe, some(MOMENT_PROMPTS), named, num_steps=steps)
+    curves = record_curves(pipe, some(CURVE_PROMPTS))
+    tell("moments")
+    found = calibration.seeds = seeds(gaps, graph, groups, curves, sizes=sizes)
+    judge_now = SiteJudge(
+        pipe=pipe,
+        draw=draw,
+        reference=reference,
+        groups=groups,
+        moments=moments,
+        pricing=pricing,
+        plain_s=pricing.of(()).seconds,
+    )
+
+    def judge(genome: Genome, prompts: int) -> SitePoint:
+        point = known.get((genome, prompts))
+        if point is None:
+            point = known[genome, prompts] = judge_now(genome, prompts)
+            state["points"].append(point.to_dict())
+            keep()
+        calibration.points.append(point)
+        tell("judge")
+        return point
+
+    def plan(point: SitePoint) -> AccelerationPlan:
+        genome = point.genome
+        return AccelerationPlan(
+            name=f"sites-{len(genome.computed)}-of-{genome.num_steps}-{point.speedup:.2f}x",
+            passes=judge_now.fit(genome, count)[0],
+            fingerprints=tuple(fingerprint(target) for target in targets),
+            conditions=reference.conditions,
+            notes=(CALIBRATED_NOTE,),
+        )
+
+    calibration._plan = plan
+    rivals = [genome for name, genome in found.items() if not name.endswith(" inside")]
+    search = evolve_sites(
+        rivals,
+        list(found.values()),
+        judge,
+        Surrogate(gaps, groups, *distances(moments, groups)),
+        lambda genome: pricing.of(judge_now.without_corrections(genome)).seconds,
+        groups,
+        rungs(count),
+        fixed=first_of_each(reference.denoisers),
+        population=population,
+        children=children,
+        seed=seed,
+    )
+    for generation in search:
+        calibration.generations = generation.number
+        calibration.hypervolume = generation.hypervolume
+        calibration.hypervolumes.append(generation.hypervolume)
+        tell("generation")
+        over = time.monotonic() - began >= budget_s
+        if generation.number >= generations if generations is not None else over:
+            break
+    return calibration
+
+
+def _pricing(pipe: Any, run: Callable[[], object], kept: Mapping[str, Any] | None, clock: Clock) -> Pricing:
+    """The table of site times: the one that is there, or a new one."""
+    if kept is None:
+        return measure_site_times(pipe, run, rounds=2, clock=clock)
+    graphs = {target.name: target.layout.graph for target in find_targets(pipe)}
+    return Pricing(times=SiteTimes.from_dict(kept), graphs=graphs, macs=count_plain_macs(pipe, run))

@@ -1,0 +1,144 @@
+"""FlashAttention over a look-up table of key blocks, forward, in Triton.
+
+Follows FlashAttention-2 (Dao 2023, algorithm 1) with the loop over keys replaced by one over a row of the table, as
+the kernels of SLA, FastVideo and PAROAttention do. A program computes one tile of queries; a block of the table may be
+several tiles of queries high and of keys wide. Scores stay raw until they are fp32: a key scaled in bf16 beforehand
+ruins the gradients of large inputs.
+"""
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit(do_not_specialize=["num_queries", "num_keys"])
+def forward_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    out_ptr,
+    lse_ptr,
+    lut_ptr,
+    counts_ptr,
+    key_mask_ptr,
+    q_stride_b,
+    q_stride_n,
+    q_stride_h,
+    q_stride_d,
+    k_stride_b,
+    k_stride_n,
+    k_stride_h,
+    k_stride_d,
+    v_stride_b,
+    v_stride_n,
+    v_stride_h,
+    v_stride_d,
+    out_stride_b,
+    out_stride_n,
+    out_stride_h,
+    lut_stride_b,
+    lut_stride_h,
+    lut_stride_m,
+    counts_stride_b,
+    counts_stride_h,
+    key_mask_stride_b,
+    num_heads,
+    num_queries,
+    num_keys,
+    scale,
+    D: tl.constexpr,
+    TILE_Q: tl.constexpr,
+    TILE_K: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    HAS_KEY_MASK: tl.constexpr,
+    ACC: tl.constexpr,
+    UPCAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One tile of queries of one head. Grid: (tiles of queries, B * H); the queries of a head run next to each other,
+    so that its keys and values stay in L2.
+
+    Inputs [B, N, H, D] by their strides, output [B, Nq, H, D] with D contiguous, ``lse`` fp32 [B, H, Nq] contiguous.
+    """
+    tile = tl.program_id(0)
+    batch = (tl.program_id(1) // num_heads).to(tl.int64)
+    head = (tl.program_id(1) % num_heads).to(tl.int64)
+    row = (tile * TILE_Q // BLOCK_Q).to(tl.int64)
+    first = (tile * TILE_Q).to(tl.int64)
+
+    in_tile_q = tl.arange(0, TILE_Q)
+    in_tile_k = tl.arange(0, TILE_K)
+    dims = tl.arange(0, D)
+    is_query = first + in_tile_q < num_queries
+
+    q = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + head * q_stride_h
+        + first * q_stride_n
+        + in_tile_q[:, None] * q_stride_n
+        + dims[None, :] * q_stride_d,
+        mask=is_query[:, None],
+        other=0.0,
+    )
+    if UPCAST:
+        q = q.to(tl.float32)
+    k_base = k_ptr + batch * k_stride_b + head * k_stride_h
+    v_base = v_ptr + batch * v_stride_b + head * v_stride_h
+    lut_row = lut_ptr + batch * lut_stride_b + head * lut_stride_h + row * lut_stride_m
+    count = tl.load(counts_ptr + batch * counts_stride_b + head * counts_stride_h + row)
+
+    log2_scale = scale * LOG2_E
+    highest = tl.full([TILE_Q], float("-inf"), ACC)
+    total = tl.zeros([TILE_Q], ACC)
+    acc = tl.zeros([TILE_Q, D], ACC)
+    TILES: tl.constexpr = BLOCK_K // TILE_K
+    for turn in range(count * TILES):
+        block = tl.load(lut_row + turn // TILES).to(tl.int64)
+        start = block * BLOCK_K + (turn % TILES) * TILE_K
+        is_key = start + in_tile_k < num_keys
+        k = tl.load(
+            k_base + start * k_stride_n + in_tile_k[:, None] * k_stride_n + dims[None, :] * k_stride_d,
+            mask=is_key[:, None],
+            other=0.0,
+        )
+        v = tl.load(
+            v_base + start * v_stride_n + in_tile_k[:, None] * v_stride_n + dims[None, :] * v_stride_d,
+            mask=is_key[:, None],
+            other=0.0,
+        )
+        if UPCAST:
+            k = k.to(tl.float32)
+            v = v.to(tl.float32)
+        if HAS_KEY_MASK:
+            is_key &= tl.load(key_mask_ptr + batch * key_mask_stride_b + start + in_tile_k, mask=is_key, other=0) != 0
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=ACC) * log2_scale
+        scores = tl.where(is_key[None, :], scores, float("-inf"))
+        new_highest = tl.maximum(highest, tl.max(scores, 1))
+        # Where nothing has been selected yet the maximum is -inf, and -inf - -inf is NaN.
+        reference = tl.where(new_highest == float("-inf"), 0.0, new_highest)
+        weights = tl.exp2(scores - reference[:, None])
+        shrink = tl.exp2(highest - reference)
+        total = total * shrink + tl.sum(weights, 1)
+        acc = acc * shrink[:, None]
+        acc += tl.dot(weights.to(v.dtype), v, input_precision=PRECISION, out_dtype=ACC)
+        highest = new_highest
+
+    is_empty = total == 0.0
+    divisor = tl.where(is_empty, 1.0, total)
+    out = acc / divisor[:, None]
+    lse = tl.where(is_empty, float("-inf"), (highest + tl.log2(divisor)) * LN_2)
+    tl.store(
+        out_ptr
+        + batch * out_stride_b
+        + head * out_stride_h
+        + first * out_stride_n
+        + in_tile_q[:, None] * out_stride_n
+        + dims[None, :],
+        out.to(out_ptr.dtype.element_ty),
+        mask=is_query[:, None],
+    )
+    tl.store(lse_ptr + (batch * num_heads + head) * num_queries + first + in_tile_q, lse, mask=is_query)

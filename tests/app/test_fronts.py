@@ -1,0 +1,190 @@
+"""The data behind the explorer: fronts from shipped plans and reports, and the ways to choose a point."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sample_reports import sample_report
+
+from dit_accel.app.choose import by_place, by_quality, by_time, choosable
+from dit_accel.app.fronts import assemble, front_of_model, models, same_work
+from dit_accel.app.plans import checked, plans_of, read_plan_folder, shipped_folder
+from dit_accel.app.points import CERTIFIED, NOT_CERTIFIED, Front, FrontPoint, unbeaten
+from dit_accel.errors import ConfigError
+from dit_accel.evaluation.reports.contest import Action, Contender
+from dit_accel.evaluation.reports.report import Report
+from dit_accel.plan.certificate import Measured
+
+FLUX = shipped_folder() / "emoji-flux"
+
+
+def measured(mean: float) -> Measured:
+    return Measured(mean=mean, ci95=(mean, mean), worst5=mean)
+
+
+def point(key: str, ratio: float, psnr: float, kind: str = "ours") -> FrontPoint:
+    return FrontPoint(
+        key=key,
+        label=key,
+        kind=kind,  # type: ignore[arg-type]
+        num_steps=20,
+        ratio=ratio,
+        errors={"psnr_db": measured(psnr)},
+    )
+
+
+@pytest.fixture
+def made_up() -> Front:
+    plain = FrontPoint(key="plain", label="plain", kind="plain", num_steps=20)
+    points = (
+        plain,
+        point("a", 2.0, 40.0),
+        point("b", 4.0, 30.0),
+        point("beaten", 1.9, 35.0, "fewer_steps"),
+        point("other", 5.0, 50.0, "rival"),
+    )
+    return Front(model="m", points=points, plain_s=1.0)
+
+
+def test_the_first_page_needs_no_torch() -> None:
+    code = (
+        "import sys; from dit_accel.app.fronts import front_of_model; f = front_of_model('emoji-flux', []); "
+        "print(len(f.points) > 4, [n for n in ('torch', 'diffusers', 'gradio') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True []"
+
+
+@pytest.mark.parametrize("model", models())
+def test_every_shipped_plan_is_a_point(model: str) -> None:
+    front = front_of_model(model, [])
+    assert front.points[0].kind == "plain"
+    folders = {path.name for path in (shipped_folder() / model).iterdir()}
+    assert {p.folder.name for p in front.points if p.folder} == folders
+    for each in front.points:
+        assert (each.state == CERTIFIED) <= (each.ratio is not None and each.n >= 100)
+        assert each.kind != "ours" or each.words
+
+
+def test_numbers_are_those_of_the_report() -> None:
+    front = front_of_model("emoji-flux", [])
+    report = Report.load(FLUX / "fast")
+    variant = report.variant("fast")
+    assert variant.speedup and variant.fidelity
+    fast = front.point("ours/fast")
+    assert fast.ratio == variant.speedup.ratio
+    assert fast.errors["psnr_db"].mean == variant.fidelity.psnr_db.mean
+    assert fast.state == CERTIFIED and checked(FLUX / "fast") == ""
+    few = next(each for each in report.variants if each.kind == "fewer_steps")
+    assert front.point(f"fewer/{few.num_inference_steps}").n == report.num_images
+
+
+def test_the_worst_prompts_are_shown_first() -> None:
+    report = Report.load(FLUX / "fast")
+    fidelity = report.variant("fast").fidelity
+    assert fidelity
+    shown = front_of_model("emoji-flux", []).point("ours/fast").shown
+    assert [each.place for each in shown] == ["worst 5 %", "worst 5 %", "typical", "typical"]
+    assert shown[0].psnr_db == min(fidelity.psnr_db.per_image)
+
+
+def test_a_changed_plan_is_no_longer_certified(tmp_path: Path) -> None:
+    folder = tmp_path / "fast"
+    shutil.copytree(FLUX / "fast", folder)
+    path = folder / "dit_accel_plan.json"
+    data = json.loads(path.read_text())
+    data["passes"][0]["guard"] = [0.5] * 28
+    path.write_text(json.dumps(data))
+    assert "changed after it was certified" in checked(folder)
+
+
+def test_a_report_of_another_run_is_not_the_certificates(tmp_path: Path) -> None:
+    folder = tmp_path / "fast"
+    shutil.copytree(FLUX / "fast", folder)
+    shutil.copy(FLUX / "turbo" / "report.json", folder / "report.json")
+    plan = read_plan_folder(folder)
+    assert plan.report is None and "does not lie beside it" in plan.why_not
+    front = assemble("emoji-flux", [plan], [])
+    assert front.point("ours/fast").ratio is None and front.point("ours/fast").state == NOT_CERTIFIED
+
+
+def test_a_damaged_folder_is_said_and_left_out(tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "dit_accel_plan.json").write_text("{")
+    shutil.copytree(FLUX / "fast", tmp_path / "good")
+    plans, faults = plans_of(tmp_path)
+    assert [plan.name for plan in plans] == ["fast"]
+    assert len(faults) == 1 and "not valid JSON" in faults[0]
+
+
+def contest(share: float) -> Report:
+    """A comparison in which our preset ``fast`` saved this share of every kind of layer."""
+    report = sample_report()
+    action = Action(calls=1, plain_calls=4, macs=1, plain_macs=4, saved_by_kind={"ff": share, "rest": share})
+    contender = Contender(
+        rival="dit-accel",
+        method="ours",
+        made_by="us",
+        advice="",
+        advised=True,
+        params={"preset": "fast"},
+        action=action,
+    )
+    variants = [v.model_copy(update={"contender": contender}) if v.kind == "plan" else v for v in report.variants]
+    return report.model_copy(update={"variants": tuple(variants)})
+
+
+def test_numbers_among_rivals_count_only_for_the_plan_that_did_that_work() -> None:
+    plan = replace(read_plan_folder(FLUX / "fast"), certificate=None, report=None)
+    share = plan.answered_frac
+    assert share is not None
+    same, other = contest(share), contest(share / 2)
+    assert same_work(plan, same.variant("fast")) and not same_work(plan, other.variant("fast"))
+    front = assemble("emoji-flux", [plan], [same])
+    assert front.point("ours/fast").ratio == same.variant("fast").speedup.ratio  # type: ignore[union-attr]
+    assert front.point("ours/fast").state == NOT_CERTIFIED
+    assert not any(each.kind == "rival" for each in front.points)
+    front = assemble("emoji-flux", [plan], [other])
+    assert front.point("ours/fast").ratio is None
+    assert "not what this name gives today" in front.point("rival/fast").words[0]
+
+
+def test_fewer_steps_are_there_without_the_rivals(made_up: Front) -> None:
+    assert [each.key for each in made_up.visible(rivals=False)] == ["plain", "a", "b", "beaten"]
+
+
+def test_unbeaten(made_up: Front) -> None:
+    assert [p.key for p in unbeaten(made_up.visible(rivals=False), "psnr_db")] == ["plain", "a", "b"]
+    assert [p.key for p in unbeaten(made_up.points, "psnr_db")] == ["plain", "other"]
+
+
+def test_every_gesture_leads_to_the_same_point(made_up: Front) -> None:
+    wanted = made_up.point("a")
+    assert by_time(made_up, "psnr_db", 0.5) == wanted
+    assert by_time(made_up, "psnr_db", 0.6, 0.4) == wanted
+    assert by_quality(made_up, "psnr_db", 38.0) == wanted
+    assert by_place(made_up.visible(rivals=False), 1) == wanted
+
+
+def test_limits_never_lead_to_a_rival(made_up: Front) -> None:
+    assert "other" not in [each.key for each in choosable(made_up, "psnr_db")]
+    assert by_quality(made_up, "psnr_db", 49.0).key == "plain"
+
+
+@pytest.mark.parametrize(("most", "least"), [(0.1, 0.0), (0.3, 0.26)])
+def test_out_of_reach_says_what_is_near(made_up: Front, most: float, least: float) -> None:
+    with pytest.raises(ConfigError, match=r"the nearest, b, takes 0\.25 s"):
+        by_time(made_up, "psnr_db", most, least)
+
+
+def test_an_untimed_front_and_an_unknown_row(made_up: Front) -> None:
+    with pytest.raises(ConfigError, match="nothing of 'm' was timed"):
+        by_time(replace(made_up, plain_s=None), "psnr_db", 1.0)
+    with pytest.raises(ConfigError, match="no row 9"):
+        by_place(made_up.points, 8)
+    with pytest.raises(ConfigError, match="Did you mean 'plain'"):
+        made_up.point("plian")

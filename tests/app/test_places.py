@@ -1,0 +1,150 @@
+"""What may be read, and what is refused: paths that lead out, uploads that are something else."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dit_accel.app import places as places_module
+from dit_accel.app.opening import open_path, open_search, open_uploads
+from dit_accel.app.places import Places
+from dit_accel.app.plans import shipped_folder
+from dit_accel.app.points import CERTIFIED, NOT_CERTIFIED
+from dit_accel.errors import ConfigError
+
+PLANS = shipped_folder()
+FLUX = PLANS / "emoji-flux"
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    root = tmp_path / "root"
+    shutil.copytree(FLUX, root / "flux")
+    (tmp_path / "secret").mkdir()
+    shutil.copytree(FLUX / "fast", tmp_path / "secret" / "fast")
+    (root / "link").symlink_to(tmp_path / "secret")
+    return Places(root=root, output=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "text", ["../secret/fast", "flux/../../secret/fast", "link/fast", "/etc/passwd", "~/x", "..", "a\0b", "x" * 5000]
+)
+def test_nothing_outside_the_folder_is_read(places: Places, text: str) -> None:
+    with pytest.raises(ConfigError):
+        open_path(places, text)
+
+
+@pytest.mark.parametrize("text", ["../secret/fast", "/etc", "", "nowhere", ".hidden/../../x", "../x"])
+def test_no_model_outside_the_folder_is_loaded(places: Places, text: str) -> None:
+    with pytest.raises(ConfigError):
+        places.model(text)
+
+
+def test_models_that_may_be_named(places: Places) -> None:
+    assert places.model(" emoji-flux ") == "emoji-flux"
+    assert places.model("PixArt-alpha/PixArt-XL-2-512x512") == "PixArt-alpha/PixArt-XL-2-512x512"
+    assert places.model("flux") == str((places.root / "flux").resolve())
+
+
+def test_a_folder_of_plans_and_one_plan(places: Places) -> None:
+    name, front = open_path(places, "flux/")
+    assert (name, front.model) == ("flux", "emoji-flux")
+    assert [p.label for p in front.points if p.kind == "ours"] == ["balanced", "fast", "turbo", "extreme"]
+    assert {p.state for p in front.points if p.kind == "ours"} == {CERTIFIED}
+    for text in ("flux/fast", "flux/fast/dit_accel_plan.json"):
+        _, front = open_path(places, text)
+        assert front.point("ours/fast").preset is None  # its own folder is what the code names
+
+
+def test_an_uncertified_plan_is_known_by_its_fingerprint(places: Places) -> None:
+    shutil.copytree(PLANS / "emoji-wan" / "fast", places.root / "mine")
+    path = places.root / "mine" / "dit_accel_plan.json"
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, "certificate": None}))
+    (places.root / "mine" / "report.json").unlink(missing_ok=True)
+    _, front = open_path(places, "mine")
+    assert front.model == "emoji-wan" and front.video
+    assert front.point("ours/mine").state == NOT_CERTIFIED
+    path.write_text(json.dumps({**data, "certificate": None, "fingerprint": None}))
+    with pytest.raises(ConfigError, match="does not say which model"):
+        open_path(places, "mine")
+    assert open_path(places, "mine", "user/model")[1].model == "user/model"
+
+
+def test_a_report_alone(places: Places) -> None:
+    shutil.copy(FLUX / "fast" / "report.json", places.root / "some.json")
+    _, front = open_path(places, "some.json")
+    fast = front.point("ours/fast")
+    assert fast.preset == "fast" and fast.ratio is not None and fast.state == NOT_CERTIFIED
+    data = json.loads((places.root / "some.json").read_text())
+    for variant in data["variants"]:
+        if variant["plan"]:
+            variant["plan"]["passes"][0]["computed"] = "1" * 28
+    (places.root / "some.json").write_text(json.dumps(data))
+    assert not open_path(places, "some.json")[1].point("ours/fast").can_run, "not the plan that the name gives today"
+
+
+def test_an_upload_is_copied_under_our_names(places: Places, tmp_path: Path) -> None:
+    for name in ("dit_accel_plan.json", "dit_accel_plan.safetensors", "report.json"):
+        shutil.copy(FLUX / "turbo" / name, tmp_path / f"evil..{name}")
+    files = [tmp_path / f"evil..{name}" for name in ("dit_accel_plan.json", "report.json")]
+    files.append(tmp_path / "evil..dit_accel_plan.safetensors")
+    _, front = open_uploads(places, files)
+    point = front.points[1]
+    assert point.folder is not None and point.folder.parent == places.opened and point.state == CERTIFIED
+    assert sorted(path.name for path in point.folder.iterdir()) == [
+        "dit_accel_plan.json",
+        "dit_accel_plan.safetensors",
+        "report.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[]", "no dit-accel file"),
+        (b'{"format": "dit-accel/report", "version": 99}', "this dit-accel reads"),
+        (b'{"format": "dit-accel/plan", "version": 2, "name": "x", "passes": [], "pases": 1}', "unknown key 'pases'"),
+        (b"[" * 100_000, "not valid JSON"),
+    ],
+)
+def test_a_bad_upload_gets_one_clear_message_and_is_not_kept(
+    places: Places, tmp_path: Path, content: bytes, words: str
+) -> None:
+    path = tmp_path / "up.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        open_uploads(places, [path])
+    assert not places.opened.exists() or not any(places.opened.iterdir())
+
+
+def test_uploads_that_do_not_belong_together(places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = FLUX / "fast" / "dit_accel_plan.safetensors"
+    with pytest.raises(ConfigError, match="upload both"):
+        open_uploads(places, [tensors])
+    with pytest.raises(ConfigError, match="one plan or report at a time"):
+        open_uploads(places, [FLUX / "fast" / "report.json", FLUX / "turbo" / "report.json"])
+    with pytest.raises(ConfigError, match="nothing was uploaded"):
+        open_uploads(places, [])
+    monkeypatch.setattr(places_module, "MAX_FILE_BYTES", 10)
+    with pytest.raises(ConfigError, match="is not read"):
+        open_uploads(places, [tensors])
+
+
+def test_a_search_without_plans(places: Places) -> None:
+    with pytest.raises(ConfigError, match="saved no plan"):
+        open_search(places.output, "emoji-flux")
+
+
+def test_a_hub_id_without_a_hub_is_one_clear_message(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def unreachable(*args: object, **kwargs: object) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    with pytest.raises(ConfigError, match="no plan on the hub at 'some/plan'"):
+        open_path(places, "some/plan")

@@ -1,0 +1,45 @@
+"""All certificates in one table: models one after another, the mildest preset first, the rival beside each number."""
+
+import pytest
+from pages.glance import HEADER, glance_block
+from sample_reports import sample_report
+
+from dit_accel.errors import ConfigError
+from dit_accel.evaluation.reports.report import Report
+
+
+def of(model: str, preset: str) -> Report:
+    """The sample report under other names."""
+    report = sample_report()
+    named = [each.model_copy(update={"name": preset}) if each.kind == "plan" else each for each in report.variants]
+    settings = report.settings.model_copy(update={"model": model})
+    return report.model_copy(update={"settings": settings, "variants": tuple(named)})
+
+
+def test_rows_are_in_the_order_of_models_and_presets() -> None:
+    lines = glance_block([of("b", "turbo"), of("b", "balanced"), of("a", "fast")]).splitlines()
+    assert [line.split("|")[1:3] for line in lines[2:5]] == [
+        [" `b` ", ' `"balanced"` '],
+        ["  ", ' `"turbo"` '],
+        [" `a` ", ' `"fast"` '],
+    ]
+    plan, fewer = sample_report().variant("fast"), sample_report().variant("9 steps")
+    assert plan.speedup is not None
+    assert fewer.speedup is not None
+    assert f"{plan.speedup.ratio:.2f}x ({fewer.speedup.ratio:.2f}x) | 25.0 dB (25.0) | 20.0 dB (20.0)" in lines[4]
+    assert all(line.count("|") == HEADER[0].count("|") for line in lines[:5])
+    assert lines[-1].startswith("`b`: 20 steps of DPMSolverMultistepScheduler, n = 2; `a`: ")
+
+
+def test_machines_are_not_mixed() -> None:
+    here = of("a", "fast")
+    there = here.model_copy(update={"environment": here.environment.model_copy(update={"cpu": "another"})})
+    with pytest.raises(ConfigError, match="several machines"):
+        glance_block([here, there])
+
+
+def test_a_report_without_a_rival_is_refused() -> None:
+    report = of("a", "fast")
+    alone = report.model_copy(update={"variants": report.variants[:2]})
+    with pytest.raises(ConfigError, match="no variant of kind 'fewer_steps'"):
+        glance_block([alone])

@@ -1,0 +1,65 @@
+"""A tiny Wan pipeline whose heads have a kernel, random PARO plans for it, and a tiny CogVideoX with text in front."""
+
+from typing import Any
+
+import diffusers
+import torch
+from tiny import tiny_call, tiny_pipeline
+from tiny_configs import TINY
+from tiny_models import randomise
+
+from dit_accel.families.targets import find_targets
+from dit_accel.passes.attention.bits import pack
+from dit_accel.passes.attention.layout import TokenLayout
+from dit_accel.passes.attention.paro_config import PAROAttentionConfig
+from dit_accel.passes.attention.routing import routable
+
+BLOCK = 16
+SIZE = (3, 8, 8)  # tokens of a call at 128 x 128 and 9 frames: 12 blocks
+STEPS = 4
+
+
+def sparse_wan() -> Any:
+    """Heads of 16, two layers; equal calls give equal pipelines."""
+    pipe = tiny_pipeline("wan")
+    model = diffusers.WanTransformer3DModel(**{**TINY["wan"].config, "attention_head_dim": 16})
+    pipe.register_modules(transformer=randomise(model, 0).eval().requires_grad_(False))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe: Any, name: str = "wan", **more: Any) -> torch.Tensor:
+    """One run."""
+    size = {"height": 128, "width": 128, "num_frames": 9} if name == "wan" else {}
+    call = {**size, "num_inference_steps": STEPS, **more}
+    result = pipe(**tiny_call(name, **call))[0]
+    return result if isinstance(result, torch.Tensor) else torch.as_tensor(result)
+
+
+def paro(
+    pipe: Any,
+    density: float = 0.4,
+    *,
+    layout: TokenLayout | None = None,
+    parts: int = 2,
+    seed: int = 0,
+    ordered: bool = True,
+    **more: Any,
+) -> PAROAttentionConfig:
+    """Random blocks, every head in an order of its own."""
+    layout = layout or TokenLayout(SIZE)
+    sites = [(site.info.id, module) for site, module in routable(find_targets(pipe)[0])]
+    heads, blocks = sites[0][1].heads, layout.num_blocks(BLOCK)
+    drawing = torch.Generator().manual_seed(seed)
+    mask = torch.rand(parts, len(sites), heads, blocks, blocks, generator=drawing) < density
+    mask |= torch.eye(blocks, dtype=torch.bool)
+    orders = torch.arange(len(sites) * heads).remainder(5).add(1).view(len(sites), heads) * ordered
+    return PAROAttentionConfig(
+        grid=layout.size,
+        text=layout.text,
+        layers=tuple(name for name, _ in sites),
+        orders=orders.to(torch.uint8),
+        masks=pack(layout.with_text(mask, BLOCK).flatten(-2)),
+        block=BLOCK,
+        **more,
+    )
