@@ -14,7 +14,7 @@ from math import pi, sin
 
 TIGHT = 1e-9  # nodes that are closer than this, as a share of the range, are the same point
 ENDS = 0.5  # how much closer than evenly the first and the last computed steps follow each other
-LATER = 0.25  # how much denser the second half is than the first
+LATER = 0.5  # how much denser the end is than the beginning where hardly any step is computed; from half of them on, 0
 
 
 def theory_weights(levels: Sequence[float], computed: Sequence[int], step: int) -> dict[int, float]:
@@ -46,6 +46,7 @@ def typical_steps(num_steps: int, num_computed: int) -> tuple[int, ...]:
 
     What the result needs most differs. On video and at high guidance it is the first steps, which decide what goes
     where; on images otherwise the last ones, whose errors nothing damps any more (as OSS finds, arXiv 2503.21774).
+    The fewer there are, the more they are needed at the end.
 
     Args:
         num_steps: T.
@@ -55,11 +56,12 @@ def typical_steps(num_steps: int, num_computed: int) -> tuple[int, ...]:
         return tuple(range(num_steps))
     if num_computed == 1:
         return (0,)
+    later = LATER * max(0.0, 1 - 2 * num_computed / num_steps)
     found: list[int] = []
     for k in range(num_computed):
         share = k / (num_computed - 1)
         share -= ENDS * sin(2 * pi * share) / (2 * pi)
-        wanted = round((num_steps - 1) * (1 - (1 - share) ** (1 + LATER)))
+        wanted = round((num_steps - 1) * (1 - (1 - share) ** (1 + later)))
         lowest = found[-1] + 1 if found else 0
         highest = num_steps - (num_computed - k)
         found.append(min(max(wanted, lowest), highest))
