@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -14,7 +14,7 @@ from dit_accel.calibration.books import Steps
 from dit_accel.calibration.judging import Judge, Verdict
 from dit_accel.calibration.spread import Errand, HandLostError, Map, Spread, crew_of
 
-START = "spawn"  # a forked process may neither use CUDA nor its parent's threads
+START: Final = "spawn"  # a forked process may neither use CUDA nor its parent's threads
 
 
 def on_processes(load: Callable[[], Any], count: int, *, threads: int = 1) -> Spread:
