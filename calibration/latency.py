@@ -31,9 +31,9 @@ class DenoiserTimes:
         answered_s: Seconds of a call that a trajectory answers.
         first_s: Seconds that the first call of a run takes longer than others: caches are cold, conditions are read.
         sites_s: By site the seconds that its reuse saves, with what then need not run either.
-        entries: By site a number, the same for sites that were measured together.
-        overlap: How much less sites of different entries save together than each by itself: of the product of two
-            savings, in whole calls.
+        entries: By leaf a number, the same for sites that were measured together.
+        overlap: How much less leaves of different entries save together than each by itself: of the product of two
+            savings, in whole calls. Whole blocks are not known to overlap.
     """
 
     call_s: float
@@ -54,8 +54,9 @@ class DenoiserTimes:
                 gone.add(site.id)
                 entry = self.entries.get(site.id, -1)
                 saved[entry] = saved.get(entry, 0.0) + self.sites_s.get(site.id, 0.0)
+        others = saved.pop(-1, 0.0)
         together = self.overlap * products_of(saved.values()) / max(self.call_s, 1e-30)
-        return max(self.call_s - sum(saved.values()) + together, self.answered_s)
+        return max(self.call_s - others - sum(saved.values()) + together, self.answered_s)
 
 
 def products_of(values: Iterable[float]) -> float:

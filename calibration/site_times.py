@@ -193,7 +193,7 @@ def _lent(denoisers: Mapping[str, DenoiserTimes]) -> dict[str, DenoiserTimes]:
     return {
         name: replace(
             times,
-            sites_s={site: times.sites_s.get(site, seen.get(site, 0.0)) for site in times.entries},
+            sites_s={**seen, **times.sites_s},
             overlap=times.overlap or overlap,
         )
         for name, times in denoisers.items()
@@ -283,7 +283,7 @@ def _solved(
         answered_s=typical(times) if times else 0.0,
         first_s=max(0.0, typical(first) - call_s),
         sites_s={site: float(each[place]) for site, place in entry_of.items() if place not in unseen},
-        entries=entry_of,
+        entries={site: place for site, place in entry_of.items() if place in leaf},
         overlap=max(0.0, typical(overlaps)) if overlaps else 0.0,
     )
 

@@ -79,6 +79,8 @@ def test_sites_of_different_entries_save_less_together() -> None:
     assert times.without(GRAPH, {"b.ff", "b.attn"}) == pytest.approx(10 - 7 + 0.5 * 3 * 4 / 10)
     alike = replace(times, entries={"b.attn": 0, "b.ff": 0})
     assert alike.without(GRAPH, {"b.ff", "b.attn"}) == 3.0
+    whole = replace(times, entries={"b.attn": 0})  # what is no leaf is not known to overlap
+    assert whole.without(GRAPH, {"b.ff", "b.attn"}) == 3.0
 
 
 def test_what_disturbed_a_sample_does_not_count() -> None:
