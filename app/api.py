@@ -2,6 +2,8 @@
 
 import base64
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -88,12 +90,10 @@ def _point(front: Front, point: FrontPoint) -> dict[str, Any]:
     }
 
 
-class _as_gradio_error:
+@contextmanager
+def _as_gradio_error() -> Iterator[None]:
     """Our errors in gradio's class, whose words reach the caller."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (DitAccelError, ValueError)):
-            raise gr.Error(str(error), print_exception=False) from error
+    try:
+        yield
+    except (DitAccelError, ValueError) as error:
+        raise gr.Error(str(error), print_exception=False) from error

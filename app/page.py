@@ -77,14 +77,14 @@ def build_page(settings: AppSettings) -> gr.Blocks:
 
 
 def launch_options(output: Path) -> dict[str, Any]:
-    """What ``launch`` is given besides where to listen; of the disk only ``output/app`` is served."""
+    """What ``launch`` is given besides where to listen; of the disk only pictures that were made here are served."""
     fonts = ["system-ui", "sans-serif"]  # not a font from somebody's server
     theme = gr.themes.Default(primary_hue="orange", font=fonts, font_mono=["ui-monospace", "monospace"])
     return {
         "theme": theme,
         "css": CSS,
         "max_file_size": MAX_UPLOAD,
-        "allowed_paths": [str(output / "app")],
+        "allowed_paths": [str(output / "app" / name) for name in ("generated", "grids")],
         "footer_links": [],
         "ssr_mode": False,
     }

@@ -99,3 +99,10 @@ def looping(frames: list[Image.Image], path: Path, fps: float) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     first.save(path, lossless=True, **(options if rest else {}))
     return str(path)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Leave the newest so many files of a folder of passing pictures."""
+    files = sorted(folder.glob("*.webp"), key=lambda path: path.stat().st_mtime_ns)
+    for path in files[: max(0, len(files) - keep)]:
+        path.unlink(missing_ok=True)

@@ -67,7 +67,7 @@ def launch(
             quiet=not block,
             **launch_options(output),
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # gradio's ValueError: its own server did not answer it in time
         raise ConfigError(f"cannot serve at {host}:{port or 7860}: {error}") from error
     if block:
         for search in searches_in(output / "calibrate"):

@@ -237,7 +237,7 @@ def _shape(name: str, left: float, top: float) -> str:
     if name == "square":
         return f'<rect class="m" x="{left - s:.1f}" y="{top - s:.1f}" width="{2 * s}" height="{2 * s}"/>'
     if name == "triangle":
-        corners = ((0, -s), (s, s * 0.8), (-s, s * 0.8))
+        corners: tuple[tuple[float, float], ...] = ((0, -s), (s, s * 0.8), (-s, s * 0.8))
     else:
         corners = ((0, -s * 1.4), (s * 1.1, 0), (0, s * 1.4), (-s * 1.1, 0))
     path = " ".join(f"{left + dx:.1f},{top + dy:.1f}" for dx, dy in corners)

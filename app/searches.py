@@ -21,7 +21,6 @@ from dit_accel.evaluation.progress_files import read_json, write_json
 REQUEST_FILE, STATUS_FILE, STOP_FILE, LOG_FILE = "request.json", "status.json", "stop", "search.log"
 JUDGED_FILE = "judged.json"  # calibration.calibrate.STATE_FILE, which would import torch
 CHOSEN, CERTIFIED = "chosen", "certified"  # folders
-START_S = 120.0  # a process that has said nothing for so long after its start is taken for dead
 
 State = Literal["starting", "loading", "recording", "searching", "saving", "certifying", "done", "stopped", "failed"]
 OVER = ("done", "stopped", "failed")

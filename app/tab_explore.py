@@ -79,7 +79,7 @@ class ExploreTab:
         self.gallery = gr.Gallery(
             label="The same prompt at every point", elem_id="thumbs", elem_classes="pixels", columns=5,
             fit_columns=False, height="auto", allow_preview=False, object_fit="contain", format="png", type="pil",
-            interactive=False,
+            interactive=False, buttons=["download", "fullscreen"],
         )  # fmt: skip
         self.heat = gr.HTML(**of("heat"), elem_id="heat")
         self.table = gr.Dataframe(

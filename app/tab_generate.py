@@ -14,7 +14,7 @@ from PIL import Image
 from dit_accel.app.device import CancelledError, Drawn
 from dit_accel.app.looks import note, progress_bar
 from dit_accel.app.numbers import number_in, optional_field, whole_in
-from dit_accel.app.pictures import difference, enlarged, looping
+from dit_accel.app.pictures import difference, enlarged, looping, prune
 from dit_accel.app.tab_explore import HEAVY, owner_of
 from dit_accel.app.views import Choice, Explorer
 from dit_accel.errors import ConfigError, DitAccelError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_PROMPT, MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 1000, 200, 50, 2**31 - 1
 WARM_UP_STEPS = 2
+MAX_GENERATED = 200  # files, after which the oldest go
 TICK_S = 0.15
 
 
@@ -191,6 +192,7 @@ class GenerateTab:
             yield [*[gr.skip()] * 4, note(in_words(error), "bad"), gr.skip(), *idle]
             return
         yield [*self._views(made, request), self._words(made), made["fast"].summary or "a plain run", *idle]
+        prune(self.output / "app" / "generated", MAX_GENERATED)
 
     def _both(
         self, model: str, key: str, prompt: str, seed: Any, steps: Any, guidance: Any, opened: Any, owner: str,
@@ -273,5 +275,5 @@ def _frames(drawn: Drawn) -> list[Image.Image]:
 def _image(label: str, elem_id: str) -> dict[str, Any]:
     return {
         "label": label, "elem_id": elem_id, "elem_classes": "pixels", "interactive": False, "type": "filepath",
-        "format": "webp", "min_width": 150,
+        "format": "webp", "min_width": 150, "buttons": ["download", "fullscreen"],
     }  # fmt: skip

@@ -143,7 +143,7 @@ def _kept_by_density(ranked: torch.Tensor, density: float) -> torch.Tensor:
     flat = ranked.flatten(-2)
     count = max(1, round(density * flat.shape[-1]))
     kept = torch.zeros_like(flat, dtype=torch.bool).scatter_(-1, flat.topk(count).indices, True)
-    return (kept | (flat >= 2)).unflatten(-1, ranked.shape[-2:])
+    return (kept | (flat >= 2)).view(ranked.shape)
 
 
 def _kept_together(ranked: torch.Tensor, density: float) -> torch.Tensor:
@@ -160,7 +160,7 @@ def _kept_by_mass(sums: torch.Tensor, ranked: torch.Tensor, mass: float) -> torc
     held = sums.flatten(-2).gather(-1, places).cumsum(-1)
     before = torch.nn.functional.pad(held, (1, 0))[..., :-1]
     kept = torch.zeros_like(held, dtype=torch.bool).scatter_(-1, places, before < mass)
-    return (kept | (ranked.flatten(-2) >= 2)).unflatten(-1, ranked.shape[-2:])
+    return (kept | (ranked.flatten(-2) >= 2)).view(ranked.shape)
 
 
 class _Recorder:

@@ -3,7 +3,7 @@
 Only the guided output matters to the scheduler, but it is made of two: u + g (c - u). Regressed on the outputs of both
 branches, each with its own weight, the target has twice the regressors and not one more denoiser call; the found
 weights are those of the branches once the factors g and 1 - g are taken out. On emoji-pixart at fourfold this was
-worth 1.7 dB, more than all else that was tried there (``docs/trajectories.md``).
+worth 1.4 dB, more than all else that was tried there (``docs/trajectories.md``).
 """
 
 from collections.abc import Callable

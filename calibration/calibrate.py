@@ -14,6 +14,7 @@ import torch
 
 from dit_accel.calibration.books import Books, Steps
 from dit_accel.calibration.choose import Gaps, choose_steps, gram_of
+from dit_accel.calibration.cohorts import in_cohorts
 from dit_accel.calibration.evolve import evolve
 from dit_accel.calibration.fit import first_of_each
 from dit_accel.calibration.front import Point, front_of
@@ -22,11 +23,11 @@ from dit_accel.calibration.guard import with_guard
 from dit_accel.calibration.guidance import over_guidance
 from dit_accel.calibration.judging import SEED as SEED
 from dit_accel.calibration.judging import Judge, drawing
+from dit_accel.calibration.kept_recording import recorded
 from dit_accel.calibration.pace import Pace
 from dit_accel.calibration.recording import Draw, Recording, record
 from dit_accel.calibration.shelf import place_of, plan_at, put, tidy
 from dit_accel.calibration.spread import Errand, Spread, here
-from dit_accel.calibration.store import recorded
 from dit_accel.errors import ConfigError
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
@@ -92,6 +93,7 @@ def calibrate(
     seed: int = 0,
     guidance_values: Sequence[float] = (),
     branches: bool = False,
+    cohort: int | None = None,
     on_progress: OnProgress | None = None,
     spread: Spread = here,
 ) -> Calibration:
@@ -103,12 +105,14 @@ def calibrate(
         model: What the pipeline was loaded from.
         settings: Of the runs to accelerate; ``None``: the pipeline's own.
         prompts: To search with; ``None``: the list ``search`` that ships.
-        num_prompts: How many of them, all drawn in one call; ``None``: 32 images or 12 videos.
+        num_prompts: How many of them, all drawn in one pipeline call; ``None``: 32 images or 12 videos.
         budget_s: Seconds; the surrogate's plans are judged whatever it says.
         generations: End after so many generations of the evolutionary search instead.
         seed: Of the search.
         guidance_values: Further guidance scales to fit the weights of plans to; between them they are interpolated.
         branches: Fit weights of its own to each guidance branch: closer wherever there are two, and no scheduler form.
+        cohort: Rows of a batch that the denoiser sees at a time, where all are too much for its memory; see
+            :mod:`.cohorts`.
         on_progress: Told of every judgement.
         spread: Where candidates are judged: in this process, or on many, with the same results; see :mod:`.spread`.
 
@@ -137,6 +141,7 @@ def calibrate(
         "prompts": digest(listed[:count]),
         "seed": seed,
         **({"branches": True} if branches else {}),
+        **({} if cohort is None else {"cohort": cohort}),
     }
     books = Books(folder, identity)
     calibration = Calibration()
@@ -150,7 +155,8 @@ def calibrate(
             on_progress(what, pace.left_s(calibration.generations), calibration)
 
     def run_plain(recording: Recording) -> None:
-        record(pipe, draw, 0, count, recording)
+        with in_cohorts(pipe, cohort):
+            record(pipe, draw, 0, count, recording)
         if not torch.isfinite(recording.pictures).all():
             raise ConfigError(
                 "the plain pipeline's own pictures are not finite (NaN or infinity): nothing can be compared with "
@@ -162,12 +168,13 @@ def calibrate(
     calibration.num_steps = reference.num_steps
     tell("record")
     if books.gains is None:
-        books.gains = measure_gains(pipe, draw, reference, min(GAIN_PROMPTS, count))
+        with in_cohorts(pipe, cohort):
+            books.gains = measure_gains(pipe, draw, reference, min(GAIN_PROMPTS, count))
         books.write()
     tell("gains")
     gaps = Gaps(reference.gram, books.gains, first_of_each(reference.denoisers) - {0})
     reference.forget_outputs()
-    judge = Judge(pipe, draw, reference, branches=branches)
+    judge = Judge(pipe, draw, reference, branches=branches, cohort=cohort)
     configs: dict[Steps, PassConfig] = {}
 
     def plan(point: Point) -> AccelerationPlan:
@@ -222,7 +229,9 @@ def calibrate(
     seeds = first_choices(gaps)
     first = min(seeds, key=lambda steps: abs(gaps.steps / len(steps) - FIRST_SPEEDUP))
     show()
-    errand = Errand(prompts=listed[:count], settings=chosen, recording=folder / RECORDING, branches=branches)
+    errand = Errand(
+        prompts=listed[:count], settings=chosen, recording=folder / RECORDING, branches=branches, cohort=cohort
+    )
     with spread(errand, judge) as spread_out:
         for generation in evolve(seeds, judge_all, gaps, seed=seed, standing=books.standing, tried=books.tried()):
             if not books.points:
@@ -237,7 +246,9 @@ def calibrate(
     for point in calibration.front:
         kept = plan_at(folder, point)
         if kept is None or not is_finished(kept):
-            put(finished(plan(point)), place_of(folder, point))
+            plain = plan(point)
+            with in_cohorts(pipe, cohort):
+                put(finished(plain), place_of(folder, point))
             tell("guard")
     configs.clear()  # from here on the folders are what there is
     tidy(folder, calibration.front)

@@ -90,6 +90,7 @@ def record_moments(
     moments = Moments(num_steps=num_steps, horizon=min(horizon or num_steps - 1, num_steps - 1) or 1)
     with watched(pipe, moments.see, sites=tuple(sites), scheduler=scheduler) as kinds:
         run()
+    moments.let_go()
     single = [site for site in sites if kinds.get(site) in SINGLE_OUTPUTS and site in moments.sites]
     moments.sites = {site: moments.sites[site] for site in single}
     return moments
@@ -124,10 +125,11 @@ class Moments:
         if len(output) != 1 or output[0].dim() not in (3, 4):
             return
         channels = 1 if output[0].dim() == 4 else -1
-        own = output[0].movedim(channels, -1).flatten(0, -2).double()
+        given = output[0].movedim(channels, -1).flatten(0, -2)
         kept = self._kept.setdefault((site, call.branch), deque(maxlen=self.horizon))
-        if kept and kept[0].shape != own.shape:
+        if kept and kept[0].shape != given.shape:
             kept.clear()
+        own = given.double()
         products = torch.stack([(own * other).sum(0) for other in (own, *kept)])
         if site not in self.sites:
             self.sites[site] = torch.zeros(self.num_steps, self.horizon + 2, own.shape[-1], dtype=torch.float64)
@@ -135,7 +137,11 @@ class Moments:
         self.sites[site][call.step, 0] += own.sum(0).cpu()
         self.sites[site][call.step, 1 : 1 + len(products)] += products.cpu()
         self.counts[site][call.step] += len(own)
-        kept.appendleft(own)
+        kept.appendleft(given.clone())
+
+    def let_go(self) -> None:
+        """Forget the outputs that were kept to be multiplied with later ones."""
+        self._kept = {}
 
     def corrections(
         self,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from dit_accel.calibration.books import Steps
+from dit_accel.calibration.cohorts import in_cohorts
 from dit_accel.calibration.fit import Fitted, fit
 from dit_accel.calibration.front import Point
 from dit_accel.calibration.recording import Draw, Recording
@@ -83,18 +84,23 @@ class Judge:
         draw: Draws its search prompts.
         reference: Their plain run; outputs are not needed.
         branches: Fit weights of its own to each guidance branch.
+        cohort: Rows of a batch that the denoiser sees at a time; ``None``: all.
     """
 
-    def __init__(self, pipe: Any, draw: Draw, reference: Recording, *, branches: bool = False) -> None:
+    def __init__(
+        self, pipe: Any, draw: Draw, reference: Recording, *, branches: bool = False, cohort: int | None = None
+    ) -> None:
         self.pipe = pipe
         self.draw = draw
         self.reference = reference
         self.branches = branches
+        self.cohort = cohort
 
     def fit(self, steps: Steps) -> Fitted:
         """Fit a candidate on all search prompts."""
         count = len(self.reference.pictures)
-        return fit(self.pipe, self.draw, self.reference, steps, 0, count, branches=self.branches)
+        with in_cohorts(self.pipe, self.cohort):
+            return fit(self.pipe, self.draw, self.reference, steps, 0, count, branches=self.branches)
 
     def __call__(self, steps: Steps) -> Verdict:
         """Fit and judge a candidate, or say why it cannot be.

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from dit_accel.calibration.recording import Evaluation, Recording
-from dit_accel.calibration.regression import channel_filter, ridge_toward
+from dit_accel.calibration.regression import channel_filter, products, ridge_toward
 from dit_accel.errors import UnsupportedModelError
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 from dit_accel.passes.trajectory.config import LATENTS, NOISE
@@ -124,9 +124,7 @@ class Learner:
 
     def _solve(self, evaluation: Evaluation, target: torch.Tensor) -> tuple[dict[int, float], float]:
         names = self._names(evaluation)
-        columns = torch.stack([self._of(name, evaluation).flatten(1).double() for name in names], 1)  # [B, R, D]
-        gram = torch.einsum("brd,bsd->brs", columns, columns).cpu().numpy()
-        right = torch.einsum("brd,bd->br", columns, target.flatten(1).double()).cpu().numpy()
+        gram, right = products([self._of(name, evaluation) for name in names], target)
         found, ridge = ridge_toward(gram, right, self._prior(evaluation, names))
         weights = dict(zip(names, found.tolist(), strict=True))
         self._note(evaluation, weights)

@@ -45,10 +45,13 @@ def polished(
             out: three to four times the cost of a fit.
 
     Raises:
-        ConfigError: There are fewer than two prompts, or no weights.
+        ConfigError: There are fewer than two prompts, no weights, or some for each guidance branch.
     """
-    if config.weights is None or last - first < 2:
-        raise ConfigError("polishing takes a fitted plan and at least two prompts, one of them held out")
+    if config.weights is None or config.unconditional is not None or last - first < 2:
+        raise ConfigError(
+            "polishing takes a fitted plan with one set of weights for all guidance branches, and at least two "
+            "prompts, one of them held out"
+        )
     held = max(1, round(HELD_OUT_FRAC * (last - first)))
     trained = last - held
     rows = Rows(config)

@@ -2,10 +2,11 @@
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -13,7 +14,7 @@ from dit_accel.calibration.books import Steps
 from dit_accel.calibration.judging import Judge, Verdict
 from dit_accel.calibration.spread import Errand, HandLostError, Map, Spread, crew_of
 
-START = "spawn"  # a forked process may neither use CUDA nor its parent's threads
+START: Final = "spawn"  # a forked process may neither use CUDA nor its parent's threads
 
 
 def on_processes(load: Callable[[], Any], count: int, *, threads: int = 1) -> Spread:
@@ -38,7 +39,8 @@ class _Process:
         context = multiprocessing.get_context(START)
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, load, errand, threads), daemon=True)
-        self.process.start()
+        with _deaf_to_ctrl_c():
+            self.process.start()
         theirs.close()  # so that its death closes the pipe
 
     def give(self, steps: Steps) -> None:
@@ -66,14 +68,26 @@ class _Process:
         return HandLostError(f"a worker process ended with code {self.process.exitcode}")
 
 
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """A process that is started inside ignores Ctrl-C from its first moment: that is the leader's affair."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _ready(hands: Sequence[_Process]) -> list[_Process]:
     connections = {hand.connection: hand for hand in hands}
     return [connections[each] for each in wait(list(connections)) if isinstance(each, Connection)]
 
 
 def work(connection: Any, load: Callable[[], Any], errand: Errand, threads: int) -> None:
-    """What the process does: judge what comes, until nobody is at the other end. Ctrl-C is the leader's affair."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What the process does: judge what comes, until nobody is at the other end."""
     torch.set_num_threads(threads)
     try:
         judge = errand.judge_on(load())

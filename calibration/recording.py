@@ -8,11 +8,12 @@ of B prompts. With one (:mod:`.store`) it lies on disk, and memory holds one eva
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from dit_accel.api import accelerated
+from dit_accel.calibration.store import Store
 from dit_accel.errors import DitAccelError
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 from dit_accel.passes.trajectory.levels import noise_levels
@@ -23,9 +24,6 @@ from dit_accel.runtime.denoiser import DenoiserRuntime
 from dit_accel.runtime.patch import Patch
 from dit_accel.runtime.trees import leaves, version
 from dit_accel.session.session import session_of
-
-if TYPE_CHECKING:
-    from dit_accel.calibration.store import Store
 
 BY = "calibration"
 
@@ -89,7 +87,7 @@ class Recording:
     conditions: Conditions = field(default_factory=Conditions)
     pictures: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     gram: Any = None
-    store: "Store | None" = None
+    store: Store | None = None
 
     @property
     def num_steps(self) -> int:

@@ -7,7 +7,29 @@ import numpy as np
 import torch
 
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-2)
+AT_ONCE = 2**26  # float64 numbers that are stacked at a time: half a gibibyte
 FILTER_RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
+
+
+def products(regressors: Sequence[torch.Tensor], target: torch.Tensor, at_once: int = AT_ONCE) -> tuple[Any, Any]:
+    """Inner products of regressors with each other and with a target, prompt by prompt, in bounded memory.
+
+    Args:
+        regressors: R tensors [P, ...].
+        target: Of the same shape.
+        at_once: Numbers that may be stacked; as many prompts as fit are, at least one.
+
+    Returns:
+        float64 [P, R, R] and [P, R].
+    """
+    each = max(1, at_once // max(1, len(regressors) * target[0].numel()))
+    grams, rights = [], []
+    for start in range(0, len(target), each):
+        part = slice(start, start + each)
+        columns = torch.stack([one[part].flatten(1).double() for one in regressors], 1)  # [P, R, D]
+        grams.append(torch.einsum("prd,psd->prs", columns, columns))
+        rights.append(torch.einsum("prd,pd->pr", columns, target[part].flatten(1).double()))
+    return torch.cat(grams).cpu().numpy(), torch.cat(rights).cpu().numpy()
 
 
 def channel_filter(output: torch.Tensor, left: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,7 @@ from dit_accel.plan.weights import sample_weights
 from dit_accel.prompts import load_prompts
 
 JOB_FILE, STATE_FILE = "job.json", "judged.json"
-TIMED_PROMPTS, CURVE_PROMPTS, MOMENT_PROMPTS = 2, 2, 8
+TIMED_PROMPTS, CURVE_PROMPTS, MOMENT_PROMPTS = 2, 2, 4
 
 OnSites = Callable[[str, float, "SitesCalibration"], None]
 """Told what is done, the seconds that are left, and the calibration."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from dit_accel.calibration.books import Steps
 from dit_accel.calibration.judging import Judge, Verdict, drawing
-from dit_accel.calibration.store import load
+from dit_accel.calibration.kept_recording import load
 from dit_accel.errors import DitAccelError
 from dit_accel.pipelines.generation import GenerationSettings
 
@@ -37,12 +37,14 @@ class Errand:
         settings: Of the runs.
         recording: Folder of the recorded run.
         branches: Whether each guidance branch gets weights of its own.
+        cohort: Rows of a batch that the denoiser sees at a time; ``None``: all.
     """
 
     prompts: tuple[str, ...]
     settings: GenerationSettings
     recording: Path
     branches: bool = False
+    cohort: int | None = None
 
     def judge_on(self, pipe: Any) -> Judge:
         """The judge of another process.
@@ -56,7 +58,8 @@ class Errand:
                 f"a worker finds no recording at '{self.recording}': the calibration's folder must lie on a disk that "
                 "all machines see"
             )
-        return Judge(pipe, drawing(pipe, self.prompts, self.settings), reference, branches=self.branches)
+        draw = drawing(pipe, self.prompts, self.settings)
+        return Judge(pipe, draw, reference, branches=self.branches, cohort=self.cohort)
 
 
 Spread = Callable[[Errand, Judge], AbstractContextManager[Map]]

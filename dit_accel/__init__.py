@@ -13,6 +13,7 @@ _EXPORTS = {
     "FirstBlockCacheConfig": "dit_accel.passes.first_block_cache",
     "GeneratorSpec": "dit_accel.schedules",
     "Schedule": "dit_accel.schedules",
+    "SparseDConfig": "dit_accel.passes.attention.sparse_d",
     "StaticCacheConfig": "dit_accel.passes.static_cache",
     "TeaCacheConfig": "dit_accel.passes.teacache",
     "TrajectoryConfig": "dit_accel.passes.trajectory.apply",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from dit_accel.api import to_scheduler as to_scheduler
     from dit_accel.embedded import load_embedded as load_embedded
     from dit_accel.evaluation.certify.certify import certify as certify
+    from dit_accel.passes.attention.sparse_d import SparseDConfig as SparseDConfig
     from dit_accel.passes.compile import CompileConfig as CompileConfig
     from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig as EncoderPropagationConfig
     from dit_accel.passes.first_block_cache import FirstBlockCacheConfig as FirstBlockCacheConfig

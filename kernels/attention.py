@@ -49,8 +49,8 @@ def sparse_or_dense(
 def dense(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, key_mask: Tensor | None = None) -> Tensor:
     """PyTorch's own attention on [B, N, H, D]."""
     mask = None if key_mask is None else key_mask[:, None, None, :]
-    heads_first = (each.transpose(1, 2) for each in (q, k, v))
-    return scaled_dot_product_attention(*heads_first, attn_mask=mask, scale=scale).transpose(1, 2)
+    query, key, value = (each.transpose(1, 2) for each in (q, k, v))
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale).transpose(1, 2)
 
 
 def why_dense(q: Tensor) -> str | None:

@@ -46,6 +46,5 @@ def block_mask(table: BlockTable, batch: int, heads: int, num_queries: int, num_
 def flex_block_sparse(q: Tensor, k: Tensor, v: Tensor, table: BlockTable, *, scale: float | None = None) -> Tensor:
     """Output [B, Nq, H, D] of q, k and v [B, N, H, D]. Uncompiled, FlexAttention computes every score."""
     mask = block_mask(table, q.shape[0], q.shape[2], q.shape[1], k.shape[1])
-    heads_first = (each.transpose(1, 2) for each in (q, k, v))
-    out: Tensor = flex_attention(*heads_first, block_mask=mask, scale=scale)
+    out: Tensor = flex_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), block_mask=mask, scale=scale)
     return out.transpose(1, 2)

@@ -57,6 +57,10 @@ def calibrate_command(
     num_prompts: Annotated[
         int | None, typer.Option(min=2, help="Drawn in one call. Default: 32 images or 12 videos.")
     ] = None,
+    cohort: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="ROWS", help="Of a batch, that the denoiser sees at a time. Default: all."),
+    ] = None,
     generations: Annotated[
         int | None, typer.Option(min=0, help="Of the evolutionary search, instead of a time.")
     ] = None,
@@ -155,6 +159,7 @@ def calibrate_command(
                 seed=seed,
                 guidance_values=guidance_range or (),
                 branches=branches,
+                cohort=cohort,
                 on_progress=on_progress,
                 spread=spread,
             )

@@ -91,7 +91,7 @@ def generate_command(
     limits = Limits(max_lpips=max_lpips, min_speedup=min_speedup)
     if limits.given and (preset is not None or plan is not None):
         raise ConfigError(f"--preset or --plan and limits ({limits}) exclude each other: the limits choose the plan")
-    chosen = chosen_plan(preset, plan)
+    chosen: str | AccelerationPlan | None = chosen_plan(preset, plan)
     if compare and chosen is None:
         raise ConfigError(f"--compare needs a plan to compare with the plain run, not --preset {NO_PRESET}")
     settings = GenerationSettings(

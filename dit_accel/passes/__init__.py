@@ -1,6 +1,7 @@
 """Acceleration passes: one technique, one file. Importing this package registers them."""
 
 from dit_accel.passes.attention.paro import PAROAttentionConfig
+from dit_accel.passes.attention.sparse_d import SparseDConfig
 from dit_accel.passes.compile import CompileConfig
 from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig
 from dit_accel.passes.first_block_cache import FirstBlockCacheConfig
@@ -13,6 +14,7 @@ __all__ = [
     "EncoderPropagationConfig",
     "FirstBlockCacheConfig",
     "PAROAttentionConfig",
+    "SparseDConfig",
     "StaticCacheConfig",
     "TeaCacheConfig",
     "TrajectoryConfig",

@@ -62,8 +62,9 @@ def test_every_gesture_chooses_the_same_point(open_page: Any, keep_screenshot: A
     page = open_page()
     wait_for_thumbnails(page)
     keep_screenshot(page, "explore", full=True)
-    page.locator('#plot .pt[data-key="ours/extreme"]').click()
+    page.locator('#plot .pt[data-key="ours/extreme"] .m').click()
     agree(page, "ours/extreme", "extreme")
+    keep_screenshot(page, "move-1")
     page.locator('#plot .pt[data-key="ours/fast"]').focus()
     page.keyboard.press("Enter")
     agree(page, "ours/fast", "fast")
@@ -83,13 +84,17 @@ def test_every_gesture_chooses_the_same_point(open_page: Any, keep_screenshot: A
     field.blur()
     agree(page, "ours/extreme", "extreme")
 
-    _brush(page, front, "ours/fast")
+
+def test_a_brushed_range_of_times(open_page: Any) -> None:
+    page = open_page()
+    _brush(page, front_of_model("emoji-flux"), "ours/fast")
     agree(page, "ours/fast", "fast")
 
 
 def _brush(page: Any, front: Any, key: str) -> None:
     """Drag across the times around a point."""
     svg = page.locator("#plot svg")
+    svg.scroll_into_view_if_needed()
     box = svg.bounding_box()
     data = {name: float(svg.get_attribute(f"data-{name}")) for name in ("x0", "x1", "low", "high")}
     scale = box["width"] / 640
@@ -109,7 +114,7 @@ def _brush(page: Any, front: Any, key: str) -> None:
 
 def test_quality_target_and_out_of_reach(open_page: Any) -> None:
     page = open_page()
-    page.locator('#plot .pt[data-key="ours/balanced"]').click()
+    page.locator('#plot .pt[data-key="ours/balanced"] .m').click()
     wait_for(page, "ours/balanced")
     field = page.locator('#quality input[type="number"]')
     field.fill("0.002")
@@ -145,7 +150,7 @@ def test_a_phone(open_page: Any, keep_screenshot: Any, dark: bool) -> None:
     page = open_page(390, 844, dark=dark)
     wait_for_thumbnails(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.locator('#plot .pt[data-key="ours/fast"]').click()
+    page.locator('#plot .pt[data-key="ours/fast"] .m').click()
     wait_for(page, "ours/fast")
     keep_screenshot(page, f"phone-{'dark' if dark else 'light'}", full=True)
 

@@ -1,5 +1,6 @@
 """Kept pictures, views made from them, and the comparison grid, on a tiny pipeline."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tiny_text import tiny_text_pipeline
 from dit_accel.app.device import BusyError, Device
 from dit_accel.app.grid import comparison_grid
 from dit_accel.app.library import Library
-from dit_accel.app.pictures import Kept, difference, frames_of, looping, plan_digest, still
+from dit_accel.app.pictures import Kept, difference, frames_of, looping, plan_digest, prune, still
 from dit_accel.app.places import Places
 from dit_accel.app.plans import shipped_folder
 from dit_accel.app.points import Front, FrontPoint, Shown
@@ -74,6 +75,14 @@ def test_videos_loop_and_have_a_difference(tmp_path: Path) -> None:
     path = looping(difference(frames, frames[::-1]), tmp_path / "apart.webp", 8)
     with Image.open(path) as file:
         assert file.n_frames == 5 and file.info["loop"] == 0 and file.size == (256, 256)
+
+
+def test_passing_pictures_are_pruned(tmp_path: Path) -> None:
+    for number in range(4):
+        looping([Image.new("RGB", (8, 8))], tmp_path / f"{number}.webp", 8)
+        os.utime(tmp_path / f"{number}.webp", (number, number))
+    prune(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.webp", "3.webp"]
 
 
 def test_gradio_serves_a_looping_picture_as_it_is(tmp_path: Path) -> None:

@@ -42,4 +42,4 @@ def test_it_starts_on_loopback_without_sharing(monkeypatch: pytest.MonkeyPatch, 
     result = CliRunner().invoke(app, ["app", "--folder", str(tmp_path), "--no-browser"], catch_exceptions=False)
     assert result.exit_code == 0
     assert seen["server_name"] == "127.0.0.1" and seen["share"] is False and seen["max_file_size"]
-    assert seen["allowed_paths"] == ["outputs/app"]
+    assert seen["allowed_paths"] == ["outputs/app/generated", "outputs/app/grids"]

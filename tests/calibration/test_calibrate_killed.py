@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from quick_calibration import files_of, no_networks, quick, quick_pipeline, stop_when
 
-from dit_accel.calibration import books, judging, store
+from dit_accel.calibration import books, judging, kept_recording
 from dit_accel.calibration.front import front_of
 
 pytest.importorskip("deap")
@@ -69,7 +69,7 @@ def test_killed_at_twenty_random_writes_it_finds_the_same(pipe: Any, whole: Path
             with pytest.MonkeyPatch.context() as patch:
                 death = dies_at(books.write_json, moments.randint(1, 8), moments.random() < 0.5)
                 patch.setattr(books, "write_json", death)
-                patch.setattr(store, "write_json", death)
+                patch.setattr(kept_recording, "write_json", death)
                 try:
                     quick(pipe, folder)
                     break

@@ -1,32 +1,27 @@
-"""PAROAttention (Zhao et al., arXiv 2506.16054): static block masks over tokens that each head sees in an order of its
-own.
+"""PAROAttention (Zhao et al., arXiv 2506.16054): static block masks over tokens in an order of each head's own.
 
 Heads of a video model attend along frames, rows or columns. In raster order that makes thin diagonals, which touch
 nearly every block; in one of the six orders of the axes it makes few full blocks. Orders and masks are found once,
 from prompts that are not measured on, and are part of the plan.
 
-Departures: the order is chosen by the mass that the kept blocks hold (the published score is an option of the
-calibration); q, k and v keep their precision; masks are cut by parts of the run, as many as one likes.
+Departures: the order is chosen by the mass that the kept blocks hold, not by the published score, whose sign does not
+rank thin diagonals right; q, k and v keep their precision; a run is cut into as many parts as one likes.
 """
 
-from dataclasses import dataclass, replace
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dit_accel.families.targets import Target
 from dit_accel.kernels.attention import sparse_or_dense
 from dit_accel.kernels.block_table import BlockTable, table_of
+from dit_accel.passes.attention.layers import DEFAULT_STEPS, SparseLayers, device_of, no_attention
 from dit_accel.passes.attention.layout import TokenLayout
 from dit_accel.passes.attention.paro_config import NAME, PAROAttentionConfig
-from dit_accel.passes.attention.routing import SCORES, Route, is_routed, routable, route
+from dit_accel.passes.attention.routing import SCORES, routable
 from dit_accel.passes.base import Pass, register_pass
 from dit_accel.runtime.call import Call, Effect, Inner, Run
 from dit_accel.runtime.denoiser import DenoiserRuntime
 from dit_accel.runtime.trees import Tree
-
-WHAT = "attention scores not computed"
-DEFAULT_STEPS = 20  # what the plan says before the first run
 
 
 class PermutedAttention:
@@ -59,103 +54,58 @@ class PermutedAttention:
         return _moved(sparse_or_dense(q, k, v, self.table, scale=scale), back)
 
 
-@dataclass(slots=True)
-class _Layer:
-    """One attention module."""
-
-    site_id: str
-    module: nn.Module
-    route: Route
-    place: int | None
-    attend: PermutedAttention | None
-
-
 class ParoMasks:
     """Stands around every call of one denoiser and gives each layer the table of the step.
 
     Args:
         runtime: Of the denoiser.
         config: The plan.
+
+    Attributes:
+        sparse: The attention of the denoiser.
     """
 
     def __init__(self, runtime: DenoiserRuntime, config: PAROAttentionConfig) -> None:
-        self.runtime = runtime
         self.config = config
-        self.dense_because: str | None = None
-        self._left_out = 0.0
-        self.layers: list[_Layer] = []
-        for number, (site, module) in enumerate(routable(runtime.target)):
-            found = route(module, runtime.ledger, by=NAME)
-            site_id = site.info.id
-            place = config.layers.index(site_id) if site_id in config.layers else None
-            if place is None or number < config.dense_layers:
-                self.layers.append(_Layer(site_id, module, found, None, None))
-            else:
-                attend = PermutedAttention(config.orders[place].long(), config.block)
-                self.layers.append(_Layer(site_id, module, found, place, attend))
+        self.sparse = SparseLayers(runtime, by=NAME)
+        names = [layer.site_id for layer in self.sparse.layers]
+        # For each layer of the denoiser its place among those of the plan.
+        self._places = [
+            config.layers.index(name) if name in config.layers and number >= config.dense_layers else None
+            for number, name in enumerate(names)
+        ]
+        self._attends = [
+            None if place is None else PermutedAttention(config.orders[place].long(), config.block)
+            for place in self._places
+        ]
         self._widths = _widths(config)
-        self._part: tuple[int, torch.device] | None = None
         self._densities: list[list[float]] = config.densities().tolist()
+        self._loaded: tuple[int, torch.device] | None = None
 
     def begin(self, run: Run) -> None:
         """A run begins: are the masks for its tokens?"""
-        self.dense_because = self._why_dense(run)
-        for layer in self.layers:
-            layer.route.reset(self.config.layout.length)
-        self._left_out = 0.0
-        if self.dense_because is not None:
-            self.runtime.warn(self.dense_because)
+        self.sparse.begin(length=self.config.layout.length, dense_because=self._why_dense(run))
 
     def __call__(self, call: Call, inner: Inner) -> Tree:
         """Choose the tables, then compute."""
-        sparse = self.dense_because is None and call.step >= self.config.dense_steps(call.run.num_steps)
-        part = self.config.part_of(call.step, call.run.num_steps)
-        if sparse:
-            self._load(part, _device_of(call))
-            # A row's graph is compiled for sparse steps or for dense ones.
-            call.row = replace(call.row, variant=(call.row.variant, NAME))
-        before = [layer.route.answered for layer in self.layers]
-        for layer in self.layers:
-            layer.route.attend = layer.attend if sparse else None
-        try:
-            return inner(call)
-        finally:
-            for layer, count in zip(self.layers, before, strict=True):
-                layer.route.attend = None
-                if layer.place is not None:
-                    self._left_out += (layer.route.answered - count) * (1 - self._densities[part][layer.place])
+        steps = call.run.num_steps
+        if self.sparse.dense_because is not None or call.step < self.config.dense_steps(steps):
+            return self.sparse.compute(call, inner, [None] * len(self._places), [0.0] * len(self._places))
+        part = self.config.part_of(call.step, steps)
+        self._load(part, device_of(call))
+        return self.sparse.compute(call, inner, self._attends, self._left_out(part))
 
     def planned(self, num_steps: int) -> float:
         """Share of all self-attention scores of a run that is not computed."""
-        if not self.layers:
-            return 0.0
-        left_out = 0.0
-        for step in range(self.config.dense_steps(num_steps), num_steps):
-            part = self.config.part_of(step, num_steps)
-            left_out += sum(1 - self._densities[part][each.place] for each in self.layers if each.place is not None)
-        return left_out / (num_steps * len(self.layers))
+        steps = range(self.config.dense_steps(num_steps), num_steps)
+        left_out = sum(sum(self._left_out(self.config.part_of(step, num_steps))) for step in steps)
+        return left_out / (num_steps * max(1, len(self._places)))
 
-    @property
-    def actual(self) -> float | None:
-        """Share of the scores of all attention calls of the run that was not computed; ``None``: not counted."""
-        calls = sum(layer.route.calls for layer in self.layers)
-        return self._left_out / calls if calls else None
-
-    @property
-    def shortfall(self) -> str | None:
-        """Why layers computed everything although they should not have."""
-        if self.dense_because is not None:
-            return self.dense_because
-        found = {reason: None for layer in self.layers for reason in layer.route.refusals}
-        if any(layer.attend is not None and not is_routed(layer.module, layer.route) for layer in self.layers):
-            found["someone has replaced their processors; apply the plan again after that"] = None
-        if not found:
-            return None
-        return f"'{NAME}': some attention of '{self.runtime.name}' was computed whole: {'; '.join(found)}"
+    def _left_out(self, part: int) -> list[float]:
+        return [0.0 if place is None else 1 - self._densities[part][place] for place in self._places]
 
     def _why_dense(self, run: Run) -> str | None:
-        config = self.config
-        dense = f"'{NAME}' leaves '{self.runtime.name}' dense:"
+        config, dense = self.config, f"'{NAME}' leaves '{self.sparse.runtime.name}' dense:"
         if run.grid is None:
             return f"{dense} the frames, rows and columns of its tokens cannot be told from its call"
         layout = TokenLayout.of(run.grid)
@@ -171,19 +121,19 @@ class ParoMasks:
 
     def _load(self, part: int, device: torch.device) -> None:
         """Unpack the masks of a part of the run: once for its steps and guidance branches."""
-        if self._part == (part, device):
+        if self._loaded == (part, device):
             return
-        self._part = (part, device)
+        self._loaded = (part, device)
         layout = self.config.layout
         permutations, inverses = layout.permutations.to(device), layout.inverses.to(device)
-        for layer in self.layers:
-            if layer.attend is None or layer.place is None:
+        for place, attend in zip(self._places, self._attends, strict=True):
+            if attend is None or place is None:
                 continue
-            lut, counts = table_of(self.config.mask(part, layer.place, device))
-            layer.attend.orders = layer.attend.orders.to(device)
-            layer.attend.permutations, layer.attend.inverses = permutations, inverses
-            layer.attend.table = BlockTable(
-                lut=lut[..., : self._widths[layer.place]].contiguous(),
+            lut, counts = table_of(self.config.mask(part, place, device))
+            attend.orders = attend.orders.to(device)
+            attend.permutations, attend.inverses = permutations, inverses
+            attend.table = BlockTable(
+                lut=lut[..., : self._widths[place]].contiguous(),
                 counts=counts,
                 num_key_blocks=self.config.num_blocks,
                 block_q=self.config.block,
@@ -193,28 +143,17 @@ class ParoMasks:
 
 def apply_paro(runtime: DenoiserRuntime, config: PAROAttentionConfig) -> None:
     """Give every self-attention of one denoiser a route, and choose its table at every call."""
-    runtime.claim(SCORES, by=NAME)
     masks = ParoMasks(runtime, config)
     runtime.each_run(masks.begin, by=NAME)
-    runtime.around(masks, order=100, by=NAME)  # inside of passes that answer calls: tables are for calls that happen
+    # Inside of passes that answer calls: tables are for calls that happen.
+    runtime.around(masks, order=100, by=NAME)
 
 
 def effect_of_paro(runtime: DenoiserRuntime, config: PAROAttentionConfig) -> Effect:
     """Share of the self-attention scores that were not computed."""
     masks = runtime.around_of(NAME)
     assert isinstance(masks, ParoMasks)
-    stats = runtime.stats
-    steps = stats.num_steps if stats.calls else DEFAULT_STEPS
-    planned = masks.planned(steps)
-    if not stats.calls:
-        return Effect(what=WHAT, planned_frac=planned)
-    return Effect(
-        what=WHAT,
-        planned_frac=planned,
-        actual_frac=masks.actual,
-        total=stats.calls * len(masks.layers),
-        shortfall=masks.shortfall if planned else None,
-    )
+    return masks.sparse.effect(masks.planned(runtime.stats.num_steps if runtime.stats.calls else DEFAULT_STEPS))
 
 
 def _moved(tokens: Tensor, places: Tensor) -> Tensor:
@@ -228,15 +167,10 @@ def _widths(config: PAROAttentionConfig) -> list[int]:
     return [max(1, *(int(config.mask(p, layer).sum(-1).amax()) for p in parts)) for layer in layers]
 
 
-def _device_of(call: Call) -> torch.device:
-    given = (*call.args, *call.kwargs.values())
-    return next((each.device for each in given if isinstance(each, Tensor)), torch.device("cpu"))
-
-
 def _obstacles(target: Target, config: PAROAttentionConfig) -> list[str]:
     found = {site.info.id: module for site, module in routable(target)}
     if not found:
-        return ["none of its self-attention goes through a processor that hands q, k and v on"]
+        return no_attention(target)
     missing = [layer for layer in config.layers if layer not in found]
     if missing:
         return [

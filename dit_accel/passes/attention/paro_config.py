@@ -131,4 +131,4 @@ class PAROAttentionConfig(DenseRules):
             raise ConfigError(
                 f"'{NAME}': the plan has no tensors {', '.join(sorted(missing))}: they lie beside its JSON"
             )
-        return cls(**data, **tensors)
+        return cls(**data, orders=tensors["orders"], masks=tensors["masks"])

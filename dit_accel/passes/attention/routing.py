@@ -128,7 +128,7 @@ def route(module: nn.Module, ledger: PatchLedger, *, by: str) -> Route:
     processor: Any = module.processor
     name = _name_in(processor)
     assert name is not None
-    code: types.FunctionType = type(processor).__call__
+    code: types.FunctionType = inspect.getattr_static(type(processor), "__call__")
     native = code.__globals__[name]
     if name == _DISPATCH:
         found = Route(native, heads_first=False)
@@ -178,7 +178,7 @@ def _with_call(processor: Any, call: types.FunctionType) -> Any:
         "__reduce_ex__": lambda self, protocol: (copy.copy, (processor,)),
     }
     own = type(kind.__name__, (kind,), members)
-    same = object.__new__(own)
+    same: Any = object.__new__(own)
     object.__setattr__(same, "__dict__", vars(processor))
     return same
 

@@ -33,11 +33,7 @@ class Answers:
     """
 
     def __init__(
-        self,
-        config: TrajectoryConfig,
-        num_steps: int,
-        levels: Sequence[float],
-        scale: float | None = None,
+        self, config: TrajectoryConfig, num_steps: int, levels: Sequence[float], scale: float | None = None
     ) -> None:
         self.config = config
         self.scale = scale

@@ -68,8 +68,8 @@ class Forecasts:
             self.runtime.warn(f"{reason}; everything is computed")
             self._answers = Answers(TrajectoryConfig(computed=(True,) * run.num_steps), run.num_steps, ())
             return
-        scale = self._scale(run)
-        self._answers = answers = Answers(self.config, run.num_steps, noise_levels(run.scheduler), scale)
+        levels, scale = noise_levels(run.scheduler), self._scale(run)
+        self._answers = answers = Answers(self.config, run.num_steps, levels, scale)
         steps = self.config.num_steps
         if steps is not None and steps != run.num_steps:
             self.runtime.warn(
