@@ -6,6 +6,6 @@ for name in chromium chromium-headless-shell chromium-browser google-chrome; do
 done
 [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 || exit 0
 export DEBIAN_FRONTEND=noninteractive
-(timeout 120 apt-get update -qq && timeout 600 apt-get install -y -qq --no-install-recommends chromium) \
+(timeout 60 apt-get update -qq && timeout 180 apt-get install -y -qq --no-install-recommends chromium) \
     >/dev/null 2>&1 || echo "Chromium could not be installed: the browser tests will be skipped" >&2
 exit 0
