@@ -16,7 +16,7 @@ WORKERS ?= 2
 # glibc would give memory back to the kernel between steps and take it again page by page.
 MALLOC := MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000
 
-.PHONY: help app demo bench rivals docs test lint types unit format clean
+.PHONY: help app demo bench rivals docs test lint types unit browser format clean
 .DEFAULT_GOAL := help
 
 help: ## Say what can be made.
@@ -52,8 +52,11 @@ types: $(VENV)/.installed-dev ## Types, of the built package.
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dit_accel
 
 unit: $(VENV)/.installed-dev ## Tests.
-	@sh tests/app/install_chromium.sh
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
+
+browser: $(VENV)/.installed-dev ## Tests of the explorer in Chromium, which is installed where that is possible.
+	@sh tests/app/install_chromium.sh
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest tests/app
 
 format: $(VENV)/.installed-dev ## Rewrite the code in the common style.
 	$(BIN)/ruff check --fix .

@@ -44,7 +44,7 @@ def chromium() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if found is None:
-        pytest.skip("no Chromium: apt-get install chromium (tests/app/install_chromium.sh)")
+        pytest.skip("no Chromium: `make browser` installs it")
     with sync_api.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
         yield browser
