@@ -40,7 +40,6 @@ EVERY_2 = StaticCacheConfig(schedule=GeneratorSpec("every_n", n=2))
         pytest.param("FAST", ("unknown preset 'FAST'", "Did you mean 'fast'?"), id="upper-case"),
         pytest.param("", ("unknown preset ''", "Presets: lossless"), id="empty"),
         pytest.param(7, ("a plan is a preset name, a plan, a path or pass configs; got int",), id="number"),
-        pytest.param(None, ("got NoneType",), id="none"),
         pytest.param(["fast"], ("got list of str",), id="list-of-names"),
         pytest.param([EVERY_2, EVERY_2], ("'static_cache' is given 2 times", "each pass once"), id="twice"),
         pytest.param(Path("/nowhere"), ("no plan at '/nowhere'", PLAN_FILE, "hub id"), id="no-folder"),

@@ -83,8 +83,8 @@ def poisoned(when: Any, poison: Any) -> Any:
     """``fit``, with something wrong for some sets of steps."""
     plain = judging.fit
 
-    def fit(pipe: Any, draw: Any, reference: Any, computed: Any, first: int, last: int) -> Any:
-        result = plain(pipe, draw, reference, computed, first, last)
+    def fit(pipe: Any, draw: Any, reference: Any, computed: Any, first: int, last: int, **options: Any) -> Any:
+        result = plain(pipe, draw, reference, computed, first, last, **options)
         return poison(result) if when(tuple(computed)) else result
 
     return fit
@@ -254,5 +254,5 @@ def test_plans_that_left_the_front_go_unless_certified(whole: Path, tmp_path: Pa
 
         patch.setattr(AccelerationPlan, "from_pretrained", staticmethod(with_certificate))
         shelf.tidy(folder, ())
-    left = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    left = sorted(path.name for path in folder.iterdir() if shelf.NAME.fullmatch(path.name))
     assert left == ["7-of-50", "8-of-50"]
