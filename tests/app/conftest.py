@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome")
-WAIT_MS = 400_000  # of a machine that is busy with other things
+WAIT_MS = 120_000  # of a machine that is busy with other things
 
 
 @pytest.fixture(scope="session")

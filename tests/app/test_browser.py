@@ -136,6 +136,7 @@ def test_rivals_and_another_metric(open_page: Any, keep_screenshot: Any) -> None
 
 def test_an_uncertified_model_says_so(open_page: Any, keep_screenshot: Any) -> None:
     page = open_page()
+    wait_for_thumbnails(page)
     page.locator("#model input").click()
     page.get_by_role("option", name="emoji-wan").click()
     page.wait_for_selector('#plot svg[aria-label*="emoji-wan"]')
