@@ -16,7 +16,7 @@ WORKERS ?= 2
 # glibc would give memory back to the kernel between steps and take it again page by page.
 MALLOC := MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000
 
-.PHONY: help app demo bench rivals docs test lint types unit browser format clean
+.PHONY: help app demo bench rivals docs test lint types unit slow browser format clean
 .DEFAULT_GOAL := help
 
 help: ## Say what can be made.
@@ -51,8 +51,11 @@ types: $(VENV)/.installed-dev ## Types, of the built package.
 	$(PIP) --no-deps --no-build-isolation --target build/typed .
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dit_accel
 
-unit: $(VENV)/.installed-dev ## Tests.
-	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
+unit: $(VENV)/.installed-dev ## Tests, but for the slowest.
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+slow: $(VENV)/.installed-dev ## The slowest tests: whole processes that are killed, shared out, and gone on with.
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 browser: $(VENV)/.installed-dev ## Tests of the explorer in Chromium, which is installed where that is possible.
 	@sh tests/app/install_chromium.sh

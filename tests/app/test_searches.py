@@ -33,6 +33,7 @@ def request(**changes: object) -> Request:
     return Request(**{**made, **changes})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_found_again_stopped_gone_on_with_and_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     places = Places(root=tmp_path, output=tmp_path)

@@ -124,6 +124,7 @@ def started(folder: Path) -> "subprocess.Popen[bytes]":
     )
 
 
+@pytest.mark.slow
 def test_processes_that_are_killed(pipe: Any, whole: Path, tmp_path: Path) -> None:
     """For real, twice, each once there is more than before. Another process has other hashes of texts, too."""
     folder, state = tmp_path / "found", tmp_path / "found" / "judged.json"

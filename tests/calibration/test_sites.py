@@ -185,6 +185,7 @@ def searched(pipe: Any, folder: Path, **more: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_stopped_and_called_again_ends_as_if_never_stopped(pixart: Any, tmp_path: Path) -> None:
     """And what it began with is not beaten by its front; the plan of a point does what the point says."""
     pytest.importorskip("deap")

@@ -130,6 +130,7 @@ def test_compile_config_alone_compiles_one_row() -> None:
     assert len(session_of(pipe).runtimes[0].compiler.rows) == 1
 
 
+@pytest.mark.slow
 def test_inductor_agrees_with_eager_and_undo_is_exact() -> None:
     pipe = tiny_pipeline("pixart")
     plain = _run(pipe, "pixart")
