@@ -10,7 +10,8 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
-from dit_accel.kernels.block_sparse_backward import d_key_kernel, d_query_kernel, delta_kernel
+from dit_accel.kernels.block_sparse_backward import d_query_kernel, delta_kernel
+from dit_accel.kernels.block_sparse_backward_keys import d_key_kernel
 from dit_accel.kernels.block_sparse_forward import forward_kernel
 from dit_accel.kernels.block_table import num_blocks
 
