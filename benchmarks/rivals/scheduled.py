@@ -141,12 +141,14 @@ class Ours(Rival):
         for path in sorted(self.plans.rglob(PLAN_FILE)) if self.plans else ():
             plan = AccelerationPlan.from_pretrained(path.parent)
             if plan.fingerprints == own and plan.conditions.num_steps == task.num_inference_steps:
-                params = {"plan": str(path.parent)}
+                # Below the folder that was named: a report says nothing of the machine it was made on.
+                params = {"folder": path.parent.relative_to(self.plans).as_posix()}
                 chosen.append(Setting(name=f"dit-accel {path.parent.name}", rival=self.name, params=params))
         return tuple(chosen)
 
     def attach(self, pipe: Any, setting: Setting, task: Task) -> None:
-        accelerate_pipeline(pipe, setting.params["plan"])
+        folder = setting.params.get("folder")
+        accelerate_pipeline(pipe, setting.params["plan"] if folder is None else (self.plans or Path()) / folder)
 
     def detach(self, pipe: Any) -> None:
         if session_of(pipe) is not None:
