@@ -1,9 +1,9 @@
 """Two weights in a byte, and groups of weights whose steps are whole multiples of the channel's.
 
 A group's step is ``m`` times that of its output channel, with a whole ``m``, and its zero is one of its own points. So
-``(q - z) * m`` is an int8 weight of the channel's scale, and a product with 4-bit weights is one product of int8: there
-is no sum to be scaled group by group. After the progressive grouping of QServe (Lin et al., arXiv 2405.04532, section
-4.1); m and z of a group of 64 take a byte each, 0.25 bits a weight.
+``(q - z) * m`` is an int8 weight of the channel's scale, and a product with 4-bit weights is one product of int8:
+there is no sum to be scaled group by group. After the progressive grouping of QServe (Lin et al., arXiv 2405.04532,
+section 4.1); m and z of a group of 64 take a byte each, 0.25 bits a weight.
 """
 
 import torch

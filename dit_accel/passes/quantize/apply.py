@@ -1,6 +1,6 @@
 """Post-training quantisation: linear layers on integers, weights of 4 or 8 bits, activations scaled token by token.
 
-ViDiT-Q (Zhao et al., arXiv 2406.02540), MixDQ (arXiv 2405.17873) and, for weights in groups, QServe (arXiv 2405.04532).
+ViDiT-Q (Zhao et al., arXiv 2406.02540), MixDQ (arXiv 2405.17873) and, for weights in groups, QServe (2405.04532).
 Departures: a scale for each token of each sample, where the published simulation shares one over the batch; weights in
 groups have whole steps, so that 4-bit weights are multiplied as int8 without sums for each group.
 """
@@ -47,8 +47,10 @@ class Quantised:
         self.config, self.runtime = config, runtime
         target = runtime.target
         self.bytes_before = bytes_of(target.denoiser)
-        self.rows = rows_of(target)
-        self.macs = {layer.path: layer.layer.weight.numel() * self.rows.get(layer.path, 1) for layer in layers_of(target)}
+        self.rows = rows_of(target, runtime.clock.owner)
+        self.macs = {
+            layer.path: layer.layer.weight.numel() * self.rows.get(layer.path, 1) for layer in layers_of(target)
+        }
         self.step, self.ways = Step(), Ways(config.backend)
         self.layers: dict[str, QuantLinear] = {}
         self.paths: dict[str, str] = {}
@@ -143,9 +145,7 @@ def turned(weight: Tensor, scheme: QuantScheme, inverse_smooth: Tensor | None) -
     return rotate_blocks(weight, block_for(weight.shape[1])) if scheme.rotate else weight
 
 
-def stored_weight(
-    name: str, original: nn.Linear, scheme: QuantScheme, config: QuantizeConfig
-) -> QuantWeight | None:
+def stored_weight(name: str, original: nn.Linear, scheme: QuantScheme, config: QuantizeConfig) -> QuantWeight | None:
     """The weight in few bits that a plan brings along, if it does.
 
     Raises:
@@ -242,7 +242,7 @@ def _obstacles(target: Target, config: QuantizeConfig) -> list[str]:
     convs = [layer.path for layer, _ in chosen if isinstance(layer.layer, nn.Conv2d)]
     if convs:
         found.append(f"convolutions are not quantised ('{convs[0]}')")
-    if any(hasattr(module, "lora_magnitude_vector") and len(module.lora_magnitude_vector) for module in _modules(target)):
+    if any(len(getattr(module, "lora_magnitude_vector", ())) for module in target.denoiser.modules()):
         found.append("it has DoRA adapters, which read the weights in every call: fuse them first (pipe.fuse_lora())")
     if _freezing():
         found.append(
@@ -256,10 +256,6 @@ def _of_another(lost: str, target: Target, config: QuantizeConfig) -> bool:
     """Whether what has no match here is of a second denoiser, whose names begin otherwise."""
     named = {pattern.partition(".")[0] for pattern in (*config.layers, *config.stored)}
     return bool(named - {target.name}) and not any(c in name for name in named for c in "*?[")
-
-
-def _modules(target: Target) -> list[nn.Module]:
-    return list(target.denoiser.modules())
 
 
 def _freezing() -> bool:

@@ -32,9 +32,9 @@ class QuantizeConfig(PassConfig):
         modulation: Scheme of the layers that see the timestep alone; ``"plain"``: they stay as they are.
         layers: Schemes of single layers, by name (``transformer.blocks.0.attn1.to_q``) or shell-style pattern; the
             first pattern that matches counts, and a name before any pattern. ``"plain"``: as it is.
-        backend: ``"auto"``: for each shape the fastest way on this machine, timed when the plan is applied, multiplying
-            the weights out among them. ``"integers"``: the fastest of those that multiply integers, so that results do
-            not depend on what was fast. Or the name of one way.
+        backend: ``"auto"``: for each shape the fastest way on this machine, timed when the plan is applied; one of
+            them is to multiply the weights out. ``"integers"``: the fastest of those that multiply integers, so that
+            results do not depend on what was fast. Or the name of one way.
         exact_first: So many steps at the start of a run are computed with the weights as they were; both are then in
             memory.
         exact_last: So many steps at the end.

@@ -46,7 +46,7 @@ class Originals:
 
 
 def move(original: nn.Module, device: torch.device) -> None:
-    """Move the weight, in the same parameter object; a bias is shared with the quantised layer, and is where that is."""
+    """Move the weight, in the same parameter object; a bias is the quantised layer's too, and is where that is."""
     weight = original._parameters["weight"]
     if weight is not None and weight.device != device and device.type != "meta":
         weight.data = weight.data.to(device)

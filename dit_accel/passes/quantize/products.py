@@ -39,7 +39,7 @@ PRODUCTS: Registry[Product] = Registry("product of integers")
 
 
 def multiply_int_mm(a: Tensor, b: Tensor) -> Tensor:
-    """``torch._int_mm``: oneDNN on a CPU, cuBLASLt on a GPU; sizes that it does not take are filled up with noughts."""
+    """``torch._int_mm``: oneDNN on a CPU, cuBLASLt on a GPU; sizes that it does not take are filled up with 0."""
     rows, columns, size = a.shape[0], b.shape[0], a.shape[1]
     if a.device.type != "cuda":
         return torch._int_mm(a, b.mT)
@@ -51,6 +51,14 @@ def multiply_int_mm(a: Tensor, b: Tensor) -> Tensor:
     return torch._int_mm(a, b.mT)[:rows, :columns]
 
 
+def multiply_triton(a: Tensor, b: Tensor) -> Tensor:
+    """Our own kernel, which is loaded by its first use."""
+    from dit_accel.kernels.int8_gemm import int8_gemm
+
+    return int8_gemm(a, b)
+
+
+PRODUCTS.register("triton")(Product(name="triton", devices=("cuda",), multiply=multiply_triton))
 PRODUCTS.register("int_mm")(Product(name="int_mm", devices=("cpu", "cuda"), multiply=multiply_int_mm))
 PRODUCTS.register("reference")(Product(name="reference", devices=("cpu", "cuda"), multiply=int_matmul))
 
@@ -66,7 +74,7 @@ def is_exact(name: str, device: str) -> bool:
     ends = torch.cat([torch.full((64, 128), 127), torch.full((32, 128), -128), signs]).to(torch.int8)
     try:
         found = product.multiply(ends.to(device), ends.to(device)).cpu()
-    except (RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, NotImplementedError, ImportError) as error:
         logger.warning("'%s' does not run on %s: %s", name, device, " ".join(str(error).split()))
         return False
     exact = torch.equal(found, int_matmul(ends, ends))

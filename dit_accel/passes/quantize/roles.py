@@ -1,9 +1,9 @@
 """What the layers of a denoiser are for, and which of them are quantised when nobody says anything of them.
 
-Kept as they are, as in ViDiT-Q and SVDQuant: what makes tokens out of latents, text and time, and latents out of tokens
-(embedders, the last layer, first and last convolutions). They are less than one per cent of the work. The linear layers
-that modulate a block see one row for each sample: they take memory and no time, so that their weights alone are
-rounded.
+Kept as they are, as in ViDiT-Q and SVDQuant: what makes tokens out of latents, text and time, and latents out of
+tokens (embedders, the last layer, first and last convolutions). They are less than one per cent of the work. The
+linear layers that modulate a block see one row for each sample: they take memory and no time, so that their weights
+alone are rounded.
 """
 
 import re

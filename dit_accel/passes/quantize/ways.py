@@ -18,7 +18,9 @@ Way = Callable[[QuantLinear, Tensor], Tensor]
 
 WORTH_IT = 1.05  # times as fast as the plain layer, or it is not said to be faster
 REPEATS = 5
+MOST_ROWS = 4096  # beyond, one choice holds, and it is timed on so many
 LONG_S = 0.1  # a run that takes longer is timed once
+WIDEST = 16384  # columns that a kernel holds at a time
 AUTO, INTEGERS = "auto", "integers"
 SCALED_MM, DEQUANTISE = "scaled_mm", "dequantise"
 
@@ -28,7 +30,7 @@ class Shape:
     """What a choice is for.
 
     Attributes:
-        rows: M rounded up to a power of two.
+        rows: M rounded up to a power of two, at most :data:`MOST_ROWS`.
         in_features: K.
         out_features: N.
         scheme: As text.
@@ -90,7 +92,7 @@ class Ways:
 
     def choice(self, layer: QuantLinear, rows: Tensor) -> Choice:
         """The choice for these rows; outside of graphs it is timed where it was not yet."""
-        count = bucket(rows.shape[0])
+        count = min(bucket(rows.shape[0]), MOST_ROWS)
         key = (count, layer.in_features, layer.out_features, layer.named, rows.dtype, rows.device.type)
         found = self.chosen.get(key)
         if found is None:
@@ -139,12 +141,12 @@ def candidates(layer: QuantLinear, device: torch.device, policy: str) -> list[Ch
     elif policy in PRODUCTS:
         if not is_exact(policy, device.type):
             raise ConfigError(f"'{policy}' does not multiply integers exactly on this {device.type}: use 'integers'")
-        return [Choice(policy, _by_product(policy))]
+        return [Choice(policy, _by_product(policy, layer))]
     else:
         names = [product.name for product in exact_products(device)]
         if len(names) > 1:
             names.remove("reference")  # fp64: there to be right, not to be timed
-        found = [Choice(name, _by_product(name)) for name in names]
+        found = [Choice(name, _by_product(name, layer)) for name in names]
     if policy == DEQUANTISE:
         return [Choice(DEQUANTISE, dequantise)]
     return [*found, Choice(DEQUANTISE, dequantise)] if policy == AUTO else found
@@ -153,7 +155,7 @@ def candidates(layer: QuantLinear, device: torch.device, policy: str) -> list[Ch
 def timed(layer: QuantLinear, rows: Tensor, ways: list[Choice]) -> Choice:
     """The fastest of several ways on rows like these, and what it gains over the plain layer."""
     draw = torch.Generator().manual_seed(0)
-    like = torch.randn(rows.shape, generator=draw).to(rows.device, rows.dtype)
+    like = torch.randn(min(len(rows), MOST_ROWS), rows.shape[1], generator=draw).to(rows.device, rows.dtype)
     weight = layer.weight_as_kept().dequantised().to(rows.dtype)
     with torch.no_grad():
         plain = seconds(lambda: torch.nn.functional.linear(like, weight, layer.bias), rows.device)
@@ -198,7 +200,39 @@ def scaled_mm(layer: QuantLinear, rows: Tensor) -> Tensor:
     return out if layer.bias is None else out + layer.bias.to(dtype)
 
 
-def _by_product(name: str) -> Way:
+def in_one_operator(layer: QuantLinear, rows: Tensor) -> Tensor:
+    """Smoothing, rotation, rounding, product, scales and bias in two Triton kernels."""
+    from dit_accel.kernels.int8_linear import int8_linear
+
+    out: Tensor = int8_linear(
+        rows,
+        layer.values,
+        layer.scale,
+        layer.bias,
+        layer.multiplier,
+        layer.zero,
+        layer.group,
+        layer.inverse_smooth,
+        layer.block,
+        layer.scheme.a_bits,
+        True,
+    )
+    return out
+
+
+def fits_operator(layer: QuantLinear) -> bool:
+    """Whether the kernels know the grids of a layer; what they do not know, their product alone computes."""
+    from dit_accel.kernels.int8_gemm import NIBBLE_GROUPS
+
+    scheme = layer.scheme
+    if not scheme.a_symmetric or scheme.granularity != "token" or layer.in_features > WIDEST:
+        return False
+    return layer.group in NIBBLE_GROUPS if scheme.w_bits == 4 else scheme.w_symmetric
+
+
+def _by_product(name: str, layer: QuantLinear) -> Way:
+    if name == "triton" and fits_operator(layer):
+        return in_one_operator
     multiply = PRODUCTS.get(name).multiply
 
     def way(layer: QuantLinear, rows: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class QuantWeight:
         return sum(part.nbytes for part in parts if part is not None)
 
     def integers(self) -> Tensor:
-        """int8 [N, K], in units of the channels' scales; 8-bit ones that are not symmetric have ``zero`` beside them."""
+        """int8 [N, K], in units of the channels' scales; of 8 bits that are not symmetric ``zero`` stands for 0."""
         if self.multiplier is None or self.zero is None:
             return self.values
         return unpack_int8(self.values, self.multiplier, self.zero, self.group, self.in_features)
@@ -103,10 +103,7 @@ def _in_groups(weight: Tensor, peak: Tensor, scheme: QuantScheme, importance: Te
     outputs, size = weight.shape
     group = scheme.group or size
     count = -(-size // group)
-    if scheme.group:
-        scale = peak / PROTECTED
-    else:  # the channel's step is the group's
-        scale = peak / largest(4)
+    scale = peak / (PROTECTED if scheme.group else largest(4))  # without groups the channel's step is the only one
     steps = torch.nn.functional.pad(weight / scale[:, None], (0, count * group - size)).view(outputs, count, group)
     counts = torch.ones(size) if importance is None else importance.float().cpu()
     counts = torch.nn.functional.pad(counts, (0, count * group - size)).view(count, group).to(weight.device)
