@@ -25,7 +25,8 @@ def hadamard_matrix(size: int, device: torch.device | str = "cpu", dtype: torch.
     """
     if size < 1 or size & (size - 1):
         raise ValueError(f"a Hadamard matrix has a power of two of rows here, not {size}")
-    return _matrix(size, str(device), dtype)
+    matrix: Tensor = _matrix(size, str(device), dtype)
+    return matrix
 
 
 @cache
@@ -47,4 +48,5 @@ def rotate_blocks(x: Tensor, block: int) -> Tensor:
     if x.shape[-1] % block:
         raise ValueError(f"blocks of {block} do not divide {x.shape[-1]} channels")
     matrix = hadamard_matrix(block, x.device, x.dtype)
-    return (x.unflatten(-1, (-1, block)) @ matrix).flatten(-2)
+    turned: Tensor = (x.unflatten(-1, (-1, block)) @ matrix).flatten(-2)
+    return turned

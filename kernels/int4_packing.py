@@ -22,8 +22,8 @@ def pack_nibbles(values: Tensor) -> Tensor:
 
 def unpack_nibbles(packed: Tensor, in_features: int) -> Tensor:
     """uint8 [N, K] of what :func:`pack_nibbles` made."""
-    values = torch.stack([packed & 15, packed >> 4], dim=-1)
-    return values.flatten(-2)[..., :in_features]
+    values: Tensor = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2)
+    return values[..., :in_features]
 
 
 def expand_groups(values: Tensor, multiplier: Tensor, zero: Tensor, group: int) -> Tensor:
@@ -40,7 +40,7 @@ def expand_groups(values: Tensor, multiplier: Tensor, zero: Tensor, group: int) 
     signed, steps, zeros = (each.view(torch.int8) for each in (values, multiplier, zero))
     head = signed[:, :whole].unflatten(1, (-1, group))
     groups = head.shape[1]
-    out = head.sub(zeros[:, :groups, None]).mul_(steps[:, :groups, None]).flatten(1)
+    out: Tensor = head.sub(zeros[:, :groups, None]).mul_(steps[:, :groups, None]).flatten(1)
     if whole < size:
         tail = (signed[:, whole:] - zeros[:, groups:]) * steps[:, groups:]
         out = torch.cat([out, tail], 1)

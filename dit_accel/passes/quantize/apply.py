@@ -5,7 +5,7 @@ Departures: a scale for each token of each sample, where the published simulatio
 groups have whole steps, so that 4-bit weights are multiplied as int8 without sums for each group.
 """
 
-from collections import Counter
+from collections import defaultdict
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,8 @@ class Quantised:
     def _time_ways(self) -> None:
         """Choose the way of every shape of a usual call now, not in the first run."""
         for name, layer in self.layers.items():
+            for device in {layer.values.device.type, "cuda" if torch.cuda.is_available() else "cpu"}:
+                self.ways.prepare(layer, torch.device(device))
             rows = self.rows.get(self.paths[name])
             if rows is not None and layer.values.device.type != "meta":
                 dtype = next((p.dtype for p in self.runtime.target.denoiser.parameters()), torch.float32)
@@ -118,13 +120,14 @@ class Quantised:
         """Bytes of the denoiser now, with what exact steps hold on to."""
         now = bytes_of(self.runtime.target.denoiser)
         if self.config.has_exact_steps:
-            now += sum(layer.original.weight.nbytes for layer in {id(x): x for x in self.layers.values()}.values())
+            each = {id(layer.original): layer.original for layer in self.layers.values() if layer.original is not None}
+            now += sum(original.weight.nbytes for original in each.values())
         return now
 
     def shares(self, num_steps: int) -> dict[str, float]:
         """Share of the multiplications by weights that is done in each width; without rows, of the weights."""
         exact = sum(self.config.is_exact(step, num_steps) for step in range(num_steps)) / num_steps
-        widths: Counter[str] = Counter()
+        widths: dict[str, float] = defaultdict(float)
         of_path = {path: self.layers[name].scheme.width for name, path in self.paths.items()}
         for path, macs in self.macs.items():
             width = of_path.get(path)

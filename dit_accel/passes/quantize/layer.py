@@ -63,6 +63,7 @@ class QuantLinear(nn.Module):
     inverse_smooth: Tensor | None
     act_scale: Tensor | None
     column_sums: Tensor | None
+    original: nn.Linear | None
 
     def __init__(
         self,
@@ -178,7 +179,8 @@ class QuantLinear(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         """A copy of an accelerated model is a plain one, as long as there is something to copy."""
         if self.original is not None:
-            return copy.deepcopy(self.original, memo)
+            plain: nn.Module = copy.deepcopy(self.original, memo)
+            return plain
         twin = QuantLinear.__new__(QuantLinear)
         memo[id(self)] = twin
         for name, value in vars(self).items():

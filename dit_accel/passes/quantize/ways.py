@@ -80,15 +80,23 @@ class Ways:
 
     Attributes:
         chosen: What was chosen so far.
+        usual: What a graph does with rows of a number that was not timed.
     """
 
     def __init__(self, policy: str = AUTO) -> None:
         check_policy(policy)
         self.policy = policy
         self.chosen: dict[tuple[int, int, int, str, torch.dtype, str], Choice] = {}
+        self.usual: dict[tuple[str, int, int, str], Choice] = {}
 
     def __call__(self, layer: QuantLinear, rows: Tensor) -> Tensor:
         return self.choice(layer, rows).way(layer, rows)
+
+    def prepare(self, layer: QuantLinear, device: torch.device) -> None:
+        """Look for the ways that a layer has on a device, outside of graphs."""
+        key = (layer.named, layer.in_features, layer.out_features, device.type)
+        if key not in self.usual:
+            self.usual[key] = candidates(layer, device, self.policy)[0]
 
     def choice(self, layer: QuantLinear, rows: Tensor) -> Choice:
         """The choice for these rows; outside of graphs it is timed where it was not yet."""
@@ -97,7 +105,7 @@ class Ways:
         found = self.chosen.get(key)
         if found is None:
             if torch.compiler.is_compiling():
-                return candidates(layer, rows.device, self.policy)[0]
+                return self.usual[layer.named, layer.in_features, layer.out_features, rows.device.type]
             found = self.chosen[key] = self._choose(layer, rows, count)
         return found
 

@@ -104,20 +104,15 @@ def _in_groups(weight: Tensor, peak: Tensor, scheme: QuantScheme, importance: Te
     group = scheme.group or size
     count = -(-size // group)
     scale = peak / (PROTECTED if scheme.group else largest(4))  # without groups the channel's step is the only one
-    steps = torch.nn.functional.pad(weight / scale[:, None], (0, count * group - size)).view(outputs, count, group)
+    more = count * group - size
+    steps = torch.nn.functional.pad(weight / scale[:, None], (0, more)).view(outputs, count, group)
     counts = torch.ones(size) if importance is None else importance.float().cpu()
-    counts = torch.nn.functional.pad(counts, (0, count * group - size)).view(count, group).to(weight.device)
-    low, high = steps.amin(-1).clamp_max(0), steps.amax(-1).clamp_min(0)
-    best_error = torch.full((outputs, count), float("inf"), device=weight.device)
-    best = [torch.zeros(outputs, count, device=weight.device) for _ in range(2)]
-    for wide in _steps(low, high, scheme) if scheme.group else [torch.ones_like(low)]:
-        zero = _zero(low, wide, scheme)
-        error = ((_points(steps, wide, zero) - zero[..., None]) * wide[..., None] - steps).square_().mul_(counts)
-        error = error.sum(-1)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best = [torch.where(better, new, old) for new, old in zip((wide, zero), best, strict=True)]
-    wide, zero = best
+    counts = torch.nn.functional.pad(counts, (0, more)).view(count, group).to(weight.device)
+    if scheme.group:
+        wide, zero = _best_grid(steps, scheme, counts)
+    else:
+        wide = torch.ones(outputs, 1, device=weight.device)
+        zero = torch.full_like(wide, LEVELS // 2)
     values = _points(steps, wide, zero).view(outputs, count * group)[:, :size]
     return QuantWeight(
         values=pack_nibbles(values),
@@ -127,6 +122,27 @@ def _in_groups(weight: Tensor, peak: Tensor, scheme: QuantScheme, importance: Te
         in_features=size,
         group=group,
     )
+
+
+def grid_of_group(steps: Tensor, scheme: QuantScheme, importance: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole step and zero fp32 [N] of one group of weights [N, group], given in steps of their channels."""
+    wide, zero = _best_grid(steps[:, None], scheme, importance.to(steps)[None])
+    return wide[:, 0], zero[:, 0]
+
+
+def _best_grid(steps: Tensor, scheme: QuantScheme, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Step and zero [N, G] for groups [N, G, group], errors weighted by ``counts`` [G, group]."""
+    low, high = steps.amin(-1).clamp_max(0), steps.amax(-1).clamp_min(0)
+    best_error = torch.full_like(low, float("inf"))
+    best = [torch.ones_like(low), torch.zeros_like(low)]
+    for wide in _steps(low, high, scheme):
+        zero = _zero(low, wide, scheme)
+        error = ((_points(steps, wide, zero) - zero[..., None]) * wide[..., None] - steps).square_().mul_(counts)
+        error = error.sum(-1)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best = [torch.where(better, new, old) for new, old in zip((wide, zero), best, strict=True)]
+    return best[0], best[1]
 
 
 def _steps(low: Tensor, high: Tensor, scheme: QuantScheme) -> list[Tensor]:
