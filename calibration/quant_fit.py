@@ -16,8 +16,8 @@ from dit_accel.calibration.quant_record import LayerRecord
 from dit_accel.calibration.quant_round import round_by_columns
 from dit_accel.kernels.hadamard import block_for, rotate_blocks
 from dit_accel.kernels.int8_truth import SMALLEST_PEAK, largest, quantise_rows, quantise_rows_shifted, to_grid
-from dit_accel.passes.quantize.apply import turned
 from dit_accel.passes.quantize.layer import quantise_floats
+from dit_accel.passes.quantize.replaced import turned
 from dit_accel.passes.quantize.scheme import QuantScheme
 from dit_accel.passes.quantize.weights import QuantWeight, quantise_weight
 

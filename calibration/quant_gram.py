@@ -1,8 +1,8 @@
 """How wrong the denoiser's output gets when one layer is rounded, and how those errors add up: a Gram matrix.
 
 For a squared error of the output the loss of a choice S of widths is, to second order, ``|sum of e_i|^2``, where e_i
-is the error of the output with layer i alone in its width. So one call for each layer and width gives the matrix of all
-products ``<e_i, e_j>``, and with it every choice: the inter-layer terms that a sum of single losses leaves out. The idea that
+is the error of the output with layer i alone in its width. So one call for each layer and width gives all products
+``<e_i, e_j>``, and with them every choice: the inter-layer terms that a sum of single losses leaves out. The idea that
 they matter is that of "Augmenting Hessians with Inter-Layer Dependencies" (arXiv 2306.04879), which is known to us by
 its abstract; this Gauss-Newton form of it is ours.
 """

@@ -89,7 +89,8 @@ def _upper(moments: Tensor, damping: float) -> Tensor:
     for _ in range(4):
         try:
             lower = torch.linalg.cholesky(moments + torch.diag(extra))
-            return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+            upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+            return upper
         except torch.linalg.LinAlgError:
             extra = extra * 10
     raise ConfigError("the second moments of its inputs cannot be inverted: too few rows were recorded")

@@ -34,7 +34,8 @@ def _matrix(size: int, device: str, dtype: torch.dtype) -> Tensor:
     matrix = torch.ones(1, 1, dtype=torch.float64)
     while matrix.shape[0] < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return (matrix / size**0.5).to(device, dtype)
+    scaled: Tensor = (matrix / size**0.5).to(device, dtype)
+    return scaled
 
 
 def rotate_blocks(x: Tensor, block: int) -> Tensor:

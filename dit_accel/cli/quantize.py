@@ -42,6 +42,7 @@ def quantize_command(
     modulation: Annotated[
         str, typer.Option(metavar="SCHEME", help="Of layers that see the timestep alone; plain: as they are.")
     ] = "w8a16",
+    convs: Annotated[str, typer.Option(metavar="SCHEME", help="Of convolutions inside of blocks (UNets).")] = "w8a8",
     exact_first: Annotated[int, typer.Option(min=0, help="Steps at the start with the weights as they were.")] = 0,
     exact_last: Annotated[int, typer.Option(min=0, help="Steps at the end with the weights as they were.")] = 0,
     output: Annotated[
@@ -56,7 +57,8 @@ def quantize_command(
     width: options.Width = None,
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a video.")] = None,
     num_prompts: Annotated[
-        int | None, typer.Option(min=1, help="Recorded, and as many others judged. Default: 8 images or 2 videos.")
+        int | None,
+        typer.Option(min=1, help="Recorded; up to 8 others are judged. Default: 32 images, 8 videos."),
     ] = None,
     diagonal: Annotated[
         bool, typer.Option("--diagonal", help="Give bits by single errors alone, without how they add up.")
@@ -83,7 +85,7 @@ def quantize_command(
     from dit_accel.passes.quantize.config import scheme_of
     from dit_accel.pipelines.generation import GenerationSettings
 
-    for text in (bits, modulation):
+    for text in (bits, modulation, convs):
         scheme_of(text)
     require_metrics()
     torch.set_num_threads(threads)
@@ -101,6 +103,7 @@ def quantize_command(
                 folder,
                 model=name,
                 bits=bits,
+                convs=convs,
                 modulation=modulation,
                 memory=memory,
                 max_lpips=max_lpips,

@@ -9,6 +9,7 @@ from torch import nn
 from dit_accel.errors import ConfigError, did_you_mean
 from dit_accel.families.targets import Target
 from dit_accel.passes.quantize.config import QuantizeConfig, scheme_of
+from dit_accel.passes.quantize.conv import PARTS, why_not
 from dit_accel.passes.quantize.roles import Found, layers_of
 from dit_accel.passes.quantize.scheme import QuantScheme
 
@@ -33,8 +34,10 @@ def scheme_for(layer: Found, denoiser: str, config: QuantizeConfig) -> QuantSche
         text = next((text for pattern, text in config.layers.items() if fnmatchcase(name, pattern)), None)
     if text is not None:
         return scheme_of(text)
-    if isinstance(layer.layer, nn.Conv2d) or layer.role == "edge":
+    if layer.role == "edge":
         return None
+    if isinstance(layer.layer, nn.Conv2d):
+        return scheme_of(config.convs) if why_not(layer.layer) is None else None
     return scheme_of(config.modulation if layer.role == "modulation" else config.bits)
 
 
@@ -43,13 +46,19 @@ def full_name(denoiser: str, path: str) -> str:
     return f"{denoiser}.{path.removesuffix('.base_layer')}"
 
 
+def whole(name: str) -> str:
+    """The layer that a stored name is of: of a convolution in two parts that convolution."""
+    head, _, part = name.rpartition(".")
+    return head if part in PARTS else name
+
+
 def unmatched(config: QuantizeConfig, names: Iterable[str]) -> str | None:
     """What a plan says of layers that are not there, in words."""
     known = list(names)
     for pattern in config.layers:
         if pattern not in known and not any(fnmatchcase(name, pattern) for name in known):
             return f"no layer matches '{pattern}'.{did_you_mean(pattern, known)}"
-    stored = {name.rpartition(".")[0] for name in config.stored}
+    stored = {whole(name.rpartition(".")[0]) for name in config.stored}
     missing = sorted(stored.difference(known))
     return f"something is stored of a layer '{missing[0]}' that it does not have" if missing else None
 

@@ -29,6 +29,7 @@ class QuantizeConfig(PassConfig):
     Args:
         bits: Scheme of the layers inside of blocks: ``"w8a8"``, ``"w4a8"``, ``"fp8"``, ...; see
             :class:`~dit_accel.passes.quantize.scheme.QuantScheme`.
+        convs: Scheme of the convolutions inside of blocks, those of UNets.
         modulation: Scheme of the layers that see the timestep alone; ``"plain"``: they stay as they are.
         layers: Schemes of single layers, by name (``transformer.blocks.0.attn1.to_q``) or shell-style pattern; the
             first pattern that matches counts, and a name before any pattern. ``"plain"``: as it is.
@@ -50,6 +51,7 @@ class QuantizeConfig(PassConfig):
     type_name: ClassVar[str] = NAME
 
     bits: str = "w8a8"
+    convs: str = "w8a8"
     modulation: str = "w8a16"
     layers: Mapping[str, str] = field(default_factory=dict)
     backend: str = AUTO
@@ -61,7 +63,12 @@ class QuantizeConfig(PassConfig):
     def __post_init__(self) -> None:
         if not isinstance(self.layers, Mapping):
             raise ConfigError(f"'{NAME}': layers must be names or patterns to schemes, got {self.layers!r}")
-        for place, text in {"bits": self.bits, "modulation": self.modulation, **self.layers}.items():
+        for place, text in {
+            "bits": self.bits,
+            "convs": self.convs,
+            "modulation": self.modulation,
+            **self.layers,
+        }.items():
             try:
                 scheme_of(text)
             except ConfigError as error:
@@ -96,7 +103,12 @@ class QuantizeConfig(PassConfig):
 
     def to_dict(self) -> dict[str, Any]:
         data: dict[str, Any] = {"type": self.type_name, "version": self.version, "bits": self.bits}
-        data |= {"modulation": self.modulation, "layers": dict(self.layers), "backend": self.backend}
+        data |= {
+            "convs": self.convs,
+            "modulation": self.modulation,
+            "layers": dict(self.layers),
+            "backend": self.backend,
+        }
         return data | {
             "exact_first": self.exact_first,
             "exact_last": self.exact_last,

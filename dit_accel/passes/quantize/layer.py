@@ -50,6 +50,7 @@ class QuantLinear(nn.Module):
         inverse_smooth: [K], by what the input channels are multiplied beforehand; ``None``: nothing.
         act_scale: fp32 [bins], of fixed scales.
         keep: Whether to hold on to ``original``, for the steps that are exact and for copies.
+        with_bias: Whether its bias is added here.
 
     Attributes:
         named: The scheme as text.
@@ -63,11 +64,11 @@ class QuantLinear(nn.Module):
     inverse_smooth: Tensor | None
     act_scale: Tensor | None
     column_sums: Tensor | None
-    original: nn.Linear | None
+    original: nn.Linear | nn.Conv2d | None
 
     def __init__(
         self,
-        original: nn.Linear,
+        original: nn.Linear | nn.Conv2d,
         weight: QuantWeight,
         scheme: QuantScheme,
         step: Step,
@@ -75,13 +76,14 @@ class QuantLinear(nn.Module):
         inverse_smooth: Tensor | None = None,
         act_scale: Tensor | None = None,
         keep: bool = True,
+        with_bias: bool = True,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features = original.in_features, original.out_features
+        self.in_features, self.out_features = weight.in_features, len(weight.scale)
         self.scheme, self.step, self.group = scheme, step, weight.group
         self.named = str(scheme)
-        self.block = block_for(original.in_features) if scheme.rotate else 1
-        self.bias = original.bias
+        self.block = block_for(self.in_features) if scheme.rotate else 1
+        self.bias = original.bias if with_bias else None
         device = original.weight.device
         buffers = {
             "values": weight.values,
@@ -117,6 +119,11 @@ class QuantLinear(nn.Module):
             in_features=self.in_features,
             group=self.group,
         )
+
+    def plain_weight(self) -> Tensor:
+        """fp32 [N, K]: the weight multiplied out, smoothing and rotation taken back."""
+        weight = rotate_blocks(self.weight_as_kept().dequantised(), self.block)
+        return weight if self.inverse_smooth is None else weight * self.inverse_smooth
 
     def prepared(self, rows: Tensor) -> Tensor:
         """Rows [M, K] smoothed and rotated; as they are without either."""

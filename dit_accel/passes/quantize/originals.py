@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from dit_accel.passes.quantize.layer import QuantLinear
-from dit_accel.runtime.call import Run
-from dit_accel.runtime.denoiser import DenoiserRuntime
+from dit_accel.runtime.ledger import PatchLedger
 
 BY = "quantize"
 
@@ -18,29 +17,29 @@ class Originals:
     Not before: until everything is applied, a plan may fail and be undone.
 
     Args:
-        runtime: Of the denoiser.
+        ledger: Brings them back.
         policy: ``"keep"`` or ``"drop"``.
     """
 
-    def __init__(self, runtime: DenoiserRuntime, policy: Literal["keep", "drop"]) -> None:
-        self.runtime, self.policy = runtime, policy
-        self.taken: dict[int, tuple[nn.Module, QuantLinear]] = {}
-        if policy == "drop":
-            runtime.each_run(self._let_go, by=BY)
+    def __init__(self, ledger: PatchLedger, policy: Literal["keep", "drop"]) -> None:
+        self.ledger, self.policy = ledger, policy
+        self.taken: dict[int, tuple[nn.Module, tuple[QuantLinear, ...]]] = {}
 
-    def take(self, original: nn.Linear, layer: QuantLinear) -> None:
-        """A layer has taken the place of another."""
+    def take(self, original: nn.Linear | nn.Conv2d, parts: tuple[QuantLinear, ...]) -> None:
+        """A layer, or parts that make one, has taken the place of another."""
         if id(original) in self.taken:
             return
-        self.taken[id(original)] = (original, layer)
+        self.taken[id(original)] = (original, parts)
         if self.policy == "keep" and original.weight.device.type not in ("cpu", "meta"):
             move(original, torch.device("cpu"))
         # Registered after the replacement, so it is undone before: the weight is back before its layer is.
-        self.runtime.ledger.on_undo(lambda: move(original, layer.values.device), by=BY)
+        self.ledger.on_undo(lambda: move(original, parts[0].values.device), by=BY)
 
-    def _let_go(self, run: Run) -> None:
-        for original, layer in self.taken.values():
-            layer.let_go()
+    def let_go(self) -> None:
+        """A run begins: forget the weights of a plan that drops them."""
+        for original, parts in self.taken.values():
+            for part in parts:
+                part.let_go()
             original._parameters["weight"] = None
         self.taken = {}
 
