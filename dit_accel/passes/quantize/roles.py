@@ -59,10 +59,12 @@ class Found:
 def layers_of(target: Target) -> Iterator[Found]:
     """Every plain linear layer and convolution of a denoiser, those inside of adapters among them.
 
-    A layer that stands at several places is given at each.
+    A layer that stands at several places is given at each; the adapters' own are not given.
     """
     rules = _BY_FAMILY.get(target.family.name, {})
     for path, parent in target.denoiser.named_modules(remove_duplicate=False):
+        if "lora_" in path:
+            continue
         for name, layer in parent._modules.items():
             if type(layer) is nn.Linear or type(layer) is nn.Conv2d:
                 full = f"{path}.{name}" if path else name
