@@ -1,4 +1,4 @@
-"""Choosing blocks by scores on the device that they lie on: nothing here waits for it, and shapes never depend on values.
+"""Choosing blocks by scores, on their own device: nothing here waits for it, and shapes never depend on values.
 
 A table of the best ``keep`` blocks of each row is as wide as ``keep``; one by a threshold is as wide as there are
 blocks, and its counts say how much of that is read.
@@ -32,7 +32,8 @@ def block_means(tokens: Tensor, block: int, *, key_mask: Tensor | None = None) -
     missing = -length % block
     whole = pad(tokens, (0, 0, 0, 0, 0, missing)) if missing else tokens
     sums = whole.view(batch, -1, block, heads, dim).sum(2, dtype=dtype)
-    return (sums / lengths.clamp_min(1)).transpose(1, 2)
+    means: Tensor = (sums / lengths.clamp_min(1)).transpose(1, 2)
+    return means
 
 
 def mean_scores(q: Tensor, k: Tensor, *, block_q: int, block_k: int, key_mask: Tensor | None = None) -> Tensor:
@@ -126,4 +127,3 @@ def table_of_mass(
     mask[..., text_rows.start : text_rows.stop, :] = True
     lut, counts = table_of(mask)
     return BlockTable(lut=lut, counts=counts, num_key_blocks=mask.shape[-1], block_q=block_q, block_k=block_k)
-

@@ -4,8 +4,8 @@
 
 with j over the *marginal* blocks, those that row i of the table does not read. The sums of blocks and their products
 with queries are plain matrix products, for which nothing beats cuBLAS; what lies between them is
-:func:`~dit_accel.kernels.marginal_sums.marginal_sums`. Written out once between the three, H is as large as 4 D / block
-times K; a fused kernel would spare writing and reading that, and would hold a D x D tile in registers for it.
+:func:`~dit_accel.kernels.marginal_sums.marginal_sums`. Written out once between the three, H is D / block times as
+large as K; a fused kernel would spare writing and reading that, and would hold a D x D tile in registers for it.
 
 Departure: the published kernels divide by what is left of Z even where nothing is left. Rows without a marginal block
 are 0 here, and pass no gradient on.
@@ -100,14 +100,16 @@ def _over_all(phi_q: Tensor, phi_k: Tensor, v: Tensor) -> Tensor:
     queries, keys, values = (each.transpose(1, 2) for each in (phi_q, phi_k, v))
     dtype = _summed(queries)
     denominator = queries.to(dtype) @ keys.sum(-2, dtype=dtype)[..., None]
-    return ((queries @ (keys.mT @ values)).to(dtype) / denominator.clamp_min(LEAST)).to(v.dtype).transpose(1, 2)
+    out: Tensor = (queries @ (keys.mT @ values)).to(dtype) / denominator.clamp_min(LEAST)
+    return out.to(v.dtype).transpose(1, 2)
 
 
 def _blocks(tokens: Tensor, block: int) -> Tensor:
     """[B, N, H, D] -> [B, H, M, block, D], the last block filled up with zeros, which add nothing."""
     missing = -tokens.shape[1] % block
     whole = pad(tokens, (0, 0, 0, 0, 0, missing)) if missing else tokens
-    return whole.transpose(1, 2).unflatten(2, (-1, block))
+    blocks: Tensor = whole.transpose(1, 2).unflatten(2, (-1, block))
+    return blocks
 
 
 def _tokens(blocks: Tensor, length: int) -> Tensor:

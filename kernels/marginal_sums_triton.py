@@ -1,4 +1,4 @@
-"""Total minus what the table reads, in Triton: vectors of one block after the other taken off a vector in registers."""
+"""Total minus what the table reads, in Triton: one block's vector after the other is taken off one in registers."""
 
 import torch
 import triton
