@@ -17,6 +17,7 @@ from dit_accel.calibration.calibrate import CALIBRATED_NOTE, NUM_IMAGES, NUM_VID
 from dit_accel.calibration.guard import with_guard
 from dit_accel.calibration.judging import Judge, drawing
 from dit_accel.calibration.recording import Recording, record
+from dit_accel.errors import AccelerationWarning
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 from dit_accel.pipelines.generation import GenerationSettings, makes_video
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/refit"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", dit_accel.AccelerationWarning)
+    warnings.simplefilter("ignore", AccelerationWarning)
 
     pipe = dit_accel.load_embedded(asked.model)
     video = makes_video(pipe)
