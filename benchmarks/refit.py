@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 import dit_accel
-from dit_accel.calibration.calibrate import CALIBRATED_NOTE, NUM_IMAGES, NUM_VIDEOS
+from dit_accel.calibration.finishing import CALIBRATED_NOTE
 from dit_accel.calibration.guard import with_guard
 from dit_accel.calibration.judging import Judge, drawing
 from dit_accel.calibration.recording import Recording, record
+from dit_accel.calibration.subject import NUM_IMAGES, NUM_VIDEOS
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 from dit_accel.pipelines.generation import GenerationSettings, makes_video
