@@ -16,13 +16,15 @@ import torch
 
 import dit_accel
 from dit_accel.calibration.books import Steps
-from dit_accel.calibration.calibrate import CALIBRATED_NOTE, GAIN_PROMPTS, NUM_IMAGES, NUM_VIDEOS
+from dit_accel.calibration.calibrate import GAIN_PROMPTS
 from dit_accel.calibration.choose import Gaps, choose_steps, gram_of
+from dit_accel.calibration.finishing import CALIBRATED_NOTE
 from dit_accel.calibration.fit import first_of_each
 from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.guard import with_guard
 from dit_accel.calibration.judging import Judge, drawing
 from dit_accel.calibration.recording import Draw, Recording, record
+from dit_accel.calibration.subject import NUM_IMAGES, NUM_VIDEOS
 from dit_accel.errors import AccelerationWarning
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
