@@ -96,4 +96,5 @@ class Runner:
 def errors_of(latents: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """float64 [P]: the distance of latents from the wanted ones, relative to these."""
     wanted = wanted.to(latents.device)
-    return (latents - wanted).flatten(1).double().norm(dim=1) / wanted.flatten(1).double().norm(dim=1)
+    off: torch.Tensor = (latents - wanted).flatten(1).double().norm(dim=1)
+    return off / wanted.flatten(1).double().norm(dim=1)
