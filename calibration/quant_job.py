@@ -14,7 +14,7 @@ from dit_accel.passes.quantize.config import WEIGHT
 from dit_accel.passes.quantize.scheme import QuantScheme
 from dit_accel.passes.quantize.weights import QuantWeight
 
-CLAIM, FITS, GRAM, JUDGED = "quantise.json", "fits", "gram", "judged.json"
+CLAIM, FITS, GRAM, CONTENT, JUDGED = "quantise.json", "fits", "gram", "content.json", "judged.json"
 WHAT = "an unfinished search for a quantisation plan"
 
 
@@ -88,6 +88,18 @@ class QuantJob:
         """Write the matrix."""
         _write(self.folder / f"{GRAM}.safetensors", {"products": gram.products})
         write_json(self.folder / f"{GRAM}.json", {"places": [list(place) for place in gram.places]})
+
+    def content(self) -> dict[Place, float]:
+        """Distances of pictures with single layers in few bits."""
+        listed = read_json(self.folder / CONTENT) or {}
+        return {(layer, width): score for layer, own in listed.items() for width, score in own.items()}
+
+    def keep_content(self, scores: Mapping[Place, float]) -> None:
+        """Write them."""
+        listed: dict[str, dict[str, float]] = {}
+        for (layer, width), score in scores.items():
+            listed.setdefault(layer, {})[width] = score
+        write_json(self.folder / CONTENT, listed)
 
     def judged(self) -> dict[str, dict[str, float]]:
         """Scores of choices, by a digest of the choice."""

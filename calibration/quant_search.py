@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from dit_accel.api import accelerated
 from dit_accel.calibration.quant_allocate import Budget, Option, allocate
+from dit_accel.calibration.quant_decoupled import content_scores, decoupled
 from dit_accel.calibration.quant_fit import LayerFit, fit_layer
 from dit_accel.calibration.quant_gram import CALLS, Gram, Place, gram_matrix, keep_calls
 from dit_accel.calibration.quant_job import QuantJob, key_of
+from dit_accel.calibration.quant_latency import layer_seconds
 from dit_accel.calibration.quant_record import ROWS, record_layers
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.metrics.fidelity import differences
@@ -21,6 +23,7 @@ from dit_accel.passes.quantize.choice import chosen_layers, full_name
 from dit_accel.passes.quantize.config import QuantizeConfig, scheme_of
 from dit_accel.passes.quantize.replaced import bytes_of
 from dit_accel.passes.quantize.roles import Found, is_plain, layers_of
+from dit_accel.passes.quantize.rows import rows_of
 from dit_accel.passes.quantize.scheme import PLAIN, QuantScheme
 from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video
 from dit_accel.plan.fingerprint import digest, scheduler_digest
@@ -34,8 +37,13 @@ SEED = 60_000  # of the first prompt; certificates count from 0, trajectories fr
 RECORDED_BYTES = 8 * 2**30  # of layers that are recorded at a time
 TOLERANCE = 0.01  # of the memory as it was, to which a budget is searched
 
+CONTENT_PROMPTS = 2  # that single layers are drawn with
+
+How = Literal["gram", "diagonal", "decoupled"]
+"""By what layers get bits: errors of the output and how they add up, each by itself, or each by what it is for."""
+
 OnProgress = Callable[[str, int, int], None]
-"""Told what is done (``"record"``, ``"fit"``, ``"gram"``, ``"judge"``), and how many of how many."""
+"""Told what is done (``"record"``, ``"fit"``, ``"gram"``, ``"content"``, ``"judge"``), and how many of how many."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +54,8 @@ class Search:
     targets: tuple[Target, ...]
     settings: GenerationSettings
     base: QuantizeConfig
+    how: How
+    latency: float | None = None
     tell: OnProgress
     job: QuantJob = field(init=False)
     recorded: list[tuple[str, int]] = field(default_factory=list)
@@ -53,6 +63,7 @@ class Search:
     layers: dict[str, Found] = field(default_factory=dict)
     fits: dict[Place, LayerFit] = field(default_factory=dict)
     gram: Gram | None = None
+    times: dict[Place, float] = field(default_factory=dict)
     plain: torch.Tensor | None = None
     seen: list[tuple[float, dict[str, float]]] = field(default_factory=list)
 
@@ -152,15 +163,27 @@ class Search:
         )
         self.job.keep_gram(self.gram)
 
+    def measure_times(self) -> None:
+        """Time every layer in every width, if time has a budget; anew on every machine."""
+        if self.latency is None:
+            return
+        rows = {}
+        for target in self.targets:
+            known = rows_of(target, self.pipe)
+            rows |= {full_name(target.name, path): count for path, count in known.items()}
+        self.times = layer_seconds(self.layers, self.fits, rows)
+
     def options(self) -> list[Option]:
+        """Every layer in every width."""
         found = []
         for name, layer in self.layers.items():
             found += [
-                Option(layer=name, scheme=width, nbytes=fit.weight.nbytes)
+                Option(layer=name, scheme=width, nbytes=fit.weight.nbytes, seconds=self.times.get((name, width), 0.0))
                 for (own, width), fit in self.fits.items()
                 if own == name
             ]
-            found.append(Option(layer=name, scheme=PLAIN, nbytes=layer.layer.weight.nbytes))
+            plain = self.times.get((name, PLAIN), 0.0)
+            found.append(Option(layer=name, scheme=PLAIN, nbytes=layer.layer.weight.nbytes, seconds=plain))
         return found
 
     @property
@@ -183,29 +206,46 @@ class Search:
         taken = {(option.layer, option.scheme): option.nbytes for option in self.options()}
         return (self.bytes_apart + sum(taken[place] for place in chosen.items())) / self.bytes_before
 
-    def within(self, memory: float, interactions: bool) -> dict[str, str]:
+    def within(self, memory: float) -> dict[str, str]:
+        """The choice for a budget."""
         assert self.gram is not None
-        budget = Budget(nbytes=max(1.0, memory * self.bytes_before - self.bytes_apart))
-        return allocate(self.options(), self.gram, budget, interactions=interactions)
+        if self.how == "decoupled":
+            return decoupled(self, memory, self.content())
+        whole = sum(self.times.get((name, PLAIN), 0.0) for name in self.layers)
+        most = None if self.latency is None else self.latency * whole
+        budget = Budget(nbytes=max(1.0, memory * self.bytes_before - self.bytes_apart), seconds=most)
+        return allocate(self.options(), self.gram, budget, interactions=self.how == "gram")
 
-    def choose(self, memory: float | None, max_lpips: float | None, interactions: bool) -> dict[str, str]:
+    def content(self) -> dict[Place, float]:
+        """How far pictures are from the plain ones with single layers in few bits."""
+        scores = content_scores(
+            lambda: self.draw(self.recorded[:CONTENT_PROMPTS]),
+            self.layers,
+            self.fits,
+            known=self.job.content(),
+            on_progress=lambda done, total: self.tell("content", done, total),
+        )
+        self.job.keep_content(scores)
+        return scores
+
+    def choose(self, memory: float | None, max_lpips: float | None) -> dict[str, str]:
         """The choice within the budget; with a distance the smallest one that keeps it, from the budget up."""
         options = self.options()
         least_bytes = {name: min(o.nbytes for o in options if o.layer == name) for name in self.layers}
         least = (self.bytes_apart + sum(least_bytes.values())) / self.bytes_before
-        low = max(least, memory or 0.0)
+        low = memory if memory is not None else least if max_lpips is not None else 1.0
         if memory is not None and memory < least:
             raise ConfigError(
                 f"{memory:.0%} of the memory is less than {self.base.bits} can do: {least:.1%} is the least"
             )
-        chosen = self.within(low, interactions)
+        chosen = self.within(low)
         if max_lpips is None or self.distance(chosen) <= max_lpips:
             return chosen
         high = 1.0
         best = dict.fromkeys(self.layers, PLAIN)
         while high - low > TOLERANCE:
             middle = (low + high) / 2
-            tried = self.within(middle, interactions)
+            tried = self.within(middle)
             if self.distance(tried) <= max_lpips:
                 high, best = min(middle, self.memory(tried)), tried
             else:

@@ -10,13 +10,13 @@ close is searched by bisection, each budget judged by drawing. All of it is on s
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from dit_accel.api import is_accelerated
 from dit_accel.calibration.quant_fit import LayerFit
 from dit_accel.calibration.quant_gram import Gram, Place
 from dit_accel.calibration.quant_job import QuantJob
-from dit_accel.calibration.quant_search import OnProgress, Search
+from dit_accel.calibration.quant_search import How, OnProgress, Search
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.metrics.fidelity import require_metrics
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
@@ -61,7 +61,8 @@ def quantise(
     modulation: str = "w8a16",
     memory: float | None = None,
     max_lpips: float | None = None,
-    interactions: bool = True,
+    latency: float | None = None,
+    how: How = "gram",
     settings: GenerationSettings | None = None,
     prompts: Sequence[str] | None = None,
     num_prompts: int | None = None,
@@ -80,7 +81,8 @@ def quantise(
         modulation: Scheme of the layers that see the timestep alone.
         memory: Bytes of the denoisers' weights that remain, as a share of what they are as loaded.
         max_lpips: Largest mean perceptual distance to the plain run (LPIPS, else ST-LPIPS) on the judged prompts.
-        interactions: Give bits by the whole Gram matrix, not by single errors alone.
+        latency: Seconds of the layers inside of blocks, as a share of what they take in full on this machine.
+        how: See :data:`~dit_accel.calibration.quant_search.How`.
         settings: Of the run; ``None``: the pipeline's own.
         prompts: Prompts of your own, that nothing is certified on; ``None``: the list ``search`` that ships.
         num_prompts: So many are recorded, and up to eight others judged.
@@ -96,8 +98,12 @@ def quantise(
     require_metrics()
     if is_accelerated(pipe):
         raise ConfigError("the pipeline is accelerated already; quantise a plain one")
+    if how not in get_args(How):
+        raise ConfigError(f"'how' must be one of {', '.join(get_args(How))}, got {how!r}")
     if memory is not None and not 0 < memory <= 1:
         raise ConfigError(f"'memory' is the share of the weights' bytes that remains, in (0, 1]; got {memory!r}")
+    if latency is not None and (not latency > 0 or how == "decoupled"):
+        raise ConfigError(f"'latency' is a share above 0, and not for 'decoupled'; got {latency!r}")
     if max_lpips is not None and not available_perceptual():
         raise ConfigError("'max_lpips' takes a perceptual distance, and none can be measured here: see doctor")
     search = Search(
@@ -112,15 +118,18 @@ def quantise(
             exact_first=exact_first,
             exact_last=exact_last,
         ),
+        how=how,
+        latency=latency,
         tell=on_progress or (lambda what, done, total: None),
     )
     search.draw_from(prompts, num_prompts)
     search.job = QuantJob(Path(folder) / "progress", search.identity(model))
-    mixed = memory is not None or max_lpips is not None
+    mixed = any(limit is not None for limit in (memory, max_lpips, latency))
     search.fit(mixed)
     if mixed:
         search.measure_gram()
-        chosen = search.choose(memory, max_lpips, interactions)
+        search.measure_times()
+        chosen = search.choose(memory, max_lpips)
     else:
         chosen = dict.fromkeys(search.layers, bits)
     config = search.config(chosen)

@@ -17,6 +17,7 @@ STAGES = {
     "record": "recording what layers are given",
     "fit": "rounding layers",
     "gram": "seeing how errors add up",
+    "content": "seeing what single layers do to pictures",
     "judge": "judging",
 }
 
@@ -39,6 +40,9 @@ def quantize_command(
         float | None,
         typer.Option(min=0, help="The smallest memory with a mean LPIPS (else ST-LPIPS) to the plain run of this."),
     ] = None,
+    latency: Annotated[
+        float | None, typer.Option(min=0, help="Share of the time that layers take in full on this machine.")
+    ] = None,
     modulation: Annotated[
         str, typer.Option(metavar="SCHEME", help="Of layers that see the timestep alone; plain: as they are.")
     ] = "w8a16",
@@ -60,9 +64,13 @@ def quantize_command(
         int | None,
         typer.Option(min=1, help="Recorded; up to 8 others are judged. Default: 32 images, 8 videos."),
     ] = None,
-    diagonal: Annotated[
-        bool, typer.Option("--diagonal", help="Give bits by single errors alone, without how they add up.")
-    ] = False,
+    how: Annotated[
+        str,
+        typer.Option(
+            metavar="gram|diagonal|decoupled",
+            help="By what layers get bits: errors and how they add up, each by itself, or each by what it is for.",
+        ),
+    ] = "gram",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -107,7 +115,8 @@ def quantize_command(
                 modulation=modulation,
                 memory=memory,
                 max_lpips=max_lpips,
-                interactions=not diagonal,
+                latency=latency,
+                how=how,  # type: ignore[arg-type]
                 settings=settings,
                 num_prompts=num_prompts,
                 exact_first=exact_first,

@@ -10,10 +10,12 @@ from torch import nn
 from dit_accel.calibration.quant_allocate import Budget, Option, allocate
 from dit_accel.calibration.quant_fit import fit_layer
 from dit_accel.calibration.quant_gram import Gram, KeptCall, gram_matrix, sketched
+from dit_accel.calibration.quant_latency import layer_seconds
 from dit_accel.calibration.quant_record import LayerRecord
 from dit_accel.errors import ConfigError
 from dit_accel.passes.quantize.roles import Found
 from dit_accel.passes.quantize.scheme import PLAIN, QuantScheme
+from dit_accel.passes.quantize.ways import MOST_ROWS
 
 LAYERS = [f"m.{number}" for number in range(8)]
 WIDTHS = ("w4a8", "w8a8")
@@ -149,3 +151,15 @@ def test_the_matrix_foretells_the_error_of_both_together() -> None:
     real = float(((model(x).detach().reshape(-1) - output).norm() / output.norm()) ** 2)
     assert both == pytest.approx(real, rel=0.1)
     assert gram.loss({"m.a": "w4a8"}) < both
+
+
+def test_seconds_of_layers() -> None:
+    model = _Two()
+    layers = {f"m.{name}": Found(name, model, name, getattr(model, name), "block") for name in "ab"}
+    rows = torch.randn(50, 64, generator=torch.Generator().manual_seed(1))
+    record = LayerRecord(bins=1, peaks=rows.abs().amax(0)[None], moments=rows.mT @ rows / 50, rows=rows)
+    w8a8 = QuantScheme.parse("w8a8")
+    fits = {(name, "w8a8"): fit_layer(found.layer, record, w8a8) for name, found in layers.items()}
+    found = layer_seconds(layers, fits, {"m.a": 16, "m.b": 2 * MOST_ROWS})
+    assert found.keys() == {(name, scheme) for name in layers for scheme in ("w8a8", PLAIN)}
+    assert all(taken > 0 for taken in found.values())

@@ -55,11 +55,12 @@ def whole(name: str) -> str:
 def unmatched(config: QuantizeConfig, names: Iterable[str]) -> str | None:
     """What a plan says of layers that are not there, in words."""
     known = list(names)
+    own = tuple(f"{component}." for component in config.components)
     for pattern in config.layers:
         if pattern not in known and not any(fnmatchcase(name, pattern) for name in known):
             return f"no layer matches '{pattern}'.{did_you_mean(pattern, known)}"
     stored = {whole(name.rpartition(".")[0]) for name in config.stored}
-    missing = sorted(stored.difference(known))
+    missing = sorted(name for name in stored.difference(known) if not name.startswith(own or ("\0",)))
     return f"something is stored of a layer '{missing[0]}' that it does not have" if missing else None
 
 

@@ -31,6 +31,8 @@ class QuantizeConfig(PassConfig):
             :class:`~dit_accel.passes.quantize.scheme.QuantScheme`.
         convs: Scheme of the convolutions inside of blocks, those of UNets.
         modulation: Scheme of the layers that see the timestep alone; ``"plain"``: they stay as they are.
+        components: Schemes of other parts of the pipeline: ``{"text_encoder": "w8a8", "vae.decoder": "w8a8"}``, for
+            the layers inside of their blocks.
         layers: Schemes of single layers, by name (``transformer.blocks.0.attn1.to_q``) or shell-style pattern; the
             first pattern that matches counts, and a name before any pattern. ``"plain"``: as it is.
         backend: ``"auto"``: for each shape the fastest way on this machine, timed when the plan is applied; one of
@@ -53,6 +55,7 @@ class QuantizeConfig(PassConfig):
     bits: str = "w8a8"
     convs: str = "w8a8"
     modulation: str = "w8a16"
+    components: Mapping[str, str] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
     backend: str = AUTO
     exact_first: int = 0
@@ -61,12 +64,16 @@ class QuantizeConfig(PassConfig):
     stored: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.layers, Mapping):
-            raise ConfigError(f"'{NAME}': layers must be names or patterns to schemes, got {self.layers!r}")
+        for name in ("layers", "components"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ConfigError(
+                    f"'{NAME}': {name} must be names or patterns to schemes, got {getattr(self, name)!r}"
+                )
         for place, text in {
             "bits": self.bits,
             "convs": self.convs,
             "modulation": self.modulation,
+            **self.components,
             **self.layers,
         }.items():
             try:
@@ -109,6 +116,8 @@ class QuantizeConfig(PassConfig):
             "layers": dict(self.layers),
             "backend": self.backend,
         }
+        if self.components:  # what is not used is not named
+            data["components"] = dict(self.components)
         return data | {
             "exact_first": self.exact_first,
             "exact_last": self.exact_last,

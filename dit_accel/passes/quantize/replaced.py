@@ -10,11 +10,12 @@ from dit_accel.errors import ConfigError
 from dit_accel.families.targets import Target
 from dit_accel.kernels.hadamard import block_for, rotate_blocks
 from dit_accel.passes.quantize.choice import check_scales, chosen_layers, full_name
-from dit_accel.passes.quantize.config import NAME, QuantizeConfig
+from dit_accel.passes.quantize.components import EncoderLinear, component_of, layers_of_component
+from dit_accel.passes.quantize.config import NAME, QuantizeConfig, scheme_of
 from dit_accel.passes.quantize.conv import PARTS, QuantConv2d, SplitConv2d, skip_channels
 from dit_accel.passes.quantize.layer import QuantLinear, Step
 from dit_accel.passes.quantize.originals import Originals
-from dit_accel.passes.quantize.roles import Layer, layers_of
+from dit_accel.passes.quantize.roles import Found, Layer, layers_of
 from dit_accel.passes.quantize.rows import rows_of
 from dit_accel.passes.quantize.scheme import QuantScheme
 from dit_accel.passes.quantize.ways import Ways
@@ -59,11 +60,32 @@ class Quantised:
             at = joints.get(found.path.removesuffix(".base_layer"))
             layer, parts = made.get(id(found.layer)) or self._made(name, found.layer, scheme, at)
             made[id(found.layer)] = layer, parts
-            ledger.set(found.parent, found.name, layer, by=NAME)
-            self.originals.take(found.layer, tuple(parts.values()))
-            self.layers |= parts
+            self._place(found, layer, parts, ledger)
             self.paths |= dict.fromkeys(parts, found.path)
+        self.components = [component_of(pipe, path) for path in self._with_components(pipe, ledger)]
         self._time_ways()
+
+    def _place(self, found: Found, layer: nn.Module, parts: dict[str, QuantLinear], ledger: PatchLedger) -> None:
+        ledger.set(found.parent, found.name, layer, by=NAME)
+        self.originals.take(found.layer, tuple(parts.values()))
+        self.layers |= parts
+
+    def _with_components(self, pipe: Any, ledger: PatchLedger) -> list[str]:
+        """Quantise what lies beside the denoisers; a second one finds it done. Returns the parts that were changed."""
+        done = []
+        never = Step()  # exact steps are a denoiser's
+        for path, text in self.config.components.items():
+            scheme = scheme_of(text)
+            size = bytes_of(component_of(pipe, path))
+            for name, found in list(layers_of_component(pipe, path)) if scheme is not None else []:
+                assert scheme is not None
+                part = self._part(name, found.layer, found.layer.weight.detach().flatten(1), scheme, with_bias=True)
+                part.step = never
+                self._place(found, part, {name: part}, ledger)
+                if path not in done:
+                    done.append(path)
+                    self.bytes_before += size
+        return done
 
     @property
     def follows_steps(self) -> bool:
@@ -111,7 +133,9 @@ class Quantised:
                 weight = quantise_weight(turned(matrix, scheme, smooth), scheme)
         except ConfigError as error:
             raise ConfigError(f"'{NAME}' cannot round '{name}': {error}") from error
-        make: type[QuantLinear] = QuantConv2d if isinstance(original, nn.Conv2d) else QuantLinear
+        beside = any(name.startswith(f"{path}.") for path in self.config.components)
+        linear = EncoderLinear if beside else QuantLinear
+        make: type[QuantLinear] = QuantConv2d if isinstance(original, nn.Conv2d) else linear
         layer = make(
             original,
             weight,
@@ -132,14 +156,14 @@ class Quantised:
         for name, layer in self.layers.items():
             for device in {layer.values.device.type, "cuda" if torch.cuda.is_available() else "cpu"}:
                 self.ways.prepare(layer, torch.device(device))
-            rows = self.rows.get(self.paths[name])
+            rows = self.rows.get(self.paths.get(name, ""))
             if rows is not None and layer.values.device.type != "meta":
                 dtype = next((p.dtype for p in self.denoiser.parameters()), torch.float32)
                 self.ways.choice(layer, torch.empty(rows, layer.in_features, dtype=dtype, device=layer.values.device))
 
     def bytes_now(self) -> int:
         """Bytes of the denoiser now, with what exact steps hold on to."""
-        now = bytes_of(self.denoiser)
+        now = bytes_of(self.denoiser) + sum(bytes_of(component) for component in self.components)
         if self.config.has_exact_steps:
             each = {id(layer.original): layer.original for layer in self.layers.values() if layer.original is not None}
             now += sum(original.weight.nbytes for original in each.values())

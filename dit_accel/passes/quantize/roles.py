@@ -61,8 +61,12 @@ def layers_of(target: Target) -> Iterator[Found]:
 
     A layer that stands at several places is given at each; the adapters' own are not given.
     """
-    rules = _BY_FAMILY.get(target.family.name, {})
-    for path, parent in target.denoiser.named_modules(remove_duplicate=False):
+    return plain_layers(target.denoiser, _BY_FAMILY.get(target.family.name, {}))
+
+
+def plain_layers(model: nn.Module, rules: "dict[str, Role] | None" = None) -> Iterator[Found]:
+    """:func:`layers_of` for any module; the roles are those that the names of a denoiser's layers would say."""
+    for path, parent in model.named_modules(remove_duplicate=False):
         if "lora_" in path:
             continue
         for name, layer in parent._modules.items():
