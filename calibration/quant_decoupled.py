@@ -8,7 +8,7 @@ Departures: the error of the output comes from the Gram matrix that is there alr
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -21,15 +21,28 @@ from dit_accel.passes.quantize.roles import Found
 from dit_accel.passes.quantize.scheme import PLAIN
 from dit_accel.passes.quantize.ways import INTEGERS, Ways
 
-if TYPE_CHECKING:
-    from dit_accel.calibration.quant_search import Search
-
 Group = Literal["content", "quality", "motion"]
 RATIOS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5)  # bytes a weight of content by those of quality
 _CONTENT = re.compile(
     r"\.(attn2|cross_attn\w*|cross_attention|ff\w*|ffn|mlp|feed_forward|proj_mlp)(\.|$)|add_[kqv]_proj"
 )
 _MOTION = re.compile(r"motion_module|temporal|attn_temp")
+
+
+class Judging(Protocol):
+    """What a search knows, and can do: :class:`~dit_accel.calibration.quant_search.Search`."""
+
+    gram: Gram | None
+
+    @property
+    def bytes_before(self) -> int: ...
+
+    @property
+    def bytes_apart(self) -> float: ...
+
+    def options(self) -> list[Option]: ...
+
+    def judge(self, chosen: dict[str, str]) -> dict[str, float]: ...
 
 
 def group_of(name: str) -> Group:
@@ -78,7 +91,7 @@ def content_scores(
 
 
 def decoupled(
-    search: "Search", memory: float, scores: Mapping[Place, float], ratios: Sequence[float] = RATIOS
+    search: Judging, memory: float, scores: Mapping[Place, float], ratios: Sequence[float] = RATIOS
 ) -> dict[str, str]:
     """The choice within a budget whose pictures are nearest to the plain ones, over all splits of the budget.
 

@@ -15,7 +15,7 @@ from dit_accel.kernels.int4_packing import LEVELS, pack_nibbles
 from dit_accel.passes.quantize.scheme import QuantScheme
 from dit_accel.passes.quantize.weights import QuantWeight, grid_of_group, quantise_weight
 
-DAMPING = 0.01  # of the mean of H's diagonal, added to it: GPTQ's
+DAMPING = 0.05  # of the mean of H's diagonal, added to it; GPTQ has 0.01, and more text to go by
 
 
 def round_by_columns(weight: Tensor, scheme: QuantScheme, moments: Tensor, *, damping: float = DAMPING) -> QuantWeight:

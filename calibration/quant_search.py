@@ -31,7 +31,7 @@ from dit_accel.plan.weights import sample_weights
 from dit_accel.prompts import load_prompts
 
 # That layers are recorded on; with fewer, what reads text alone is fitted to those few.
-NUM_IMAGES, NUM_VIDEOS = 32, 8
+NUM_IMAGES, NUM_VIDEOS = 64, 12
 JUDGED = 8  # others, that choices are judged on
 SEED = 60_000  # of the first prompt; certificates count from 0, trajectories from 50 000
 RECORDED_BYTES = 8 * 2**30  # of layers that are recorded at a time

@@ -62,7 +62,7 @@ def quantize_command(
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a video.")] = None,
     num_prompts: Annotated[
         int | None,
-        typer.Option(min=1, help="Recorded; up to 8 others are judged. Default: 32 images, 8 videos."),
+        typer.Option(min=1, help="Recorded; up to 8 others are judged. Default: 64 images, 12 videos."),
     ] = None,
     how: Annotated[
         str,

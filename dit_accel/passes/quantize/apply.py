@@ -53,7 +53,8 @@ def effect_of_quantize(runtime: DenoiserRuntime, config: QuantizeConfig) -> Effe
     """Bytes that the denoiser no longer takes, and who does which share of the products."""
     quantised = quantised_of(runtime)
     steps = runtime.stats.num_steps if runtime.stats.calls else USUAL_STEPS
-    shares = ", ".join(f"{share:.0%} {width}" for width, share in quantised.shares(steps).items())
+    percent = {width: 100 * share for width, share in quantised.shares(steps).items()}
+    shares = ", ".join(f"{share:.3g}% {width}" for width, share in percent.items())
     before = quantised.bytes_before
     planned = max(0.0, 1 - planned_bytes(quantised) / before)
     actual = max(0.0, 1 - quantised.bytes_now() / before)

@@ -104,10 +104,17 @@ class QuantLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] to [..., N], in the dtype of ``x``."""
         if self.step.exact and self.original is not None:
-            exact: Tensor = self.original(x)
-            return exact
+            return self.exactly(x)
         rows = x.reshape(-1, self.in_features)
         return self.way(self, rows).to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def exactly(self, x: Tensor) -> Tensor:
+        """By the layer that it stands for, which comes along when the model is moved."""
+        assert self.original is not None
+        if self.original.weight.device != x.device:
+            self.original.to(x.device)
+        out: Tensor = self.original(x)
+        return out
 
     def weight_as_kept(self) -> QuantWeight:
         """The buffers as one object."""

@@ -18,10 +18,10 @@ class Originals:
 
     Args:
         ledger: Brings them back.
-        policy: ``"keep"`` or ``"drop"``.
+        policy: ``"keep"``, ``"stay"`` (for steps that compute with them: where they are) or ``"drop"``.
     """
 
-    def __init__(self, ledger: PatchLedger, policy: Literal["keep", "drop"]) -> None:
+    def __init__(self, ledger: PatchLedger, policy: Literal["keep", "stay", "drop"]) -> None:
         self.ledger, self.policy = ledger, policy
         self.taken: dict[int, tuple[nn.Module, tuple[QuantLinear, ...]]] = {}
 

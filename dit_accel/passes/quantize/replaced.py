@@ -24,6 +24,8 @@ from dit_accel.runtime.call import Call, Inner
 from dit_accel.runtime.ledger import PatchLedger
 from dit_accel.runtime.trees import Tree
 
+SMALLEST_SHARE = 0.001  # of the products, to be spoken of
+
 
 class Quantised:
     """The quantised layers of one denoiser, and what they are told of a run.
@@ -52,7 +54,7 @@ class Quantised:
         self.step, self.ways = Step(), Ways(config.backend)
         self.layers: dict[str, QuantLinear] = {}
         self.paths: dict[str, str] = {}
-        self.originals = Originals(ledger, config.originals)
+        self.originals = Originals(ledger, "stay" if config.has_exact_steps else config.originals)
         joints = skip_channels(target.denoiser)
         made: dict[int, tuple[nn.Module, dict[str, QuantLinear]]] = {}
         for found, scheme in chosen_layers(target, config):
@@ -182,7 +184,7 @@ class Quantised:
                 widths[width] += macs * (1 - exact)
                 widths["full"] += macs * exact
         total = sum(widths.values()) or 1
-        return {width: count / total for width, count in sorted(widths.items()) if count}
+        return {width: count / total for width, count in sorted(widths.items()) if count / total >= SMALLEST_SHARE}
 
 
 def turned(weight: Tensor, scheme: QuantScheme, inverse_smooth: Tensor | None) -> Tensor:
