@@ -167,7 +167,7 @@ class Search:
         """Time every layer in every width, if time has a budget; anew on every machine."""
         if self.latency is None:
             return
-        rows = {}
+        rows: dict[str, int] = {}
         for target in self.targets:
             known = rows_of(target, self.pipe)
             rows |= {full_name(target.name, path): count for path, count in known.items()}
