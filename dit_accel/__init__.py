@@ -18,6 +18,7 @@ _EXPORTS = {
     "StaticCacheConfig": "dit_accel.passes.static_cache",
     "TeaCacheConfig": "dit_accel.passes.teacache",
     "TrajectoryConfig": "dit_accel.passes.trajectory.apply",
+    "VMoBAConfig": "dit_accel.passes.attention.vmoba",
     "accelerate_pipeline": "dit_accel.api",
     "accelerated": "dit_accel.api",
     "certify": "dit_accel.evaluation.certify.certify",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from dit_accel.passes.attention.sla import SLAConfig as SLAConfig
     from dit_accel.passes.attention.sla import trainable_sla as trainable_sla
     from dit_accel.passes.attention.sparse_d import SparseDConfig as SparseDConfig
+    from dit_accel.passes.attention.vmoba import VMoBAConfig as VMoBAConfig
     from dit_accel.passes.compile import CompileConfig as CompileConfig
     from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig as EncoderPropagationConfig
     from dit_accel.passes.first_block_cache import FirstBlockCacheConfig as FirstBlockCacheConfig

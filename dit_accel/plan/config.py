@@ -27,6 +27,7 @@ _SHIPPED = {
     "static_cache": "dit_accel.passes.static_cache",
     "teacache": "dit_accel.passes.teacache",
     "trajectory": "dit_accel.passes.trajectory.apply",
+    "vmoba": "dit_accel.passes.attention.vmoba",
 }
 
 
