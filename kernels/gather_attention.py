@@ -79,7 +79,8 @@ def _attention(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     if uses_triton(q, backend):
-        return _launch().run_forward(q, k, v, chosen, tokens, starts, scale, capacity)
+        both: tuple[Tensor, Tensor] = _launch().run_forward(q, k, v, chosen, tokens, starts, scale, capacity)
+        return both
     return gather_attention_cpu.run_forward(q, k, v, chosen, tokens, starts, scale)
 
 
@@ -118,7 +119,10 @@ def _attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     delta = torch.einsum("bnhd,bnhd->bhn", out.to(lse.dtype), d_out.to(lse.dtype)) - d_lse
     if uses_triton(q, backend):
-        return _launch().run_backward(d_out, delta, q, k, v, lse, chosen, tokens, starts, scale, capacity)
+        grads: tuple[Tensor, Tensor, Tensor] = _launch().run_backward(
+            d_out, delta, q, k, v, lse, chosen, tokens, starts, scale, capacity
+        )
+        return grads
     return gather_attention_cpu.run_backward(d_out, delta, q, k, v, lse, chosen, tokens, starts, scale)
 
 

@@ -1,8 +1,8 @@
 """The gradients of attention over blocks that single queries chose, in Triton.
 
-With P = exp(S - lse) of the *merged* log-sum-exp, dS = P * (dO V^T - delta), delta = rowsum(O * dO) - d_lse. dQ of each
-pair lies in a buffer and is added up by :func:`~dit_accel.kernels.gather_attention_triton.merge_kernel`; dK and dV have
-one owner each, since every key is in one block.
+With P = exp(S - lse) of the *merged* log-sum-exp, dS = P * (dO V^T - delta), delta = rowsum(O * dO) - d_lse. dQ of
+each pair lies in a buffer and is added up by :func:`~dit_accel.kernels.gather_attention_triton.merge_kernel`; dK and
+dV have one owner each, since every key is in one block.
 """
 
 import triton

@@ -1,4 +1,4 @@
-"""Launching the kernels of attention over chosen blocks: a few heads at a time, so that their parts fit into memory."""
+"""Launching the kernels of attention over chosen blocks: a few heads at a time, for the sake of memory."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -80,9 +80,10 @@ def run_backward(
         )
         each.merge(parts, None, d_q[:, :, some], None)
         tiles = tiles_of(starts, each.launch.tile_k, k.shape[1])
+        grid = (len(tiles[0]), each.pairs_of_heads)
         start(
             gather_d_key_kernel,
-            lambda each=each, tiles=tiles: (len(tiles[0]), each.pairs_of_heads),
+            lambda grid=grid: grid,  # type: ignore[misc]
             each.launch,
             (
                 *(*inputs, d_k[:, :, some], d_v[:, :, some], *lists, *tiles, *keys, *each.strides, *grad.stride()),

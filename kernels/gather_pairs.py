@@ -2,8 +2,8 @@
 
 Block-sparse tables choose for a block of queries at once. VMoBA (2506.23858) lets every query choose for itself, among
 blocks of keys that are thousands of tokens long and need not be neighbours in the sequence. Loops over queries would
-read every block again for each; so the loop is turned inside out, as in Flash Sparse Attention (2508.18224): a block of
-keys, and the list of those who read it.
+read every block again for each; so the loop is turned inside out, as in Flash Sparse Attention (2508.18224): a block
+of keys, and the list of those who read it.
 """
 
 from dataclasses import dataclass
@@ -77,8 +77,8 @@ class Pairs:
 
         Args:
             chosen: bool [B, H, C, N].
-            capacity: P, as many pairs as a head has at most; 0: counted, which waits for the device. Pairs that are too
-                many are left out.
+            capacity: P, as many pairs as a head has at most; 0: counted, which waits for the device. Pairs beyond it
+                are left out.
         """
         *_, blocks, length = chosen.shape
         flat = chosen.reshape(-1, blocks * length)

@@ -91,7 +91,6 @@ def test_gradients_in_fp64(backend: str) -> None:
 
 
 def test_heads_may_wait_for_their_turn(monkeypatch) -> None:
-    parts, chosen, blocks = drawn(20, 30, heads=3, batch=2)
     monkeypatch.setattr(launch, "BYTES_AT_ONCE", 1)
     check(torch.float32, "triton", num_queries=20, num_keys=30, heads=3, batch=2)
 
