@@ -68,7 +68,7 @@ def run_forward(
     batch, num_queries, heads, head_dim = q.shape
     out = torch.empty(q.shape, dtype=stored(q.dtype), device=q.device)
     lse = torch.empty(batch, heads, num_queries, dtype=accumulated(q.dtype), device=q.device)
-    lut, counts = _for_all(lut, counts, batch, heads)
+    lut, counts = for_all(lut, counts, batch, heads)
     key_mask = None if key_mask is None else key_mask.contiguous()
     launch = launch_forward(block_q, block_k, head_dim)
     start(
@@ -106,9 +106,9 @@ def run_backward(
     """dQ, dK and dV in the dtypes of ``q``, ``k`` and ``v``."""
     batch, num_queries, heads, head_dim = q.shape
     num_keys = k.shape[1]
-    lut, counts = _for_all(lut, counts, batch, heads)
+    lut, counts = for_all(lut, counts, batch, heads)
     key_mask = None if key_mask is None else key_mask.contiguous()
-    lut_of_keys, counts_of_keys = _for_all(lut_of_keys, counts_of_keys, batch, heads)
+    lut_of_keys, counts_of_keys = for_all(lut_of_keys, counts_of_keys, batch, heads)
     launch = launch_backward(block_q, block_k, head_dim)
     constants = _constants(q, launch, block_q, block_k, key_mask)
 
@@ -175,7 +175,7 @@ def _constants(q: Tensor, launch: Launch, block_q: int, block_k: int, key_mask: 
     }
 
 
-def _for_all(lut: Tensor, counts: Tensor, batch: int, heads: int) -> tuple[Tensor, Tensor]:
+def for_all(lut: Tensor, counts: Tensor, batch: int, heads: int) -> tuple[Tensor, Tensor]:
     """Strides of 0 where samples or heads share a table; no copies."""
     return lut.expand(batch, heads, -1, -1), counts.expand(batch, heads, -1)
 

@@ -81,7 +81,7 @@ def _top_of_head(gate: Tensor, mine: Tensor, count: Tensor | None, share: float 
     """The highest pairs of each head that are not ``mine``: at most ``count`` [B, H], or up to a share of the sum."""
     low, high = gate.amin((-1, -2), keepdim=True), gate.amax((-1, -2), keepdim=True)
     scores = (gate - low) / (high - low).clamp_min(torch.finfo(gate.dtype).tiny)
-    place = (scores * BINS).to(torch.int64).clamp_(max=BINS - 1)
+    place = (scores * BINS).to(torch.int64).clamp_(0, BINS - 1)  # of NaN too, which is no place
     flat = place.masked_fill(mine, BINS).flatten(-2)  # what is mine already goes into a bin of its own
     counts = torch.zeros(*flat.shape[:-1], BINS + 1, dtype=torch.int64, device=gate.device)
     counts = counts.scatter_add_(-1, flat, torch.ones_like(flat))[..., :BINS].flip(-1)  # integers: no order of adding

@@ -19,10 +19,11 @@ from torch import Tensor
 from dit_accel.errors import ConfigError
 from dit_accel.kernels.attention import dense, sparse_or_dense
 from dit_accel.kernels.block_table import BLOCK_SIZES, BlockTable, blocks_of_span, num_blocks
+from dit_accel.kernels.low_bit import Precision
 from dit_accel.kernels.pooled_scores import pooled_scores
 from dit_accel.passes.attention.layers import DEFAULT_STEPS, SparseLayers, no_attention
 from dit_accel.passes.attention.routing import SCORES
-from dit_accel.passes.attention.rules import DenseRules
+from dit_accel.passes.attention.rules import DenseRules, check_precision
 from dit_accel.passes.base import Pass, register_pass
 from dit_accel.runtime.call import Call, Effect, Inner, Run
 from dit_accel.runtime.denoiser import DenoiserRuntime
@@ -39,6 +40,8 @@ class SparseDConfig(DenseRules):
         density: Share of the key blocks that each block of queries keeps, at least one; of the keys of text as large a
             share of their own.
         block: Tokens in a block.
+        precision: Of the products: ``"plain"``, ``"int8"``, ``"int8+plain"`` or ``"int8+float8"``, see
+            :func:`~dit_accel.kernels.low_bit_attention.low_bit_attention`.
         dense_steps_frac: Share of the steps that are dense; there is at least one, which the masks are taken from.
 
     Raises:
@@ -49,10 +52,12 @@ class SparseDConfig(DenseRules):
 
     density: float = 0.3
     block: int = 64
+    precision: Precision = "plain"
     dense_steps_frac: float = 0.2
 
     def __post_init__(self) -> None:
         self.check_rules()
+        check_precision(NAME, self.precision)
         if not isinstance(self.density, int | float) or not 0 < self.density <= 1:
             raise ConfigError(f"'{NAME}': density must be a number in (0, 1], got {self.density!r}")
         if self.block not in BLOCK_SIZES:
@@ -88,7 +93,7 @@ class OneShot:
         """[B, N, H, D]."""
         table = self.tables.get(self.branch)
         if table is not None:
-            return sparse_or_dense(q, k, v, table, scale=scale)
+            return sparse_or_dense(q, k, v, table, scale=scale, precision=self.config.precision)
         sums = pooled_scores(q, k, scale=scale, block_q=self.config.block, block_k=self.config.block).sums
         mask = best_blocks(sums, self.config, self.text)
         self.tables[self.branch] = BlockTable.from_mask(

@@ -14,11 +14,12 @@ from torch import Tensor
 from dit_accel.errors import ConfigError
 from dit_accel.kernels.attention import sparse_or_dense
 from dit_accel.kernels.block_table import BLOCK_SIZES, BlockTable, block_lengths
+from dit_accel.kernels.low_bit import Precision
 from dit_accel.passes.attention.choosing import AttendedSequence, Choosing
 from dit_accel.passes.attention.layers import DEFAULT_STEPS, no_attention
 from dit_accel.passes.attention.layout import TokenLayout
 from dit_accel.passes.attention.routing import SCORES
-from dit_accel.passes.attention.rules import DenseRules
+from dit_accel.passes.attention.rules import DenseRules, check_precision
 from dit_accel.passes.attention.static_patterns import PATTERNS, Pattern, order_of, static_mask
 from dit_accel.passes.base import Pass, register_pass
 from dit_accel.runtime.call import Effect
@@ -36,6 +37,8 @@ class StaticMaskConfig(DenseRules):
             :func:`~dit_accel.passes.attention.static_patterns.static_mask`.
         density: Share of the key blocks that each block of queries computes, at least one; text not counted.
         block: Tokens in a block.
+        precision: Of the products: ``"plain"``, ``"int8"``, ``"int8+plain"`` or ``"int8+float8"``, see
+            :func:`~dit_accel.kernels.low_bit_attention.low_bit_attention`.
 
     Raises:
         ConfigError: A value out of range.
@@ -46,9 +49,11 @@ class StaticMaskConfig(DenseRules):
     pattern: Pattern = "tiles"
     density: float = 0.3
     block: int = 64
+    precision: Precision = "plain"
 
     def __post_init__(self) -> None:
         self.check_rules()
+        check_precision(NAME, self.precision)
         check_static(NAME, self.pattern, self.density, self.block)
 
 
@@ -136,8 +141,8 @@ class StaticAttention:
         if self.static.table.lut.device != q.device:
             self.static = self.static.to(q.device)
         static = self.static
-        ordered = (static.ordered(each) for each in (q, k, v))
-        return static.restored(sparse_or_dense(*ordered, static.table, scale=scale))
+        q, k, v = (static.ordered(each) for each in (q, k, v))
+        return static.restored(sparse_or_dense(q, k, v, static.table, scale=scale, precision=self.config.precision))
 
     def begin(self, sequence: AttendedSequence) -> None:
         """A run begins."""
