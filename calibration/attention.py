@@ -140,13 +140,13 @@ def choose_paro(
 
 
 def ranked_sums(record: AttentionRecord, orders: Sequence[int]) -> torch.Tensor:
-    """The recorded sums in some orders [P, L, O, H, M, M], raised above all others where a block is always computed."""
+    """The recorded sums in some orders [P, L, O, H, M, M], raised above all others where always computed."""
     sums = record.sums[:, :, list(orders)]
     return sums + 2.0 * _forced(sums, record)
 
 
 def best_orders(record: AttentionRecord, orders: Sequence[int], density: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each head's order that holds most at a density of its own: int64 [L, H], and its place [P, L, 1, H, M, M]."""
+    """Each head's order that holds most at a density: int64 [L, H], and its place [P, L, 1, H, M, M]."""
     sums, ranked = record.sums[:, :, list(orders)], ranked_sums(record, orders)
     best = (sums * _kept_by_density(ranked, density)).sum((-1, -2)).mean(0).argmax(1)
     places = best[None, :, None, :, None, None].expand(len(sums), -1, 1, -1, *sums.shape[-2:])

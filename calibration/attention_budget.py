@@ -100,7 +100,7 @@ def divide(
     weights = np.square(np.array(gains if len(gains) else [1.0] * parts))[:, None, None]
     errors = (sensitivity.errors * weights).reshape(parts * layers, -1)
     costs = np.round(ladder * UNITS).astype(int)
-    budget = int(round(density * UNITS * len(errors)))
+    budget = round(density * UNITS * len(errors))
     if budget < costs[0] * len(errors):
         raise ConfigError(f"a density of {density:g} is below the lowest that layers can be given, {ladder[0]:g}")
     best = np.zeros(budget + 1)
@@ -108,7 +108,7 @@ def divide(
     for item, row in enumerate(errors):
         totals = np.full((len(costs), budget + 1), np.inf)
         for choice, (cost, error) in enumerate(zip(costs, row, strict=True)):
-            totals[choice, cost:] = best[: budget + 1 - cost] + error
+            totals[choice, cost:] = best[: max(0, budget + 1 - cost)] + error
         taken[item] = totals.argmin(0)
         best = totals.min(0)
     found, left = np.zeros(len(errors)), int(best.argmin())  # the least error, and of equal ones the cheapest
@@ -138,10 +138,8 @@ def with_budget(
     ordered = ranked.gather(2, places).squeeze(2)  # [P, L, H, M, M]
     kept = torch.stack(
         [
-            torch.cat(
-                [kept_together(ordered[part, layer][None], float(densities[part, layer])) for layer in range(each)]
-            )
-            for part, each in enumerate([ordered.shape[1]] * len(ordered))
+            torch.cat([kept_together(heads[None], float(share)) for heads, share in zip(layers, row, strict=True)])
+            for layers, row in zip(ordered, densities, strict=True)
         ]
     )
     return paro_of(record, chosen, kept, dense_steps_frac=dense_steps_frac)

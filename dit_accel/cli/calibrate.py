@@ -10,6 +10,7 @@ import typer
 
 from dit_accel.cli import options
 from dit_accel.cli.console import EXIT_STOPPED, out, print_json, tell
+from dit_accel.cli.duration import seconds_of as seconds_of
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from dit_accel.calibration.front import Point
     from dit_accel.calibration.spread import Spread
     from dit_accel.plan.plan import AccelerationPlan
-
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def calibrate_command(
@@ -81,6 +80,12 @@ def calibrate_command(
     judge: Annotated[str | None, typer.Option(help="With --ecad: who scores. Default: the best at hand.")] = None,
     population: Annotated[int | None, typer.Option(min=4, help="With --sites or --ecad. Default: 24, 72.")] = None,
     weights: Annotated[Path, typer.Option(metavar="FOLDER", help="With --ecad: of the judge.")] = Path("weights"),
+    attention: options.Attention = False,
+    density: options.Density = None,
+    mass: options.Mass = None,
+    block: options.Block = 64,
+    parts: options.Parts = 4,
+    dense_steps: options.DenseSteps = 0.0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch, in each process.")] = 1,
     workers: Annotated[
         int, typer.Option(min=0, help="Judge in so many processes of their own, with the same results.")
@@ -125,9 +130,14 @@ def calibrate_command(
     beginnings = [each if each in PRESETS else AccelerationPlan.from_pretrained(each) for each in plan or ()]
     if ecad and beginnings:
         raise ConfigError("--ecad begins with that paper's own schedules: leave out --plan")
-    if sites or ecad:
+    if attention and (sites or ecad):
+        raise ConfigError(
+            "--attention, --sites and --ecad exclude each other; --plan joins masks with what they found"
+        )
+    if sites or ecad or attention:
         if workers or ray or launched():
-            raise ConfigError("--sites and --ecad search in one process: leave out --workers, --ray and the launcher")
+            raise ConfigError("--sites, --ecad, --attention take one process: no --workers, no --ray, no launcher")
+        from dit_accel.cli.calibrate_attention import run_attention
         from dit_accel.cli.calibrate_sites import run_ecad, run_sites
 
         shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "seed": seed}
@@ -135,7 +145,11 @@ def calibrate_command(
         shared |= {} if population is None else {"population": population}
         tell(f"loading {model} ...")
         pipe = load_for_cli(model, device, dtype)
-        if ecad:
+        if attention:
+            wanted: dict[str, Any] = {"densities": density, "masses": mass, "block": block, "parts": parts}
+            wanted |= {"model": name, "settings": settings, "num_prompts": num_prompts, "as_json": as_json}
+            run_attention(pipe, folder, **wanted, dense_steps_frac=dense_steps, joined=_resolved(beginnings, pipe))
+        elif ecad:
             run_ecad(pipe, folder, seeds_each=seeds_each, judge=judge, weights=weights, **shared)
         else:
             run_sites(pipe, folder, plans=_resolved(beginnings, pipe), **shared)
@@ -265,21 +279,6 @@ def _say(found: "Calibration", chosen: Any, folder: Path, model: str, stopped: b
         where = folder / "chosen" if chosen else folder
         tell(f"plans: {where}. They were judged on the prompts that they were fitted to; for others:")
         tell(f"dit-accel certify {model} --plan {where}")
-
-
-def seconds_of(text: str) -> float:
-    """Seconds of ``90s``, ``20m`` or ``2h``.
-
-    Raises:
-        ConfigError: It is none of these.
-    """
-    try:
-        value = float(text[:-1]) * UNITS[text[-1:]]
-    except (KeyError, ValueError):
-        value = -1.0
-    if value <= 0:
-        raise ConfigError(f"'{text}' is no time; write 90s, 20m or 2h")
-    return value
 
 
 def _table(found: "Calibration", chosen: Any) -> Any:
