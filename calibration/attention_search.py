@@ -208,10 +208,9 @@ def _recorded(folder: Path, make: Callable[[], AttentionRecord]) -> AttentionRec
     path = folder / RECORD_FILE
     if not path.is_file():
         made = make()
-        text = "" if made.layout.text is None else " ".join(map(str, made.layout.text))
         said = {
             "size": " ".join(map(str, made.layout.size)),
-            "text": text,
+            "text": " ".join(map(str, made.layout.text or ())),
             "layers": " ".join(made.layers),
             "block": str(made.block),
         }
