@@ -16,13 +16,15 @@ import torch
 
 import dit_accel
 from dit_accel.calibration.books import Steps
-from dit_accel.calibration.calibrate import CALIBRATED_NOTE, GAIN_PROMPTS, NUM_IMAGES, NUM_VIDEOS
+from dit_accel.calibration.calibrate import GAIN_PROMPTS
 from dit_accel.calibration.choose import Gaps, choose_steps, gram_of
+from dit_accel.calibration.finishing import CALIBRATED_NOTE
 from dit_accel.calibration.fit import first_of_each
 from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.guard import with_guard
 from dit_accel.calibration.judging import Judge, drawing
 from dit_accel.calibration.recording import Draw, Recording, record
+from dit_accel.calibration.subject import NUM_IMAGES, NUM_VIDEOS
 from dit_accel.errors import AccelerationWarning
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("--num-prompts", type=int, help="to fit to; default: as `dit-accel calibrate`")
     parser.add_argument("--presets", nargs="*", default=["balanced", "fast", "turbo", "extreme"])
     parser.add_argument("--choose", nargs="*", default=[], metavar="NAME=CALLS", help="new plans, of so many calls")
+    parser.add_argument("--gain-prompts", type=int, default=GAIN_PROMPTS, help="on which --choose measures gains")
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/refit"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -59,7 +62,7 @@ def main() -> None:
     chosen = {preset: _computed(asked.model, preset) for preset in asked.presets}
     for wish in asked.choose:
         name, calls = wish.split("=")
-        chosen[name] = _choose(pipe, draw, reference, int(calls))
+        chosen[name] = _choose(pipe, draw, reference, int(calls), asked.gain_prompts)
     reference.forget_outputs()
     for preset, steps in chosen.items():
         verdict = Judge(pipe, draw, reference, branches=asked.branches)(steps)
@@ -87,9 +90,9 @@ def _computed(model: str, preset: str) -> Steps:
     return tuple(step for step, is_computed in enumerate(config.computed) if is_computed)
 
 
-def _choose(pipe: Any, draw: Draw, reference: Recording, calls: int) -> Steps:
+def _choose(pipe: Any, draw: Draw, reference: Recording, calls: int, gain_prompts: int) -> Steps:
     """The surrogate's best so many calls."""
-    gains = measure_gains(pipe, draw, reference, GAIN_PROMPTS)
+    gains = measure_gains(pipe, draw, reference, gain_prompts)
     gaps = Gaps(gram_of(reference), gains, first_of_each(reference.denoisers) - {0})
     return choose_steps(gaps, calls, count=1)[0].computed
 

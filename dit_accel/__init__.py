@@ -12,6 +12,8 @@ _EXPORTS = {
     "EncoderPropagationConfig": "dit_accel.passes.encoder_propagation.apply",
     "FirstBlockCacheConfig": "dit_accel.passes.first_block_cache",
     "GeneratorSpec": "dit_accel.schedules",
+    "PatchParallelConfig": "dit_accel.passes.patch_parallel.apply",
+    "SLAConfig": "dit_accel.passes.attention.sla",
     "Schedule": "dit_accel.schedules",
     "SparseDConfig": "dit_accel.passes.attention.sparse_d",
     "StaticCacheConfig": "dit_accel.passes.static_cache",
@@ -25,6 +27,7 @@ _EXPORTS = {
     "remove_acceleration": "dit_accel.api",
     "summary": "dit_accel.api",
     "to_scheduler": "dit_accel.api",
+    "trainable_sla": "dit_accel.passes.attention.sla",
 }
 __all__ = ["__version__", *_EXPORTS]
 
@@ -37,10 +40,13 @@ if TYPE_CHECKING:
     from dit_accel.api import to_scheduler as to_scheduler
     from dit_accel.embedded import load_embedded as load_embedded
     from dit_accel.evaluation.certify.certify import certify as certify
+    from dit_accel.passes.attention.sla import SLAConfig as SLAConfig
+    from dit_accel.passes.attention.sla import trainable_sla as trainable_sla
     from dit_accel.passes.attention.sparse_d import SparseDConfig as SparseDConfig
     from dit_accel.passes.compile import CompileConfig as CompileConfig
     from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig as EncoderPropagationConfig
     from dit_accel.passes.first_block_cache import FirstBlockCacheConfig as FirstBlockCacheConfig
+    from dit_accel.passes.patch_parallel.apply import PatchParallelConfig as PatchParallelConfig
     from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig
     from dit_accel.passes.teacache import TeaCacheConfig as TeaCacheConfig
     from dit_accel.passes.trajectory.apply import TrajectoryConfig as TrajectoryConfig

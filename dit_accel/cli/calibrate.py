@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dit_accel.cli import options
-from dit_accel.cli.console import EXIT_STOPPED, out, print_json, tell
+from dit_accel.cli.calibrate_output import say
+from dit_accel.cli.console import EXIT_STOPPED, print_json, tell
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dit_accel.calibration.calibrate import Calibration
     from dit_accel.calibration.front import Point
     from dit_accel.calibration.spread import Spread
+    from dit_accel.plan.plan import AccelerationPlan
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -51,6 +52,20 @@ def calibrate_command(
     branches: Annotated[
         bool, typer.Option(help="Weights of its own for each guidance branch: closer, and no form as a scheduler.")
     ] = False,
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PRESET|FOLDER|FILE|HUB-ID",
+            help="Begin also with the computed calls of this plan, so that nothing worse is found; repeatable.",
+        ),
+    ] = None,
+    tail: Annotated[
+        float,
+        typer.Option(min=0, help="Let difficult prompts count more in the fit: 1 somewhat, 4 a lot; thrice the time."),
+    ] = 0.0,
+    sweeps: Annotated[
+        int, typer.Option(min=0, help="Refit the answers of the front so often for the end of the run: slow.")
+    ] = 0,
     height: options.Height = None,
     width: options.Width = None,
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a video.")] = None,
@@ -103,6 +118,8 @@ def calibrate_command(
     from dit_accel.cli.search_progress import search_bar
     from dit_accel.evaluation.metrics.fidelity import require_metrics
     from dit_accel.pipelines.generation import GenerationSettings
+    from dit_accel.plan.plan import AccelerationPlan
+    from dit_accel.session.presets import PRESETS
 
     budget_s = seconds_of(budget)
     require_metrics()
@@ -112,6 +129,9 @@ def calibrate_command(
     settings = GenerationSettings(
         num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, num_frames=frames
     )
+    beginnings = [each if each in PRESETS else AccelerationPlan.from_pretrained(each) for each in plan or ()]
+    if ecad and beginnings:
+        raise ConfigError("--ecad begins with that paper's own schedules: leave out --plan")
     if sites or ecad:
         if workers or ray or launched():
             raise ConfigError("--sites and --ecad search in one process: leave out --workers, --ray and the launcher")
@@ -125,7 +145,7 @@ def calibrate_command(
         if ecad:
             run_ecad(pipe, folder, seeds_each=seeds_each, judge=judge, weights=weights, **shared)
         else:
-            run_sites(pipe, folder, **shared)
+            run_sites(pipe, folder, plans=_resolved(beginnings, pipe), **shared)
         return
     limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}
     choose = partial(_choose, limits=limits, quiet=True)
@@ -159,7 +179,10 @@ def calibrate_command(
                 seed=seed,
                 guidance_values=guidance_range or (),
                 branches=branches,
+                tail=tail,
+                sweeps=sweeps,
                 cohort=cohort,
+                plans=_resolved(beginnings, pipe),
                 on_progress=on_progress,
                 spread=spread,
             )
@@ -168,8 +191,8 @@ def calibrate_command(
     picture.refresh(found.points, now=True)
     chosen = _choose(found.front, limits, stopped)
     if chosen is not None:
-        plan = found.plan(chosen)
-        put(replace(plan, name=plan_name or plan.name), folder / "chosen")
+        best = found.plan(chosen)
+        put(replace(best, name=plan_name or best.name), folder / "chosen")
     if as_json:
         data = {
             "folder": str(folder),
@@ -181,7 +204,7 @@ def calibrate_command(
         }
         print_json(json.dumps(data))
     else:
-        _say(found, chosen, folder, model, stopped)
+        say(found, chosen, folder, model, stopped)
     if stopped:
         raise typer.Exit(EXIT_STOPPED)
 
@@ -214,6 +237,14 @@ def _spread(load: "Callable[[], Any]", workers: int, ray: bool, threads: int) ->
     return here
 
 
+def _resolved(plans: "Sequence[str | AccelerationPlan]", pipe: Any) -> "list[AccelerationPlan]":
+    """Plans of a pipeline, presets by name among them."""
+    from dit_accel.api import resolve_plan
+    from dit_accel.families.targets import find_targets
+
+    return [resolve_plan(each, find_targets(pipe)) for each in plans]
+
+
 def _choose(front: "Sequence[Point]", limits: dict[str, Any], stopped: bool = False, quiet: bool = False) -> Any:
     """The plan that was asked for; ``None``: none was, or it was stopped before there was one."""
     from dit_accel.calibration.front import pick
@@ -230,21 +261,6 @@ def _choose(front: "Sequence[Point]", limits: dict[str, Any], stopped: bool = Fa
         return None
 
 
-def _say(found: "Calibration", chosen: Any, folder: Path, model: str, stopped: bool) -> None:
-    if found.points:
-        out().print(_table(found, chosen))
-    if found.skipped:
-        why = next(iter(found.skipped.values()))
-        tell(f"skipped: {len(found.skipped)} of {len(found.points) + len(found.skipped)}; the first because {why}")
-    if stopped:
-        kept = f"all of it is kept in {folder}" if found.points else "nothing was judged yet"
-        tell(f"stopped; {kept}. The same command goes on from here.")
-    if found.points:
-        where = folder / "chosen" if chosen else folder
-        tell(f"plans: {where}. They were judged on the prompts that they were fitted to; for others:")
-        tell(f"dit-accel certify {model} --plan {where}")
-
-
 def seconds_of(text: str) -> float:
     """Seconds of ``90s``, ``20m`` or ``2h``.
 
@@ -258,15 +274,3 @@ def seconds_of(text: str) -> float:
     if value <= 0:
         raise ConfigError(f"'{text}' is no time; write 90s, 20m or 2h")
     return value
-
-
-def _table(found: "Calibration", chosen: Any) -> Any:
-    from rich.table import Table
-
-    table = Table("computed", "evaluations saved", "PSNR", "worst tenth", "ST-LPIPS", title="on search prompts")
-    for point in found.front:
-        mark = " *" if point == chosen else ""
-        distance = "" if point.st_lpips is None else f"{point.st_lpips:.4f}"
-        count = f"{len(point.computed)} of {point.num_steps}{mark}"
-        table.add_row(count, f"{point.saved:.2f}x", f"{point.psnr_db:.1f} dB", f"{point.worst_db:.1f} dB", distance)
-    return table
