@@ -63,8 +63,12 @@ def run_forward(
     scale: float,
     block_q: int,
     block_k: int,
+    order: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Output [B, Nq, H, D] in the dtype of ``q``, and the log-sum-exp [B, H, Nq] in fp32 (fp64 of fp64)."""
+    """Output [B, Nq, H, D] in the dtype of ``q``, and the log-sum-exp [B, H, Nq] in fp32 (fp64 of fp64).
+
+    ``order`` int32 [H or 1, N]: the tokens in the order that blocks are cut from; ``None``: as they lie.
+    """
     batch, num_queries, heads, head_dim = q.shape
     out = torch.empty(q.shape, dtype=stored(q.dtype), device=q.device)
     lse = torch.empty(batch, heads, num_queries, dtype=accumulated(q.dtype), device=q.device)
@@ -76,12 +80,12 @@ def run_forward(
         lambda: (num_blocks(num_queries, launch.tile_q), batch * heads),
         launch,
         (
-            *(q, k, v, out, lse, lut, counts, key_mask),
+            *(q, k, v, out, lse, lut, counts, key_mask, order),
             *(*q.stride(), *k.stride(), *v.stride(), *out.stride()[:3]),
-            *(*lut.stride()[:3], *counts.stride()[:2], _batch_stride(key_mask)),
+            *(*lut.stride()[:3], *counts.stride()[:2], _batch_stride(key_mask), _batch_stride(order)),
             *(heads, num_queries, k.shape[1], scale),
         ),
-        _constants(q, launch, block_q, block_k, key_mask),
+        {**_constants(q, launch, block_q, block_k, key_mask), "HAS_ORDER": order is not None},
     )
     return out.to(q.dtype), lse
 

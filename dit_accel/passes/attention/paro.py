@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from dit_accel.families.targets import Target
-from dit_accel.kernels.attention import sparse_or_dense
+from dit_accel.kernels.attention import sparse_or_dense, why_dense
 from dit_accel.kernels.block_table import BlockTable, table_of
 from dit_accel.kernels.low_bit import Precision
+from dit_accel.kernels.ordered_attention import moved, ordered_attention
 from dit_accel.passes.attention.layers import DEFAULT_STEPS, SparseLayers, device_of, no_attention
 from dit_accel.passes.attention.layout import TokenLayout
 from dit_accel.passes.attention.paro_config import NAME, PAROAttentionConfig
@@ -65,9 +66,11 @@ class PermutedAttention:
         assert self.table is not None
         if not self.moves:
             return sparse_or_dense(q, k, v, self.table, scale=scale, precision=self.precision)
+        if self.precision == "plain" and why_dense(q) is None and not _wants_gradient(q, k, v):
+            return ordered_attention(q, k, v, self.table, self.permutations[self.orders].int(), scale=scale)
         there, back = self.permutations[self.orders].mT, self.inverses[self.orders].mT  # [N, H]
-        q, k, v = (_moved(each, there) for each in (q, k, v))
-        return _moved(sparse_or_dense(q, k, v, self.table, scale=scale, precision=self.precision), back)
+        q, k, v = (moved(each, there) for each in (q, k, v))
+        return moved(sparse_or_dense(q, k, v, self.table, scale=scale, precision=self.precision), back)
 
 
 class ParoMasks:
@@ -172,9 +175,8 @@ def effect_of_paro(runtime: DenoiserRuntime, config: PAROAttentionConfig) -> Eff
     return masks.sparse.effect(masks.planned(runtime.stats.num_steps if runtime.stats.calls else DEFAULT_STEPS))
 
 
-def _moved(tokens: Tensor, places: Tensor) -> Tensor:
-    """[B, N, H, D], the tokens of each head taken from their places [N, H]."""
-    return tokens.gather(1, places[None, :, :, None].expand(tokens.shape))
+def _wants_gradient(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
 
 
 def _widths(config: PAROAttentionConfig) -> list[int]:

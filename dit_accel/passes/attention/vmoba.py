@@ -29,7 +29,7 @@ from dit_accel.runtime.call import Effect
 from dit_accel.runtime.denoiser import DenoiserRuntime
 
 NAME = "vmoba"
-KINDS = 3
+KINDS = ("temporal", "spatial", "spatiotemporal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,6 +40,8 @@ class VMoBAConfig(DenseRules):
         density: Share of the boxes that a query keeps, at least its own.
         threshold: tau, instead of ``density``: keep the best up to this share of the pool's scores.
         pool: Whether each ``"query"`` has a share of its own (local), or all of a ``"head"`` have one (global).
+        cycle: Which kinds of boxes layers take in turn; ``("temporal",)`` alone is MoBA, whose blocks are pieces of
+            the sequence.
         temporal: Frames of a box in layers 0, 3, ...; ``None``: for 7 boxes.
         spatial: Rows and columns of a box in layers 1, 4, ...; ``None``: for 6 x 4 boxes.
         spatiotemporal: Frames, rows and columns of a box in layers 2, 5, ...; ``None``: for 3 x 6 x 4 boxes.
@@ -54,6 +56,7 @@ class VMoBAConfig(DenseRules):
     density: float = 0.25
     threshold: float | None = None
     pool: Pool = "query"
+    cycle: tuple[str, ...] = KINDS
     temporal: int | None = None
     spatial: tuple[int, int] | None = None
     spatiotemporal: tuple[int, int, int] | None = None
@@ -66,6 +69,9 @@ class VMoBAConfig(DenseRules):
                 raise ConfigError(f"'{NAME}': {name} must be a number in (0, 1], got {share!r}")
         if self.pool not in ("query", "head"):
             raise ConfigError(f"'{NAME}': pool must be query or head, got {self.pool!r}")
+        object.__setattr__(self, "cycle", tuple(self.cycle))
+        if not self.cycle or not set(self.cycle) <= set(KINDS):
+            raise ConfigError(f"'{NAME}': cycle must be some of {', '.join(KINDS)}, got {self.cycle}")
         for name, axes in (("spatial", 2), ("spatiotemporal", 3)):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -168,7 +174,7 @@ def apply_vmoba(runtime: DenoiserRuntime, config: VMoBAConfig) -> None:
     """Give every self-attention of one denoiser a route over boxes, of the three kinds in turn."""
     passing = Choosing(runtime, config, needs_layout=True)
     for turn, number in enumerate(passing.acting()):
-        passing.attends[number] = BoxedAttention(config, turn % KINDS)
+        passing.attends[number] = BoxedAttention(config, KINDS.index(config.cycle[turn % len(config.cycle)]))
     runtime.each_run(passing.begin, by=NAME)
     runtime.around(passing, order=100, by=NAME)
 

@@ -142,6 +142,7 @@ def test_what_is_not_sparse_is_said() -> None:
         ({"threshold": 1.5}, r"threshold must be a number in \(0, 1\]"),
         ({"pool": "block"}, "pool must be query or head"),
         ({"spatial": (1, 2, 3)}, "spatial must be 2 numbers"),
+        ({"cycle": ("temporal", "diagonal")}, "cycle must be some of temporal, spatial"),
         ({"temporal": 0}, "whole numbers of tokens of at least 1"),
     ],
 )
