@@ -133,19 +133,30 @@ def calibrate_command(
     if ecad and beginnings:
         raise ConfigError("--ecad begins with that paper's own schedules: leave out --plan")
     if sites or ecad:
-        if workers or ray or launched():
-            raise ConfigError("--sites and --ecad search in one process: leave out --workers, --ray and the launcher")
+        if ecad and (workers or ray or launched()):
+            raise ConfigError("--ecad searches in one process: leave out --workers, --ray and the launcher")
+        if cohort or guidance_range or tail or sweeps or (ecad and branches):
+            raise ConfigError(
+                "--sites takes --branches, --plan and workers of these options, --ecad none; neither takes --cohort, "
+                "--guidance-range, --tail or --sweeps"
+            )
         from dit_accel.cli.calibrate_sites import run_ecad, run_sites
 
         shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "seed": seed}
         shared |= {"budget_s": budget_s, "generations": generations, "as_json": as_json}
         shared |= {} if population is None else {"population": population}
         tell(f"loading {model} ...")
-        pipe = load_for_cli(model, device, dtype)
+        load = partial(load_for_cli, model, own_device(device), dtype)
+        spread = _spread(load, workers, ray, threads)
+        pipe = load()
+        if not leads():
+            serve(pipe)
+            return
         if ecad:
             run_ecad(pipe, folder, seeds_each=seeds_each, judge=judge, weights=weights, **shared)
         else:
-            run_sites(pipe, folder, plans=_resolved(beginnings, pipe), **shared)
+            plans = _resolved(beginnings, pipe)
+            run_sites(pipe, folder, plans=plans, branches=branches, spread=spread, **shared)
         return
     limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}
     choose = partial(_choose, limits=limits, quiet=True)
