@@ -105,4 +105,5 @@ def errors_of(latents: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """float64 [P]: the distance of latents from the wanted ones, relative to these."""
     wanted = wanted.to(latents.device)
     off: torch.Tensor = (latents - wanted).flatten(1).double().norm(dim=1)
-    return off / wanted.flatten(1).double().norm(dim=1)
+    size: torch.Tensor = wanted.flatten(1).double().norm(dim=1)
+    return off / size

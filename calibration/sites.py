@@ -27,7 +27,7 @@ from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.kept_moments import keep_moments, load_moments
 from dit_accel.calibration.kept_recording import recorded
 from dit_accel.calibration.latency import Pricing, SiteTimes
-from dit_accel.calibration.recording import record
+from dit_accel.calibration.recording import Recording, record
 from dit_accel.calibration.site_times import Clock, count_plain_macs, measure_site_times, now
 from dit_accel.calibration.sites_errand import SitesErrand, SiteTask
 from dit_accel.calibration.sites_evolve import evolve_sites
@@ -164,13 +164,10 @@ def calibrate_sites(
         state.update(more)
         write_json(folder / STATE_FILE, state)
 
-    reference = recorded(
-        folder / RECORDING,
-        subject.setup,
-        lambda recording: record(pipe, draw, 0, count, recording),
-        gram_of,
-        outputs=state["gains"] is None,
-    )
+    def run_plain(recording: Recording) -> None:
+        record(pipe, draw, 0, count, recording)
+
+    reference = recorded(folder / RECORDING, subject.setup, run_plain, gram_of, outputs=state["gains"] is None)
     steps = reference.num_steps
     tell("record")
     if state["gains"] is None:
