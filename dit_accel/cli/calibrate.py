@@ -142,25 +142,39 @@ def calibrate_command(
         raise ConfigError(
             "--attention, --sites and --ecad exclude each other; --plan joins masks with what they found"
         )
+    if (ecad or attention) and (workers or ray or launched()):
+        raise ConfigError("--ecad and --attention take one process: leave out --workers, --ray and the launcher")
     if sites or ecad or attention:
-        if workers or ray or launched():
-            raise ConfigError("--sites, --ecad, --attention take one process: no --workers, no --ray, no launcher")
-        from dit_accel.cli.calibrate_attention import run_attention
+        if cohort or guidance_range or tail or sweeps or (branches and not sites):
+            raise ConfigError(
+                "--sites takes --branches, --plan and workers of these options, --ecad and --attention none; none "
+                "takes --cohort, --guidance-range, --tail or --sweeps"
+            )
+        shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "as_json": as_json}
+        tell(f"loading {model} ...")
+        load = partial(load_for_cli, model, own_device(device), dtype)
+        if attention:
+            from dit_accel.cli.calibrate_attention import run_attention
+
+            pipe = load()
+            wanted: dict[str, Any] = {"densities": density, "masses": mass, "block": block, "parts": parts}
+            wanted |= {"dense_steps_frac": dense_steps, "joined": _resolved(beginnings, pipe)}
+            run_attention(pipe, folder, **wanted, **shared)
+            return
         from dit_accel.cli.calibrate_sites import run_ecad, run_sites
 
-        shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "seed": seed}
-        shared |= {"budget_s": budget_s, "generations": generations, "as_json": as_json}
+        shared |= {"seed": seed, "budget_s": budget_s, "generations": generations}
         shared |= {} if population is None else {"population": population}
-        tell(f"loading {model} ...")
-        pipe = load_for_cli(model, device, dtype)
-        if attention:
-            wanted: dict[str, Any] = {"densities": density, "masses": mass, "block": block, "parts": parts}
-            wanted |= {"model": name, "settings": settings, "num_prompts": num_prompts, "as_json": as_json}
-            run_attention(pipe, folder, **wanted, dense_steps_frac=dense_steps, joined=_resolved(beginnings, pipe))
-        elif ecad:
+        spread = _spread(load, workers, ray, threads)
+        pipe = load()
+        if not leads():
+            serve(pipe)
+            return
+        if ecad:
             run_ecad(pipe, folder, seeds_each=seeds_each, judge=judge, weights=weights, **shared)
         else:
-            run_sites(pipe, folder, plans=_resolved(beginnings, pipe), **shared)
+            plans = _resolved(beginnings, pipe)
+            run_sites(pipe, folder, plans=plans, branches=branches, spread=spread, **shared)
         return
     limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}
     choose = partial(_choose, limits=limits, quiet=True)
