@@ -94,6 +94,7 @@ def test_the_published_score_is_an_option() -> None:
     assert [ORDER_NAMES[order][0] for order in signs[1]] == ["F", "H", "W"]
 
 
+@pytest.mark.slow
 def test_from_prompts_to_a_joined_plan(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(attention_search, "available_perceptual", tuple)
     pipe = load_embedded("emoji-pixart")
