@@ -9,6 +9,7 @@ from dit_accel.version import __version__ as __version__
 _EXPORTS = {
     "AccelerationPlan": "dit_accel.plan.plan",
     "CompileConfig": "dit_accel.passes.compile",
+    "DistilledConfig": "dit_accel.passes.distilled",
     "EncoderPropagationConfig": "dit_accel.passes.encoder_propagation.apply",
     "FirstBlockCacheConfig": "dit_accel.passes.first_block_cache",
     "GeneratorSpec": "dit_accel.schedules",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from dit_accel.evaluation.certify.certify import certify as certify
     from dit_accel.passes.attention.sparse_d import SparseDConfig as SparseDConfig
     from dit_accel.passes.compile import CompileConfig as CompileConfig
+    from dit_accel.passes.distilled import DistilledConfig as DistilledConfig
     from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig as EncoderPropagationConfig
     from dit_accel.passes.first_block_cache import FirstBlockCacheConfig as FirstBlockCacheConfig
     from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig

@@ -8,6 +8,7 @@ from dit_accel.cli.calibrate import calibrate_command
 from dit_accel.cli.certify import certify_command
 from dit_accel.cli.console import Commands
 from dit_accel.cli.demo import demo_command
+from dit_accel.cli.distill import distill_command
 from dit_accel.cli.doctor import doctor_command
 from dit_accel.cli.env import env_command
 from dit_accel.cli.evaluate import evaluate_command
@@ -48,6 +49,7 @@ app.add_typer(presets_app, name="presets")
 app.command("env")(env_command)
 app.command("doctor")(doctor_command)
 app.command("train-embedded")(train_embedded_command)
+app.command("distill")(distill_command)
 
 
 def _version(wanted: bool) -> None:
