@@ -77,8 +77,8 @@ class Backbone:
             shape: tuple[int, ...] = (denoiser.config.in_channels // 4, rows, columns)
         else:
             pixels = frames or _call_default(pipe, "num_frames") or 1
-            shape = (denoiser.config.in_channels, 1 + (pixels - 1) // pipe.vae_scale_factor_temporal, rows, columns)  #
-            type: ignore[attr - defined]
+            every: int = pipe.vae_scale_factor_temporal  # type: ignore[attr-defined]
+            shape = (denoiser.config.in_channels, 1 + (pixels - 1) // every, rows, columns)
         schedule = kind.objective(torch.Size(shape))
         assert isinstance(schedule, FlowMatching)
         return cls(pipe=pipe, kind=kind, latent_shape=shape, schedule=schedule)

@@ -45,13 +45,9 @@ def test_the_discriminators_gradient_reaches_the_student_and_not_the_teacher(spr
     gradients = torch.autograd.grad(loss, list(roles.parameters("student").values()), allow_unused=True)
     assert any(g is not None and g.abs().max() > 0 for g in gradients)
     heads = sprint.ladd.adversarial(HEADS, data, text, draws())
-    assert all(
-        g is None
-        for g in torch.autograd.grad(
-            heads, list(roles.parameters("student").values()), allow_unused=True, retain_graph=True
-        )
-    )
-    assert all(g.abs().max() > 0 for g in torch.autograd.grad(heads, [h.first.bias for h in sprint.ladd.heads]))
+    own = list(roles.parameters("student").values())
+    assert all(g is None for g in torch.autograd.grad(heads, own, allow_unused=True, retain_graph=True))
+    assert all(g.abs().max() > 0 for g in torch.autograd.grad(heads, [h.norm.weight for h in sprint.ladd.heads]))
     assert not any(p.requires_grad for n, p in sprint.setting.backbone.denoiser.named_parameters() if "lora" not in n)
 
 
@@ -62,30 +58,21 @@ def test_with_max_time_weighting_of_one_all_students_start_at_noise(sprint: Any)
         assert abs(float(at_noise) - share) < 0.05
 
 
-def test_heads_learn_to_tell_two_sets_apart() -> None:
-    """What the hinge loss is for: real above 1, fake below -1 in the end."""
+def test_a_head_gives_a_logit_a_token_and_is_bounded() -> None:
+    """Spectral norms of one and inputs of unit variance: no token can move a logit without bound."""
     torch.manual_seed(0)
-    head = Head(width=6, channels=8)
-    optimizer = torch.optim.Adam(head.parameters(), lr=2e-2)
-    from dit_accel.training.distill.heads import hinge_critic
-
-    def batch() -> tuple[torch.Tensor, torch.Tensor]:
-        base = torch.randn(16, 12, 6)
-        return base.cumsum(1) / 3, base  # correlated along the sequence, and not
-
-    first = hinge_critic(*map(head, batch())).item()
-    for _ in range(60):
-        loss = hinge_critic(*map(head, batch()))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.5 * first
+    head, tokens = Head(width=6, channels=8), torch.randn(8, 12, 6)
+    assert head(tokens).shape == (8, 12)
+    assert head(1000 * tokens).abs().max() < 10
+    for layer in (head.first, head.middle, head.last):
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2) < 1.1
 
 
 def test_virtual_batches_do_not_see_each_other() -> None:
     norm, x = VirtualBatchNorm(3), torch.randn(16, 3, 5)
     alone = norm(x[:8])
     torch.testing.assert_close(norm(x)[:8], alone)
+    alone = alone.detach()
     assert abs(float(alone.mean())) < 1e-5 and abs(float(alone.var(unbiased=False)) - 1) < 1e-3
     assert norm(torch.randn(5, 3, 5)).shape == (5, 3, 5)  # a batch that eight does not divide
 
