@@ -16,7 +16,7 @@ from dit_accel.plan.certificate import Certificate
 from dit_accel.plan.file import PlanFile
 from dit_accel.plan.plan import FORMAT, NOT_CERTIFIED, PLAN_FILE
 
-PRESET_ORDER = ("lossless", "balanced", "fast", "turbo", "extreme")
+PRESET_ORDER = ("lossless", "light", "balanced", "fast", "turbo", "extreme")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Fit the plans that ship for an embedded pipeline anew at the calls that they compute, and measure their guard.
 
     python benchmarks/refit.py emoji-pixart --branches
+    python benchmarks/refit.py emoji-sd --branches --presets --choose light=34   # the surrogate's choice of 34 calls
 
 Writes ``outputs/refit/MODEL/PRESET/``; says how close the old and the new one are on the search prompts that both were
 fitted to. Nothing that ships is changed: certify a new plan first, and put it in place then.
@@ -9,14 +10,22 @@ fitted to. Nothing that ships is changed: certify a new plan first, and put it i
 import argparse
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import dit_accel
-from dit_accel.calibration.calibrate import CALIBRATED_NOTE, NUM_IMAGES, NUM_VIDEOS
+from dit_accel.calibration.books import Steps
+from dit_accel.calibration.calibrate import GAIN_PROMPTS
+from dit_accel.calibration.choose import Gaps, choose_steps, gram_of
+from dit_accel.calibration.finishing import CALIBRATED_NOTE
+from dit_accel.calibration.fit import first_of_each
+from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.guard import with_guard
 from dit_accel.calibration.judging import Judge, drawing
-from dit_accel.calibration.recording import Recording, record
+from dit_accel.calibration.recording import Draw, Recording, record
+from dit_accel.calibration.subject import NUM_IMAGES, NUM_VIDEOS
+from dit_accel.errors import AccelerationWarning
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 from dit_accel.pipelines.generation import GenerationSettings, makes_video
@@ -33,11 +42,13 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--branches", action="store_true", help="weights of its own for each guidance branch")
     parser.add_argument("--num-prompts", type=int, help="to fit to; default: as `dit-accel calibrate`")
-    parser.add_argument("--presets", nargs="+", default=["balanced", "fast", "turbo", "extreme"])
+    parser.add_argument("--presets", nargs="*", default=["balanced", "fast", "turbo", "extreme"])
+    parser.add_argument("--choose", nargs="*", default=[], metavar="NAME=CALLS", help="new plans, of so many calls")
+    parser.add_argument("--gain-prompts", type=int, default=GAIN_PROMPTS, help="on which --choose measures gains")
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/refit"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", dit_accel.AccelerationWarning)
+    warnings.simplefilter("ignore", AccelerationWarning)
 
     pipe = dit_accel.load_embedded(asked.model)
     video = makes_video(pipe)
@@ -48,12 +59,12 @@ def main() -> None:
     made.mkdir(parents=True, exist_ok=True)
     reference = Recording()
     record(pipe, draw, 0, count, reference)
+    chosen = {preset: _computed(asked.model, preset) for preset in asked.presets}
+    for wish in asked.choose:
+        name, calls = wish.split("=")
+        chosen[name] = _choose(pipe, draw, reference, int(calls), asked.gain_prompts)
     reference.forget_outputs()
-    for preset in asked.presets:
-        shipped = AccelerationPlan.from_pretrained(SHIPPED / asked.model / preset)
-        (old,) = shipped.passes
-        assert isinstance(old, TrajectoryConfig) and old.computed is not None
-        steps = tuple(step for step, is_computed in enumerate(old.computed) if is_computed)
+    for preset, steps in chosen.items():
         verdict = Judge(pipe, draw, reference, branches=asked.branches)(steps)
         assert verdict.point is not None and isinstance(verdict.config, TrajectoryConfig), verdict.why
         point = verdict.point
@@ -70,6 +81,20 @@ def main() -> None:
             notes=(CALIBRATED_NOTE,),
         )
         plan.save_pretrained(made / preset)
+
+
+def _computed(model: str, preset: str) -> Steps:
+    """The calls that a plan computes which ships."""
+    (config,) = AccelerationPlan.from_pretrained(SHIPPED / model / preset).passes
+    assert isinstance(config, TrajectoryConfig) and config.computed is not None
+    return tuple(step for step, is_computed in enumerate(config.computed) if is_computed)
+
+
+def _choose(pipe: Any, draw: Draw, reference: Recording, calls: int, gain_prompts: int) -> Steps:
+    """The surrogate's best so many calls."""
+    gains = measure_gains(pipe, draw, reference, gain_prompts)
+    gaps = Gaps(gram_of(reference), gains, first_of_each(reference.denoisers) - {0})
+    return choose_steps(gaps, calls, count=1)[0].computed
 
 
 if __name__ == "__main__":

@@ -6,44 +6,37 @@ not been stopped.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dit_accel.calibration.beginnings import first_choices, told, trajectory_of
 from dit_accel.calibration.books import Books, Steps
-from dit_accel.calibration.choose import Gaps, choose_steps, gram_of
+from dit_accel.calibration.choose import Gaps, gram_of
 from dit_accel.calibration.cohorts import in_cohorts
 from dit_accel.calibration.evolve import evolve
+from dit_accel.calibration.finishing import Finisher
 from dit_accel.calibration.fit import first_of_each
 from dit_accel.calibration.front import Point, front_of
 from dit_accel.calibration.gains import measure_gains
-from dit_accel.calibration.guard import with_guard
-from dit_accel.calibration.guidance import over_guidance
 from dit_accel.calibration.judging import SEED as SEED
-from dit_accel.calibration.judging import Judge, drawing
+from dit_accel.calibration.judging import Judge
 from dit_accel.calibration.kept_recording import recorded
 from dit_accel.calibration.pace import Pace
-from dit_accel.calibration.recording import Draw, Recording, record
-from dit_accel.calibration.shelf import place_of, plan_at, put, tidy
+from dit_accel.calibration.recording import Recording, record
+from dit_accel.calibration.shelf import tidy
 from dit_accel.calibration.spread import Errand, Spread, here
+from dit_accel.calibration.subject import subject_of
 from dit_accel.errors import ConfigError
-from dit_accel.families.targets import find_targets
-from dit_accel.passes.trajectory.apply import TrajectoryConfig
-from dit_accel.pipelines.generation import GenerationSettings, makes_video
-from dit_accel.plan.config import PassConfig
-from dit_accel.plan.fingerprint import digest, fingerprint, scheduler_digest
-from dit_accel.plan.plan import NOT_CERTIFIED, AccelerationPlan
-from dit_accel.plan.weights import sample_weights
-from dit_accel.prompts import load_prompts
-from dit_accel.schedules.theory import typical_steps
+from dit_accel.pipelines.generation import GenerationSettings
+from dit_accel.plan.plan import AccelerationPlan
+from dit_accel.runtime.observe import warn_user
 
-NUM_IMAGES, NUM_VIDEOS = 32, 12
 GAIN_PROMPTS = 4
 FIRST_SPEEDUP = 2.0  # of the plan that is judged first: what most people want, at once
 RECORDING = "recording"  # folder of the plain run, in the calibration's
-CALIBRATED_NOTE = f"calibrated on search prompts, {NOT_CERTIFIED}: `dit-accel certify` measures it on others"
 
 OnProgress = Callable[[str, float, "Calibration"], None]
 """Told what is done (``"record"``, ``"gains"``, ``"judge"``, ``"generation"``, ``"guard"``), the seconds that are
@@ -68,6 +61,10 @@ class Calibration:
     generations: int = 0
     hypervolume: float | None = None
     _plan: Callable[[Point], AccelerationPlan] | None = None
+
+    def take(self, books: Books) -> None:
+        """Take over what the books hold."""
+        self.points, self.skipped = list(books.points.values()), dict(books.skipped)
 
     @property
     def front(self) -> tuple[Point, ...]:
@@ -94,6 +91,7 @@ def calibrate(
     guidance_values: Sequence[float] = (),
     branches: bool = False,
     cohort: int | None = None,
+    plans: Sequence[AccelerationPlan] = (),
     on_progress: OnProgress | None = None,
     spread: Spread = here,
 ) -> Calibration:
@@ -113,6 +111,8 @@ def calibrate(
         branches: Fit weights of its own to each guidance branch: closer wherever there are two, and no scheduler form.
         cohort: Rows of a batch that the denoiser sees at a time, where all are too much for its memory; see
             :mod:`.cohorts`.
+        plans: Begin also with the evaluations that these compute: the search then never ends below any of them, fitted
+            to the same prompts.
         on_progress: Told of every judgement.
         spread: Where candidates are judged: in this process, or on many, with the same results; see :mod:`.spread`.
 
@@ -120,35 +120,22 @@ def calibrate(
         The points; ``calibration.plan(point)`` makes a plan of one.
 
     Raises:
-        ConfigError: The folder holds something else, or the pipeline cannot be run.
+        ConfigError: The folder holds something else, the pipeline cannot be run, or a plan has no trajectory.
         UnsupportedModelError: Its scheduler is random at every step, or not linear in the output.
     """
     pace = Pace(budget_s, generations)
-    chosen = settings or GenerationSettings()
-    video = makes_video(pipe)
-    listed = tuple(prompts or load_prompts("search", "video" if video else "image").prompts)
-    count = min(num_prompts or (NUM_VIDEOS if video else NUM_IMAGES), len(listed))
-    if count < 2:
-        raise ConfigError("a fit takes at least two prompts")
-    targets = find_targets(pipe)
+    subject = subject_of(pipe, model, settings, prompts, num_prompts)
+    for plan in plans:
+        if trajectory_of(plan).unconditional is not None and not branches:
+            warn_user(
+                f"the weights of plan '{plan.name}' are apart for each guidance branch, and this calibration fits "
+                "shared ones: its calls may seem worth less than they are. Ask for 'branches' (--branches)"
+            )
     folder = Path(folder)
-    weights = [sample_weights(target.denoiser) for target in targets]
-    identity = {
-        "model": model,
-        "weights": [None if sample is None else digest(asdict(sample)) for sample in weights],
-        "scheduler": scheduler_digest(pipe.scheduler),
-        "settings": asdict(chosen),
-        "prompts": digest(listed[:count]),
-        "seed": seed,
-        **({"branches": True} if branches else {}),
-        **({} if cohort is None else {"cohort": cohort}),
-    }
+    identity = subject.identity(seed=seed, branches=branches, cohort=cohort, plans=sorted(map(told, plans)))
     books = Books(folder, identity)
     calibration = Calibration()
-    draw = drawing(pipe, listed, chosen)
-
-    def draw_at(scale: float) -> Draw:
-        return drawing(pipe, listed, replace(chosen, guidance_scale=scale))
+    draw = subject.draw_at()
 
     def tell(what: str) -> None:
         if on_progress is not None:
@@ -156,54 +143,26 @@ def calibrate(
 
     def run_plain(recording: Recording) -> None:
         with in_cohorts(pipe, cohort):
-            record(pipe, draw, 0, count, recording)
+            record(pipe, draw, 0, subject.count, recording)
         if not torch.isfinite(recording.pictures).all():
             raise ConfigError(
                 "the plain pipeline's own pictures are not finite (NaN or infinity): nothing can be compared with "
                 "them. Try another dtype"
             )
 
-    setup = {"device": [_kind(target.denoiser) for target in targets]}
+    setup = {"device": [_kind(target.denoiser) for target in subject.targets]}
     reference = recorded(folder / RECORDING, setup, run_plain, gram_of, outputs=books.gains is None)
     calibration.num_steps = reference.num_steps
     tell("record")
     if books.gains is None:
         with in_cohorts(pipe, cohort):
-            books.gains = measure_gains(pipe, draw, reference, min(GAIN_PROMPTS, count))
+            books.gains = measure_gains(pipe, draw, reference, min(GAIN_PROMPTS, subject.count))
         books.write()
     tell("gains")
     gaps = Gaps(reference.gram, books.gains, first_of_each(reference.denoisers) - {0})
     reference.forget_outputs()
     judge = Judge(pipe, draw, reference, branches=branches, cohort=cohort)
-    configs: dict[Steps, PassConfig] = {}
-
-    def plan(point: Point) -> AccelerationPlan:
-        kept = None if point.computed in configs else plan_at(folder, point)
-        if kept is not None:
-            return kept
-        config = configs.get(point.computed) or judge.fit(point.computed).config
-        return AccelerationPlan(
-            name=f"trajectory-{len(point.computed)}-of-{point.num_steps}",
-            passes=(config,),
-            fingerprints=tuple(fingerprint(target) for target in targets),
-            conditions=reference.conditions,
-            notes=(CALIBRATED_NOTE,),
-        )
-
-    def is_finished(found: AccelerationPlan) -> bool:
-        (config,) = found.passes
-        assert isinstance(config, TrajectoryConfig)
-        return bool(config.guard) and set(guidance_values) <= set(config.guidance)
-
-    def finished(found: AccelerationPlan) -> AccelerationPlan:
-        """With its guard, and its weights for other guidance: runs that only what is left at the end is worth."""
-        (config,) = found.passes
-        assert isinstance(config, TrajectoryConfig)
-        config, conditions = with_guard(pipe, draw, config, 0, count), reference.conditions
-        if guidance_values:
-            config = over_guidance(pipe, draw_at, config, conditions.guidance_scale, guidance_values, count)
-            conditions = replace(conditions, guidance_scale=None)
-        return replace(found, passes=(config,), conditions=conditions)
+    finisher = Finisher(subject, judge, folder, guidance_values)
 
     def judge_all(batch: Sequence[Steps]) -> list[Point | None]:
         books.ask(batch)
@@ -214,43 +173,40 @@ def calibrate(
             if verdict.point is None or verdict.config is None:
                 books.skip(verdict.computed, verdict.why)
             else:
-                configs[verdict.computed] = verdict.config
+                finisher.configs[verdict.computed] = verdict.config
                 books.judge(verdict.point)
-            show()
+            calibration.take(books)
             if verdict.point in calibration.front:
-                put(plan(verdict.point), place_of(folder, verdict.point))
+                finisher.shelve(verdict.point)
             tell("judge")
         return [books.points.get(steps) for steps in batch]
 
-    def show() -> None:
-        calibration.points, calibration.skipped = list(books.points.values()), dict(books.skipped)
-
-    calibration._plan = plan
-    seeds = first_choices(gaps)
+    calibration._plan = finisher.plan
+    seeds = first_choices(gaps, plans)
     first = min(seeds, key=lambda steps: abs(gaps.steps / len(steps) - FIRST_SPEEDUP))
-    show()
+    calibration.take(books)
     errand = Errand(
-        prompts=listed[:count], settings=chosen, recording=folder / RECORDING, branches=branches, cohort=cohort
+        prompts=subject.prompts,
+        settings=subject.settings,
+        recording=folder / RECORDING,
+        branches=branches,
+        cohort=cohort,
     )
     with spread(errand, judge) as spread_out:
         for generation in evolve(seeds, judge_all, gaps, seed=seed, standing=books.standing, tried=books.tried()):
             if not books.points:
                 raise _nothing_judged(books)
             books.stand(generation.number, [point.computed for point in generation.population], generation.rng)
-            show()
+            calibration.take(books)
             calibration.generations = generation.number
             calibration.hypervolume = generation.hypervolume
             tell("generation")
             if generation.number >= generations if generations is not None else pace.is_over:
                 break
     for point in calibration.front:
-        kept = plan_at(folder, point)
-        if kept is None or not is_finished(kept):
-            plain = plan(point)
-            with in_cohorts(pipe, cohort):
-                put(finished(plain), place_of(folder, point))
+        if finisher.finish(point):
             tell("guard")
-    configs.clear()  # from here on the folders are what there is
+    finisher.configs.clear()  # from here on the folders are what there is
     tidy(folder, calibration.front)
     return calibration
 
@@ -270,19 +226,3 @@ def _nothing_judged(books: Books) -> ConfigError:
         f"none of the {count} candidates could be judged; the first because {why}. Nothing is kept of that: the same "
         "command tries them again"
     )
-
-
-def first_choices(gaps: Gaps) -> list[Steps]:
-    """The sets of steps that a search begins with: the surrogate's best of every size, and theory's for twofold."""
-    found = [choice.computed for size in ladder(gaps.steps) for choice in choose_steps(gaps, size, count=1)]
-    found.append(tuple(sorted({*typical_steps(gaps.steps, max(2, gaps.steps // 2)), *gaps.boundaries})))
-    return list(dict.fromkeys(found))
-
-
-def ladder(num_steps: int) -> list[int]:
-    """How many steps to compute: from a seventh of all to four fifths, a tenth apart or more."""
-    sizes, size = [], float(max(3, num_steps // 7))
-    while size <= 0.8 * num_steps:
-        sizes.append(round(size))
-        size = max(size + 1, size * 1.12)
-    return sizes

@@ -9,18 +9,19 @@ the judgements and the table that are there, and goes on as if it had not been s
 """
 
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dit_accel.calibration.calibrate import CALIBRATED_NOTE, GAIN_PROMPTS, NUM_IMAGES, NUM_VIDEOS, SEED
+from dit_accel.calibration.beginnings import told
+from dit_accel.calibration.calibrate import GAIN_PROMPTS
 from dit_accel.calibration.choose import Gaps, gram_of
 from dit_accel.calibration.corrections import record_moments
 from dit_accel.calibration.curves import record_curves
+from dit_accel.calibration.finishing import CALIBRATED_NOTE
 from dit_accel.calibration.fit import first_of_each
 from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.latency import Pricing, SiteTimes
@@ -31,14 +32,11 @@ from dit_accel.calibration.sites_genome import Genome, groups_of
 from dit_accel.calibration.sites_judge import SiteJudge, SitePoint, front_of_sites, rungs
 from dit_accel.calibration.sites_seeds import seeds
 from dit_accel.calibration.sites_surrogate import Surrogate, distances
-from dit_accel.errors import AccelerationWarning, ConfigError
+from dit_accel.calibration.subject import subject_of
 from dit_accel.evaluation.progress_files import claim, read_json, write_json
 from dit_accel.families.targets import find_targets
-from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video
-from dit_accel.plan.fingerprint import digest, fingerprint, scheduler_digest
+from dit_accel.pipelines.generation import GenerationSettings
 from dit_accel.plan.plan import AccelerationPlan
-from dit_accel.plan.weights import sample_weights
-from dit_accel.prompts import load_prompts
 
 JOB_FILE, STATE_FILE = "job.json", "judged.json"
 TIMED_PROMPTS, CURVE_PROMPTS, MOMENT_PROMPTS = 2, 2, 4
@@ -101,6 +99,7 @@ def calibrate_sites(
     population: int = 24,
     children: int = 12,
     seed: int = 0,
+    plans: Sequence[AccelerationPlan] = (),
     clock: Clock = now,
     on_progress: OnSites | None = None,
 ) -> SitesCalibration:
@@ -119,6 +118,7 @@ def calibrate_sites(
         population: Survivors of a generation.
         children: That begin the halving in each generation.
         seed: Of the search.
+        plans: Begin also with the evaluations that these compute.
         clock: Times the sites.
         on_progress: Told of every judgement.
 
@@ -128,33 +128,18 @@ def calibrate_sites(
         MissingDependencyError: DEAP is not installed.
     """
     began = time.monotonic()
-    chosen = settings or GenerationSettings()
-    video = makes_video(pipe)
-    listed = tuple(prompts or load_prompts("search", "video" if video else "image").prompts)
-    count = min(num_prompts or (NUM_VIDEOS if video else NUM_IMAGES), len(listed))
-    if count < 2:
-        raise ConfigError("a fit takes at least two prompts")
-    targets = find_targets(pipe)
-    folder = Path(folder)
-    weights = [sample_weights(target.denoiser) for target in targets]
-    identity = {
-        "what": "sites",
-        "model": model,
-        "weights": [None if sample is None else digest(asdict(sample)) for sample in weights],
-        "scheduler": scheduler_digest(pipe.scheduler),
-        "settings": asdict(chosen),
-        "prompts": digest(listed[:count]),
-        "search": [list(sizes or ()), population, children, seed],
-    }
+    subject = subject_of(pipe, model, settings, prompts, num_prompts)
+    count, folder = subject.count, Path(folder)
+    identity = subject.identity(
+        what="sites",
+        search=[list(sizes or ()), population, children, seed],
+        plans=sorted(map(told, plans)),
+    )
     claim(folder / JOB_FILE, identity, "a search over sites")
     state: dict[str, Any] = read_json(folder / STATE_FILE) or {"points": [], "gains": None, "times": None}
     known = {(p.genome, p.num_prompts): p for p in map(SitePoint.from_dict, state["points"])}
     calibration = SitesCalibration()
-
-    def draw(first: int, last: int) -> torch.Tensor:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AccelerationWarning)
-            return generate(pipe, listed[first:last], range(SEED + first, SEED + last), chosen)
+    draw = subject.draw_at()
 
     def some(most: int) -> Callable[[], torch.Tensor]:
         return lambda: draw(0, min(most, count))
@@ -178,13 +163,13 @@ def calibrate_sites(
     tell("times")
     gaps = Gaps(gram_of(reference), state["gains"], first_of_each(reference.denoisers) - {0})
     reference.outputs.clear()
-    graph = targets[0].layout.graph
+    graph = subject.targets[0].layout.graph
     groups = groups_of(graph)
     named = tuple(dict.fromkeys(site for sites in groups.values() for site in sites))
     moments = record_moments(pipe, some(MOMENT_PROMPTS), named, num_steps=steps)
     curves = record_curves(pipe, some(CURVE_PROMPTS))
     tell("moments")
-    found = calibration.seeds = seeds(gaps, graph, groups, curves, sizes=sizes)
+    found = calibration.seeds = seeds(gaps, graph, groups, curves, sizes=sizes, plans=plans)
     judge_now = SiteJudge(
         pipe=pipe,
         draw=draw,
@@ -210,7 +195,7 @@ def calibrate_sites(
         return AccelerationPlan(
             name=f"sites-{len(genome.computed)}-of-{genome.num_steps}-{point.speedup:.2f}x",
             passes=judge_now.fit(genome, count)[0],
-            fingerprints=tuple(fingerprint(target) for target in targets),
+            fingerprints=subject.fingerprints,
             conditions=reference.conditions,
             notes=(CALIBRATED_NOTE,),
         )

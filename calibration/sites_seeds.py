@@ -8,12 +8,13 @@ exponent 1 is DPCache's); and trajectories with some of these inside their compu
 
 from collections.abc import Callable, Sequence
 
-from dit_accel.calibration.calibrate import ladder
+from dit_accel.calibration.beginnings import ladder, steps_of_plan
 from dit_accel.calibration.choose import Gaps, choose_steps
 from dit_accel.calibration.curves import Curves
 from dit_accel.calibration.sites_genome import Genome, Groups, genome_of
 from dit_accel.calibration.solved import cachequant_schedule, shortest_path_schedule, smoothcache_schedule
 from dit_accel.errors import ConfigError
+from dit_accel.plan.plan import AccelerationPlan
 from dit_accel.schedules import GeneratorSpec, Schedule, ScheduleError, SiteGraph
 from dit_accel.schedules.kept import spread
 from dit_accel.schedules.theory import typical_steps
@@ -37,7 +38,13 @@ INSIDE = (
 
 
 def seeds(
-    gaps: Gaps, graph: SiteGraph, groups: Groups, curves: Curves | None = None, *, sizes: Sequence[int] | None = None
+    gaps: Gaps,
+    graph: SiteGraph,
+    groups: Groups,
+    curves: Curves | None = None,
+    *,
+    sizes: Sequence[int] | None = None,
+    plans: Sequence[AccelerationPlan] = (),
 ) -> dict[str, Genome]:
     """Candidates by name, those that behave alike once.
 
@@ -47,6 +54,7 @@ def seeds(
         groups: Of these.
         curves: For the solved schedules; ``None``: without them.
         sizes: How many evaluations trajectories compute; ``None``: a ladder.
+        plans: Whose computed evaluations are trajectories too.
     """
     steps = gaps.steps
     found: dict[str, Genome] = {"plain": Genome.of(range(steps), steps)}
@@ -56,6 +64,7 @@ def seeds(
             trajectories[f"trajectory {size} of {steps}"] = choice.computed
     half = tuple(sorted({*typical_steps(steps, max(2, steps // 2)), *gaps.boundaries}))
     trajectories["trajectory by theory"] = half
+    trajectories |= {f"plan '{plan.name}'": steps_of_plan(plan, steps, gaps.boundaries) for plan in plans}
     found |= {name: Genome.of(computed, steps) for name, computed in trajectories.items()}
     gate = GeneratorSpec("t_gate", gate=max(1, steps // 2))
     for name, rule in (*RULES, ("T-GATE", gate)):

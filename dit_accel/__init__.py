@@ -13,6 +13,7 @@ _EXPORTS = {
     "EncoderPropagationConfig": "dit_accel.passes.encoder_propagation.apply",
     "FirstBlockCacheConfig": "dit_accel.passes.first_block_cache",
     "GeneratorSpec": "dit_accel.schedules",
+    "SLAConfig": "dit_accel.passes.attention.sla",
     "Schedule": "dit_accel.schedules",
     "SparseDConfig": "dit_accel.passes.attention.sparse_d",
     "StaticCacheConfig": "dit_accel.passes.static_cache",
@@ -26,6 +27,7 @@ _EXPORTS = {
     "remove_acceleration": "dit_accel.api",
     "summary": "dit_accel.api",
     "to_scheduler": "dit_accel.api",
+    "trainable_sla": "dit_accel.passes.attention.sla",
 }
 __all__ = ["__version__", *_EXPORTS]
 
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from dit_accel.api import to_scheduler as to_scheduler
     from dit_accel.embedded import load_embedded as load_embedded
     from dit_accel.evaluation.certify.certify import certify as certify
+    from dit_accel.passes.attention.sla import SLAConfig as SLAConfig
+    from dit_accel.passes.attention.sla import trainable_sla as trainable_sla
     from dit_accel.passes.attention.sparse_d import SparseDConfig as SparseDConfig
     from dit_accel.passes.compile import CompileConfig as CompileConfig
     from dit_accel.passes.distilled import DistilledConfig as DistilledConfig

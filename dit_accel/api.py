@@ -38,9 +38,9 @@ def accelerate_pipeline(
 
     Args:
         pipe: A pipeline with a transformer or UNet denoiser, or such a denoiser itself.
-        plan: A preset (``"lossless"``, ``"balanced"``, ``"fast"``, ``"turbo"``, ``"extreme"``), an
-            :class:`AccelerationPlan`, a folder, file or hub id with one, or pass configs. Default: ``"balanced"``, or
-            what the limits choose.
+        plan: A preset (``"lossless"``, ``"light"``, ``"balanced"``, ``"fast"``, ``"turbo"``, ``"extreme"``),
+            an :class:`AccelerationPlan`, a folder, file or hub id with one, or pass configs. Default: ``"balanced"``,
+            or what the limits choose.
         max_lpips: Instead of a plan: the fastest one that ships for this model and is certified with a mean LPIPS
             (ST-LPIPS where that was measured) of at most this.
         min_speedup: Instead of a plan: the most faithful one that is certified to be so many times faster, on the

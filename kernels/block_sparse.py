@@ -118,7 +118,7 @@ def _attention(
     block_k: int,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    run = _triton().run_forward if _uses_triton(q, backend) else block_gather.run_forward
+    run = _triton().run_forward if uses_triton(q, backend) else block_gather.run_forward
     return run(q, k, v, lut, counts, key_mask, scale, block_q, block_k)
 
 
@@ -162,7 +162,7 @@ def _attention_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     args = (d_out, d_lse, q, k, v, out, lse, lut, counts)
-    if not _uses_triton(q, backend):
+    if not uses_triton(q, backend):
         return block_gather.run_backward(*args, key_mask, scale, block_q, block_k)
     if lut_of_keys is None or counts_of_keys is None:
         lut_of_keys, counts_of_keys = transposed(lut, counts, num_blocks(k.shape[1], block_k))
@@ -192,7 +192,8 @@ def _differentiate(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tupl
 _attention.register_autograd(_differentiate, setup_context=_save)
 
 
-def _uses_triton(q: Tensor, backend: str) -> bool:
+def uses_triton(q: Tensor, backend: str) -> bool:
+    """Whether a backend means Triton for such tensors."""
     return backend == "triton" or (backend == "auto" and q.is_cuda)
 
 

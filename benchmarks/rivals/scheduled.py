@@ -125,7 +125,7 @@ class Ours(Rival):
     method = "this project"
     made_by = "this project"
     advice = "the preset 'balanced'"
-    presets: ClassVar[tuple[str, ...]] = ("lossless", "balanced", "fast", "turbo", "extreme")
+    presets: ClassVar[tuple[str, ...]] = ("lossless", "light", "balanced", "fast", "turbo", "extreme")
     plans: Path | None = None
 
     def supports(self, pipe: Any) -> str | None:

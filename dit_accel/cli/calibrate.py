@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dit_accel.calibration.calibrate import Calibration
     from dit_accel.calibration.front import Point
     from dit_accel.calibration.spread import Spread
+    from dit_accel.plan.plan import AccelerationPlan
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -51,6 +52,13 @@ def calibrate_command(
     branches: Annotated[
         bool, typer.Option(help="Weights of its own for each guidance branch: closer, and no form as a scheduler.")
     ] = False,
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PRESET|FOLDER|FILE|HUB-ID",
+            help="Begin also with the computed calls of this plan, so that nothing worse is found; repeatable.",
+        ),
+    ] = None,
     height: options.Height = None,
     width: options.Width = None,
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a video.")] = None,
@@ -103,6 +111,8 @@ def calibrate_command(
     from dit_accel.cli.search_progress import search_bar
     from dit_accel.evaluation.metrics.fidelity import require_metrics
     from dit_accel.pipelines.generation import GenerationSettings
+    from dit_accel.plan.plan import AccelerationPlan
+    from dit_accel.session.presets import PRESETS
 
     budget_s = seconds_of(budget)
     require_metrics()
@@ -112,6 +122,9 @@ def calibrate_command(
     settings = GenerationSettings(
         num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, num_frames=frames
     )
+    beginnings = [each if each in PRESETS else AccelerationPlan.from_pretrained(each) for each in plan or ()]
+    if ecad and beginnings:
+        raise ConfigError("--ecad begins with that paper's own schedules: leave out --plan")
     if sites or ecad:
         if workers or ray or launched():
             raise ConfigError("--sites and --ecad search in one process: leave out --workers, --ray and the launcher")
@@ -125,7 +138,7 @@ def calibrate_command(
         if ecad:
             run_ecad(pipe, folder, seeds_each=seeds_each, judge=judge, weights=weights, **shared)
         else:
-            run_sites(pipe, folder, **shared)
+            run_sites(pipe, folder, plans=_resolved(beginnings, pipe), **shared)
         return
     limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}
     choose = partial(_choose, limits=limits, quiet=True)
@@ -160,6 +173,7 @@ def calibrate_command(
                 guidance_values=guidance_range or (),
                 branches=branches,
                 cohort=cohort,
+                plans=_resolved(beginnings, pipe),
                 on_progress=on_progress,
                 spread=spread,
             )
@@ -168,8 +182,8 @@ def calibrate_command(
     picture.refresh(found.points, now=True)
     chosen = _choose(found.front, limits, stopped)
     if chosen is not None:
-        plan = found.plan(chosen)
-        put(replace(plan, name=plan_name or plan.name), folder / "chosen")
+        best = found.plan(chosen)
+        put(replace(best, name=plan_name or best.name), folder / "chosen")
     if as_json:
         data = {
             "folder": str(folder),
@@ -212,6 +226,14 @@ def _spread(load: "Callable[[], Any]", workers: int, ray: bool, threads: int) ->
 
         return on_processes(load, workers, threads=threads)
     return here
+
+
+def _resolved(plans: "Sequence[str | AccelerationPlan]", pipe: Any) -> "list[AccelerationPlan]":
+    """Plans of a pipeline, presets by name among them."""
+    from dit_accel.api import resolve_plan
+    from dit_accel.families.targets import find_targets
+
+    return [resolve_plan(each, find_targets(pipe)) for each in plans]
 
 
 def _choose(front: "Sequence[Point]", limits: dict[str, Any], stopped: bool = False, quiet: bool = False) -> Any:

@@ -23,6 +23,7 @@ _SHIPPED = {
     "encoder_propagation": "dit_accel.passes.encoder_propagation.apply",
     "first_block_cache": "dit_accel.passes.first_block_cache",
     "paro_attention": "dit_accel.passes.attention.paro",
+    "sla": "dit_accel.passes.attention.sla",
     "sparse_d": "dit_accel.passes.attention.sparse_d",
     "static_cache": "dit_accel.passes.static_cache",
     "teacache": "dit_accel.passes.teacache",

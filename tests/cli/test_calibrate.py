@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dit_accel import TrajectoryConfig
 from dit_accel.calibration.judging import Judge, Verdict
 from dit_accel.cli.calibrate import seconds_of
 from dit_accel.errors import ConfigError
@@ -97,3 +98,19 @@ def test_skipped_candidates_are_told(
     result = run("calibrate", tiny_folder, "-o", str(tmp_path / "found"), *QUICK)
     assert result.exit_code == 0
     assert "skipped: 2 of 3; the first because its pictures are not finite" in result.stderr
+
+
+def test_the_search_begins_with_plans_that_are_named(run: Any, tiny_folder: str, tmp_path: Path) -> None:
+    pytest.importorskip("deap")
+    known = AccelerationPlan(passes=(TrajectoryConfig(computed=(True, True, False, False, False, True)),))
+    known.save_pretrained(tmp_path / "known")
+    arguments = ("calibrate", tiny_folder, "-o", str(tmp_path / "found"), *QUICK)
+    result = run(*arguments, "--plan", "extreme", "--plan", str(tmp_path / "known"), "--json")
+    assert result.exit_code == 0, result.output
+    judged = json.loads((tmp_path / "found" / "judged.json").read_text())["points"]
+    assert [0, 1, 5] in [point["computed"] for point in judged]
+    for plan, words in (("balanced", "computes every denoiser call"), ("nowhere/plan", "nowhere/plan")):
+        refused = run(*arguments, "--plan", plan)
+        assert refused.exit_code != 0 and words in " ".join(refused.output.split())
+    refused = run(*arguments, "--plan", "extreme", "--ecad")
+    assert refused.exit_code != 0 and "leave out --plan" in refused.output
