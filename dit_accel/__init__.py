@@ -12,6 +12,7 @@ _EXPORTS = {
     "DistilledConfig": "dit_accel.passes.distilled",
     "EncoderPropagationConfig": "dit_accel.passes.encoder_propagation.apply",
     "FirstBlockCacheConfig": "dit_accel.passes.first_block_cache",
+    "LinearAttentionConfig": "dit_accel.passes.linear_attention",
     "GeneratorSpec": "dit_accel.schedules",
     "SLAConfig": "dit_accel.passes.attention.sla",
     "Schedule": "dit_accel.schedules",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from dit_accel.passes.distilled import DistilledConfig as DistilledConfig
     from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig as EncoderPropagationConfig
     from dit_accel.passes.first_block_cache import FirstBlockCacheConfig as FirstBlockCacheConfig
+    from dit_accel.passes.linear_attention import LinearAttentionConfig as LinearAttentionConfig
     from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig
     from dit_accel.passes.teacache import TeaCacheConfig as TeaCacheConfig
     from dit_accel.passes.trajectory.apply import TrajectoryConfig as TrajectoryConfig

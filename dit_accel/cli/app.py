@@ -14,6 +14,7 @@ from dit_accel.cli.env import env_command
 from dit_accel.cli.evaluate import evaluate_command
 from dit_accel.cli.explore import app_command
 from dit_accel.cli.generate import generate_command
+from dit_accel.cli.linearize import linearize_command
 from dit_accel.cli.presets import presets_app
 from dit_accel.cli.report import report_command
 from dit_accel.cli.train import train_embedded_command
@@ -50,6 +51,7 @@ app.command("env")(env_command)
 app.command("doctor")(doctor_command)
 app.command("train-embedded")(train_embedded_command)
 app.command("distill")(distill_command)
+app.command("linearize")(linearize_command)
 
 
 def _version(wanted: bool) -> None:

@@ -29,6 +29,8 @@ def distill_command(
     trajectories: Annotated[int, typer.Option(min=1, help="Of the teacher, solved once before training.")] = 1024,
     teacher_steps: Annotated[int | None, typer.Option(min=1, help="Of each. Default: the pipeline's own.")] = None,
     guidance: options.Guidance = None,
+    height: options.Height = None,
+    width: options.Width = None,
     prompts: Annotated[
         str, typer.Option(metavar="auto|train|search|FILE", help="What the teacher draws; a file has one a line.")
     ] = "auto",
@@ -83,7 +85,7 @@ def distill_command(
         raise ConfigError(f"--dtype must be bf16 or fp32, got '{dtype}'")
     if threads:
         torch.set_num_threads(threads)
-    _log_to_stderr()
+    log_to_stderr()
     tell(f"loading {model} ...")
     workers = Workers.from_environment()
     pipe = load_for_cli(model, workers.device(device), "float32")
@@ -102,6 +104,8 @@ def distill_command(
         teacher_steps=teacher_steps or call_default(pipe, "num_inference_steps", 28),
         guidance=Guidance(call_default(pipe, "guidance_scale", 1.0) if guidance is None else guidance),
         adapter=AdapterConfig(rank=rank),
+        height_px=height,
+        width_px=width,
         init=init,
         options=_settings(sets or []),
         seed=seed,
@@ -144,7 +148,8 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
+    """Tell of the training on stderr."""
     logger = logging.getLogger("dit_accel")
     if not any(isinstance(handler, RichHandler) for handler in logger.handlers):
         logger.addHandler(RichHandler(console=err(), show_path=False, show_level=False))

@@ -36,7 +36,7 @@ class DistilledConfig(PassConfig):
 
     Args:
         method: How it was distilled.
-        steps: Numbers of steps that it was trained for.
+        steps: Numbers of steps that it was trained for; empty: any.
         guidance_scale: Of the teacher, folded into the student; a pipeline that takes one is to be called with it.
         scale: Strength of the update; 1 is the student, 0 the teacher.
         scheduler: Class of the scheduler it is to be run with, and settings that differ from the pipeline's own;
@@ -50,7 +50,7 @@ class DistilledConfig(PassConfig):
     type_name: ClassVar[str] = NAME
 
     method: str = "unknown"
-    steps: tuple[int, ...] = (4,)
+    steps: tuple[int, ...] = ()
     guidance_scale: float | None = None
     scale: float = 1.0
     scheduler: Mapping[str, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class DistilledConfig(PassConfig):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
-        if not self.steps or not all(isinstance(step, int) and step > 0 for step in self.steps):
+        if not all(isinstance(step, int) and step > 0 for step in self.steps):
             raise ConfigError(f"'{NAME}': steps must be positive whole numbers, got {list(self.steps)}")
         if not isinstance(self.scale, int | float) or not 0 <= self.scale <= 2:
             raise ConfigError(f"'{NAME}': scale must lie in [0, 2], got {self.scale!r}")
@@ -182,7 +182,7 @@ def _keep_config(runtime: DenoiserRuntime, pipe: Any) -> None:
 
 
 def _check_run(runtime: DenoiserRuntime, config: DistilledConfig, run: Run) -> None:
-    if run.num_steps not in config.steps:
+    if config.steps and run.num_steps not in config.steps:
         known = ", ".join(str(step) for step in config.steps)
         runtime.warn(f"the student was distilled for {known} steps, and this run has {run.num_steps}")
     found = run.conditions.guidance_scale

@@ -22,6 +22,7 @@ _SHIPPED = {
     "distilled": "dit_accel.passes.distilled",
     "encoder_propagation": "dit_accel.passes.encoder_propagation.apply",
     "first_block_cache": "dit_accel.passes.first_block_cache",
+    "linear_attention": "dit_accel.passes.linear_attention",
     "paro_attention": "dit_accel.passes.attention.paro",
     "sla": "dit_accel.passes.attention.sla",
     "sparse_d": "dit_accel.passes.attention.sparse_d",

@@ -32,7 +32,9 @@ class VirtualBatchNorm(nn.Module):
         groups = x.unflatten(0, (-1, size))
         mean = groups.mean(dim=(1, 3), keepdim=True)
         variance = groups.var(dim=(1, 3), keepdim=True, unbiased=False)
-        return ((groups - mean) * (variance + 1e-5).rsqrt()).flatten(0, 1) * self.weight + self.bias
+        normal = ((groups - mean) * (variance + 1e-5).rsqrt()).flatten(0, 1)
+        found: torch.Tensor = normal * self.weight + self.bias
+        return found
 
 
 class Head(nn.Module):

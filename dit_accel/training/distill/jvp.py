@@ -8,7 +8,7 @@ plain module is called, in float32, without autocast.
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -52,8 +52,8 @@ def along(
     with sdpa_kernel(SDPBackend.MATH), torch.autocast(x.device.type, enabled=False):
         if mode != "difference":
             try:
-                value, derivative = torch.func.jvp(field, (x, t), (dx, dt))
-                return value.detach(), derivative.detach()
+                found: Any = torch.func.jvp(field, (x, t), (dx, dt))
+                return found[0].detach(), found[1].detach()
             except (NotImplementedError, RuntimeError) as error:
                 if mode == "forward":
                     raise UnsupportedModelError(

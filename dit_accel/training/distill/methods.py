@@ -9,11 +9,13 @@ from dit_accel.training.distill.objectives.base import DistillObjective
 from dit_accel.training.distill.objectives.dmd2 import DMD2, DMD2Config
 from dit_accel.training.distill.objectives.ladd import HEADS, LADD, LADDConfig
 from dit_accel.training.distill.objectives.lcm import LCM, LCMConfig
+from dit_accel.training.distill.objectives.linvideo import LinVideo, LinVideoConfig
 from dit_accel.training.distill.objectives.mdt import MDT, MDTConfig
 from dit_accel.training.distill.objectives.perflow import PeRFlow, PeRFlowConfig
 from dit_accel.training.distill.objectives.sana_sprint import SanaSprint, SanaSprintConfig
 from dit_accel.training.distill.objectives.scm import SCM, SCMConfig
 from dit_accel.training.distill.objectives.setting import Setting
+from dit_accel.training.distill.objectives.sla import SLAFinetune, SLAFinetuneConfig
 from dit_accel.training.distill.roles import CRITIC, STUDENT
 
 
@@ -29,6 +31,7 @@ class Method:
         make: From the setting and the numbers of steps the student is to run at, its objective.
         lr_of: Learning rates of other turns.
         renoise: How the student is sampled, see ``DistillObjective``.
+        folded: Whether guidance goes into the student.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Method:
     lr: float = 5e-4
     lr_of: Mapping[str, float] | None = None
     renoise: bool = False
+    folded: bool = True
 
 
 METHODS: dict[str, Method] = {
@@ -102,12 +106,35 @@ def _sprint(more: Mapping[str, Any]) -> SanaSprintConfig:
     return SanaSprintConfig(**{**more, **parts})
 
 
+LINEAR: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            name="linvideo",
+            summary="learns which layers become linear, and matches distributions at any time",
+            make=lambda setting, steps, more: LinVideo(setting, LinVideoConfig(**more)),
+            lr=2e-4,
+            folded=False,
+        ),
+        Method(
+            name="sla",
+            summary="sparse attention with a trained linear branch, in every layer",
+            make=lambda setting, steps, more: SLAFinetune(setting, SLAFinetuneConfig(**more)),
+            lr=2e-4,
+            folded=False,
+        ),
+    )
+}
+"""Methods that keep the number of steps and change the attention."""
+
+
 def get_method(name: str) -> Method:
     """Look a method up.
 
     Raises:
         ConfigError: There is none of that name.
     """
-    if name not in METHODS:
-        raise ConfigError(f"unknown method '{name}'.{did_you_mean(name, METHODS)} Known: {', '.join(METHODS)}.")
-    return METHODS[name]
+    known = {**METHODS, **LINEAR}
+    if name not in known:
+        raise ConfigError(f"unknown method '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    return known[name]

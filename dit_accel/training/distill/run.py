@@ -15,7 +15,8 @@ from dit_accel.training.distill.backbone import Backbone, take
 from dit_accel.training.distill.export import load_weights
 from dit_accel.training.distill.guard import GuardConfig
 from dit_accel.training.distill.guidance import Guidance
-from dit_accel.training.distill.methods import Method, get_method
+from dit_accel.training.distill.methods import get_method
+from dit_accel.training.distill.objectives.base import DistillObjective
 from dit_accel.training.distill.objectives.setting import Setting
 from dit_accel.training.distill.roles import STUDENT, AdapterConfig, Roles
 from dit_accel.training.distill.sampling import sample_latents
@@ -50,6 +51,9 @@ class DistillJob:
         options: Fields of the method's config that are not the defaults.
         seed: Of everything random.
         dtype: Autocast type.
+        height_px: Of what is drawn in training; ``None``: as in a plain call of the pipeline. So are the others.
+        width_px: Likewise.
+        frames: Of a video.
         guard: When to roll back.
     """
 
@@ -66,6 +70,9 @@ class DistillJob:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     dtype: torch.dtype = torch.float32
+    height_px: int | None = None
+    width_px: int | None = None
+    frames: int | None = None
     guard: GuardConfig = field(default_factory=GuardConfig)
 
     def __post_init__(self) -> None:
@@ -86,7 +93,7 @@ def build_trainer(
         workers: Processes that train together.
     """
     method = get_method(job.method)
-    backbone = Backbone.of(pipe)
+    backbone = Backbone.of(pipe, height_px=job.height_px, width_px=job.width_px, frames=job.frames)
     solved = solve_trajectories(
         backbone, prompts, job.trajectories_dir, count=job.trajectories, steps=job.teacher_steps,
         guidance=job.guidance, seed=job.seed, dtype=job.dtype,
@@ -96,7 +103,7 @@ def build_trainer(
         roles.load(STUDENT, load_weights(job.init))
     setting = Setting(
         backbone=backbone, roles=roles, trajectories=solved, batch_size=job.loop.batch_size, guidance=job.guidance,
-        dtype=job.dtype,
+        dtype=job.dtype, folded=method.folded,
     )  # fmt: skip
     try:
         objective = method.make(setting, job.steps, job.options)
@@ -104,11 +111,11 @@ def build_trainer(
         raise ConfigError(f"'{job.method}' does not know that setting: {error}") from error
     return DistillTrainer(
         objective, roles, job.loop, run_dir=job.run_dir, seed=job.seed, lr_of=dict(method.lr_of or {}),
-        guard=job.guard, probe=_probe(setting, method), sample_fn=_sheets(setting, method, job), workers=workers,
+        guard=job.guard, probe=_probe(setting, objective), sample_fn=_sheets(setting, objective, job), workers=workers,
     )  # fmt: skip
 
 
-def _sheets(setting: Setting, method: Method, job: DistillJob) -> Any:
+def _sheets(setting: Setting, objective: DistillObjective, job: DistillJob) -> Any:
     """A sheet: the teacher's images, then the student's at each number of steps, from the same noise."""
     solved, backbone = setting.trajectories, setting.backbone
     count = min(SHEET_PROMPTS, len(solved))
@@ -120,16 +127,17 @@ def _sheets(setting: Setting, method: Method, job: DistillJob) -> Any:
         rows = []
         for steps in job.steps:
             generator = torch.Generator().manual_seed(SHEET_SEED)
-            latents = sample_latents(
-                setting, STUDENT, noise, text, steps, renoise=method.renoise, generator=generator
-            )  # fmt: skip
+            with objective.acting():
+                latents = sample_latents(
+                    setting, STUDENT, noise, text, steps, renoise=objective.renoise, generator=generator
+                )
             rows.append(decode(backbone, latents))
-        save_sheet(torch.cat(rows), job.run_dir / f"{method.name}-{step:06d}.png", columns=count, zoom=2)
+        save_sheet(torch.cat(rows), job.run_dir / f"{objective.name}-{step:06d}.png", columns=count, zoom=2)
 
     return draw
 
 
-def _probe(setting: Setting, method: Method) -> Any:
+def _probe(setting: Setting, objective: DistillObjective) -> Any:
     """Mean distance between one-step samples of one prompt, as a share of the teacher's."""
     solved = setting.trajectories
     count = min(PROBE_SAMPLES, len(solved))
@@ -140,7 +148,8 @@ def _probe(setting: Setting, method: Method) -> Any:
 
     @torch.no_grad()
     def look() -> float:
-        samples = sample_latents(setting, STUDENT, noise, text, 1, renoise=False)
+        with objective.acting():
+            samples = sample_latents(setting, STUDENT, noise, text, 1, renoise=False)
         return _spread(samples.cpu()) / max(teachers, 1e-12)
 
     return look

@@ -84,7 +84,7 @@ class DistillTrainer:
             lr = (lr_of or {}).get(name, config.lr)
             optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
             self.turns[name] = _Turn(parameters, optimizer, lr)
-        self._averaged = list(roles.parameters(self.student).values())
+        self._averaged = self.turns[self.student].parameters
         self.ema = EMAModel(self._averaged, decay=config.ema_decay, foreach=True)
         self.generator = torch.Generator().manual_seed(self._seed_at(0, 0))
         self.step = self.rollbacks = 0
@@ -195,7 +195,7 @@ class DistillTrainer:
         self.step, self.rollbacks, self.lr_scale = state["step"], state["rollbacks"], state["lr_scale"]
         self.train_seconds = state["train_seconds"]
         own = self.run_dir / f"{self.objective.name}.rng{self.workers.rank}.pt"
-        draws = torch.load(own, weights_only=True) if own.exists() else {"step": -1}
+        draws: dict[str, Any] = torch.load(own, weights_only=True) if own.exists() else {"step": -1}
         if draws["step"] == self.step:
             self.generator.set_state(draws["generator"])
             torch.set_rng_state(draws["torch_rng"])

@@ -172,4 +172,5 @@ def _read_all(file: Path, facts: dict[str, str]) -> dict[str, torch.Tensor]:
             raise ConfigError(
                 f"{file} holds trajectories with {name} {found.get(name)}, wanted {wanted}: give another folder"
             )
-    return load_file(file)
+    tensors: dict[str, torch.Tensor] = load_file(file)
+    return tensors

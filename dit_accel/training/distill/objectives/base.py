@@ -1,7 +1,9 @@
 """What the trainer needs to know of a method of distillation."""
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import ClassVar
 
 import torch
@@ -37,6 +39,10 @@ class DistillObjective(ABC):
     def turns(self, step: int) -> tuple[str, ...]:
         """Who is stepped in this step, in order: names of roles, or of modules that have a turn of their own."""
         return (STUDENT,)
+
+    def acting(self) -> AbstractContextManager[None]:
+        """What must hold while the student draws: of a student with other attention, that it is in place."""
+        return contextlib.nullcontext()
 
     @abstractmethod
     def loss(self, turn: str, step: int, generator: torch.Generator) -> torch.Tensor:

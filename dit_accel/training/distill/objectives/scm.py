@@ -94,7 +94,8 @@ class SCM(DistillObjective):
         prior = (1 / t.tan().clamp_min(1e-6)).clamp(max=c.max_weight) / c.sigma_data
         log_variance = self.weight(t)
         error = (field - field.detach() - g).flatten(1).square().mean(1)
-        return (prior * (-log_variance).exp() * error + log_variance).mean()
+        loss: torch.Tensor = (prior * (-log_variance).exp() * error + log_variance).mean()
+        return loss
 
     @torch.no_grad()
     def tangent(

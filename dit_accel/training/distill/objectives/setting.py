@@ -21,8 +21,9 @@ class Setting:
         roles: Teacher, student, critic.
         trajectories: Of the teacher.
         batch_size: Samples a step.
-        guidance: Of the teacher, folded into the student.
+        guidance: Of the teacher.
         dtype: Autocast type; ``torch.float32`` turns autocast off.
+        folded: Whether the student learns the guidance, too; otherwise it is guided as the teacher is.
     """
 
     backbone: Backbone
@@ -31,6 +32,7 @@ class Setting:
     batch_size: int
     guidance: Guidance
     dtype: torch.dtype = torch.float32
+    folded: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -50,10 +52,10 @@ class Setting:
             x: Latents [B, ...].
             t: Times in [0, 1], [B].
             text: One row a sample.
-            guided: Whether the teacher is guided.
+            guided: Whether whoever is guided from outside is.
             exact: Without autocast: small differences of outputs drown in half precision.
         """
-        mixed = role == TEACHER and guided
+        mixed = guided and (role == TEACHER or not self.folded)
         scale = self.guidance if mixed or self.backbone.kind.guidance_embedded else Guidance()
         empty = {name: rows.to(x.device) for name, rows in self.trajectories.empty.items()} if mixed else None
         with self.roles.acting(role) as network, contextlib.nullcontext() if exact else self.autocast():
