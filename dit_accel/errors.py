@@ -32,6 +32,10 @@ class IrreversibleError(DitAccelError, RuntimeError):
     """An applied pass cannot be undone on this object."""
 
 
+class CommunicationError(DitAccelError, RuntimeError):
+    """Ranks that compute one picture together have lost each other, or do not do the same."""
+
+
 class AccelerationWarning(UserWarning):
     """Something will be slower or less exact than the plan says; ``strict=True`` makes it an error."""
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dit_accel.cli import options
-from dit_accel.cli.console import EXIT_STOPPED, out, print_json, tell
+from dit_accel.cli.calibrate_output import say
+from dit_accel.cli.console import EXIT_STOPPED, print_json, tell
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dit_accel.calibration.calibrate import Calibration
     from dit_accel.calibration.front import Point
     from dit_accel.calibration.spread import Spread
     from dit_accel.plan.plan import AccelerationPlan
@@ -59,6 +59,13 @@ def calibrate_command(
             help="Begin also with the computed calls of this plan, so that nothing worse is found; repeatable.",
         ),
     ] = None,
+    tail: Annotated[
+        float,
+        typer.Option(min=0, help="Let difficult prompts count more in the fit: 1 somewhat, 4 a lot; thrice the time."),
+    ] = 0.0,
+    sweeps: Annotated[
+        int, typer.Option(min=0, help="Refit the answers of the front so often for the end of the run: slow.")
+    ] = 0,
     height: options.Height = None,
     width: options.Width = None,
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a video.")] = None,
@@ -81,6 +88,12 @@ def calibrate_command(
     judge: Annotated[str | None, typer.Option(help="With --ecad: who scores. Default: the best at hand.")] = None,
     population: Annotated[int | None, typer.Option(min=4, help="With --sites or --ecad. Default: 24, 72.")] = None,
     weights: Annotated[Path, typer.Option(metavar="FOLDER", help="With --ecad: of the judge.")] = Path("weights"),
+    attention: options.Attention = False,
+    density: options.Density = None,
+    mass: options.Mass = None,
+    block: options.Block = 64,
+    parts: options.Parts = 4,
+    dense_steps: options.DenseSteps = 0.0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch, in each process.")] = 1,
     workers: Annotated[
         int, typer.Option(min=0, help="Judge in so many processes of their own, with the same results.")
@@ -125,20 +138,43 @@ def calibrate_command(
     beginnings = [each if each in PRESETS else AccelerationPlan.from_pretrained(each) for each in plan or ()]
     if ecad and beginnings:
         raise ConfigError("--ecad begins with that paper's own schedules: leave out --plan")
-    if sites or ecad:
-        if workers or ray or launched():
-            raise ConfigError("--sites and --ecad search in one process: leave out --workers, --ray and the launcher")
+    if attention and (sites or ecad):
+        raise ConfigError(
+            "--attention, --sites and --ecad exclude each other; --plan joins masks with what they found"
+        )
+    if (ecad or attention) and (workers or ray or launched()):
+        raise ConfigError("--ecad and --attention take one process: leave out --workers, --ray and the launcher")
+    if sites or ecad or attention:
+        if cohort or guidance_range or tail or sweeps or (branches and not sites):
+            raise ConfigError(
+                "--sites takes --branches, --plan and workers of these options, --ecad and --attention none; none "
+                "takes --cohort, --guidance-range, --tail or --sweeps"
+            )
+        shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "as_json": as_json}
+        tell(f"loading {model} ...")
+        load = partial(load_for_cli, model, own_device(device), dtype)
+        if attention:
+            from dit_accel.cli.calibrate_attention import run_attention
+
+            pipe = load()
+            wanted: dict[str, Any] = {"densities": density, "masses": mass, "block": block, "parts": parts}
+            wanted |= {"dense_steps_frac": dense_steps, "joined": _resolved(beginnings, pipe)}
+            run_attention(pipe, folder, **wanted, **shared)
+            return
         from dit_accel.cli.calibrate_sites import run_ecad, run_sites
 
-        shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "seed": seed}
-        shared |= {"budget_s": budget_s, "generations": generations, "as_json": as_json}
+        shared |= {"seed": seed, "budget_s": budget_s, "generations": generations}
         shared |= {} if population is None else {"population": population}
-        tell(f"loading {model} ...")
-        pipe = load_for_cli(model, device, dtype)
+        spread = _spread(load, workers, ray, threads)
+        pipe = load()
+        if not leads():
+            serve(pipe)
+            return
         if ecad:
             run_ecad(pipe, folder, seeds_each=seeds_each, judge=judge, weights=weights, **shared)
         else:
-            run_sites(pipe, folder, plans=_resolved(beginnings, pipe), **shared)
+            plans = _resolved(beginnings, pipe)
+            run_sites(pipe, folder, plans=plans, branches=branches, spread=spread, **shared)
         return
     limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}
     choose = partial(_choose, limits=limits, quiet=True)
@@ -172,6 +208,8 @@ def calibrate_command(
                 seed=seed,
                 guidance_values=guidance_range or (),
                 branches=branches,
+                tail=tail,
+                sweeps=sweeps,
                 cohort=cohort,
                 plans=_resolved(beginnings, pipe),
                 on_progress=on_progress,
@@ -195,7 +233,7 @@ def calibrate_command(
         }
         print_json(json.dumps(data))
     else:
-        _say(found, chosen, folder, model, stopped)
+        say(found, chosen, folder, model, stopped)
     if stopped:
         raise typer.Exit(EXIT_STOPPED)
 
@@ -252,21 +290,6 @@ def _choose(front: "Sequence[Point]", limits: dict[str, Any], stopped: bool = Fa
         return None
 
 
-def _say(found: "Calibration", chosen: Any, folder: Path, model: str, stopped: bool) -> None:
-    if found.points:
-        out().print(_table(found, chosen))
-    if found.skipped:
-        why = next(iter(found.skipped.values()))
-        tell(f"skipped: {len(found.skipped)} of {len(found.points) + len(found.skipped)}; the first because {why}")
-    if stopped:
-        kept = f"all of it is kept in {folder}" if found.points else "nothing was judged yet"
-        tell(f"stopped; {kept}. The same command goes on from here.")
-    if found.points:
-        where = folder / "chosen" if chosen else folder
-        tell(f"plans: {where}. They were judged on the prompts that they were fitted to; for others:")
-        tell(f"dit-accel certify {model} --plan {where}")
-
-
 def seconds_of(text: str) -> float:
     """Seconds of ``90s``, ``20m`` or ``2h``.
 
@@ -280,15 +303,3 @@ def seconds_of(text: str) -> float:
     if value <= 0:
         raise ConfigError(f"'{text}' is no time; write 90s, 20m or 2h")
     return value
-
-
-def _table(found: "Calibration", chosen: Any) -> Any:
-    from rich.table import Table
-
-    table = Table("computed", "evaluations saved", "PSNR", "worst tenth", "ST-LPIPS", title="on search prompts")
-    for point in found.front:
-        mark = " *" if point == chosen else ""
-        distance = "" if point.st_lpips is None else f"{point.st_lpips:.4f}"
-        count = f"{len(point.computed)} of {point.num_steps}{mark}"
-        table.add_row(count, f"{point.saved:.2f}x", f"{point.psnr_db:.1f} dB", f"{point.worst_db:.1f} dB", distance)
-    return table

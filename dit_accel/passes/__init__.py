@@ -5,6 +5,7 @@ from dit_accel.passes.attention.sparse_d import SparseDConfig
 from dit_accel.passes.compile import CompileConfig
 from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig
 from dit_accel.passes.first_block_cache import FirstBlockCacheConfig
+from dit_accel.passes.patch_parallel.apply import PatchParallelConfig
 from dit_accel.passes.static_cache import StaticCacheConfig
 from dit_accel.passes.teacache import TeaCacheConfig
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
@@ -14,6 +15,7 @@ __all__ = [
     "EncoderPropagationConfig",
     "FirstBlockCacheConfig",
     "PAROAttentionConfig",
+    "PatchParallelConfig",
     "SparseDConfig",
     "StaticCacheConfig",
     "TeaCacheConfig",

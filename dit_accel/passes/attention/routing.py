@@ -10,7 +10,7 @@ import copy
 import inspect
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
@@ -114,6 +114,9 @@ class Route:
         return why_dense(query)
 
 
+R = TypeVar("R", bound=Route)
+
+
 def routable(target: Target) -> Iterator[tuple[BoundSite, nn.Module]]:
     """The attention modules of a denoiser whose scores a pass can decide on: self-attention and joint attention."""
     for site in target.layout.sites:
@@ -123,18 +126,26 @@ def routable(target: Target) -> Iterator[tuple[BoundSite, nn.Module]]:
                 yield site, module
 
 
-def route(module: nn.Module, ledger: PatchLedger, *, by: str) -> Route:
-    """Give an attention module a processor that calls a :class:`Route`, to begin with one that changes nothing."""
+@overload
+def route(module: nn.Module, ledger: PatchLedger, *, by: str) -> Route: ...
+
+
+@overload
+def route(module: nn.Module, ledger: PatchLedger, *, by: str, kind: type[R]) -> R: ...
+
+
+def route(module: nn.Module, ledger: PatchLedger, *, by: str, kind: type[Route] = Route) -> Route:
+    """Give an attention module a processor that calls a route of this kind, to begin with one that changes nothing."""
     processor: Any = module.processor
     name = _name_in(processor)
     assert name is not None
     code: types.FunctionType = inspect.getattr_static(type(processor), "__call__")
     native = code.__globals__[name]
     if name == _DISPATCH:
-        found = Route(native, heads_first=False)
+        found = kind(native, heads_first=False)
         stand_in: Any = found
     else:
-        found = Route(native.scaled_dot_product_attention, heads_first=True)
+        found = kind(native.scaled_dot_product_attention, heads_first=True)
         stand_in = types.ModuleType(native.__name__)
         vars(stand_in).update(vars(native), scaled_dot_product_attention=found)
     same = types.FunctionType(

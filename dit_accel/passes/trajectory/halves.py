@@ -54,6 +54,13 @@ def conditional_half(
         names: Of the positional arguments, the latents first.
         conditioning: Of the arguments that carry the prompt.
     """
+    return half_of_batch(call, names, conditioning, 1)
+
+
+def half_of_batch(
+    call: Call, names: Sequence[str], conditioning: Sequence[str], half: int
+) -> tuple[tuple[Any, ...], dict[str, Any]] | str:
+    """As :func:`conditional_half`, of the first (0) or second (1) half of the batch."""
     named = [*zip(names, call.args, strict=False), *call.kwargs.items()]
     if not named or not isinstance(named[0][1], torch.Tensor) or len(named[0][1]) % 2:
         return "its latents are no batch of two halves"
@@ -61,7 +68,7 @@ def conditional_half(
     known = BATCHED.union(conditioning, (named[0][0],))
 
     def cut(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor[size // 2 :] if tensor.dim() and len(tensor) == size else tensor
+        return tensor.chunk(2)[half] if tensor.dim() and len(tensor) == size else tensor
 
     for name, value in named:
         if name not in known and any(tensor.dim() and len(tensor) == size for tensor in leaves(value)):

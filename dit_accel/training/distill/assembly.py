@@ -1,10 +1,10 @@
 """A-SDM's assembled UNet: redundant layers left out, capacity regained by kernels of several experts.
 
 Wang et al. 2024, "A-SDM" (arXiv 2406.00210). Only its abstract was at hand: which layers go, and how experts are
-routed, is our design. The second of two equal layers of a level goes, shallow levels first, which cost the most
-and hold the least; what stays of a residual block whose width changes is its shortcut. Experts mix kernels, not outputs
-(CondConv, Yang et al. 2019, arXiv 1904.04971): one convolution with the router's sum of kernels costs at batch 1 what
-one expert costs.
+routed, is our design. The second of two equal layers of a level goes, shallow levels first: they cost most and hold
+least. What stays of a residual block whose width changes is its shortcut. Experts mix kernels, not outputs (CondConv,
+Yang et al. 2019, arXiv 1904.04971): one convolution with the router's sum of kernels costs at batch 1 what one expert
+costs.
 """
 
 from collections.abc import Sequence
