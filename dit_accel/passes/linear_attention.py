@@ -114,7 +114,7 @@ def _obstacles(target: Target, config: LinearAttentionConfig) -> list[str]:
     found = obstacles(target, config.layers)
     if found:
         return found
-    sizes = {site.info.id: head_dim_of(module) for site, module in routable(target)}
+    sizes = {site.info.id: head_dim_of(module) for site, module in routable(target) if site.info.id in config.layers}
     for layer in config.layers:
         size = len(config.weights[f"{layer}.query"])
         if size != sizes[layer]:

@@ -173,9 +173,8 @@ def decisiveness_loss(shares: Tensor, power: float) -> Tensor:
 
 
 def head_dim_of(module: nn.Module) -> int:
-    """D of an attention module."""
-    to_q: nn.Module = getattr(module, "to_q")  # noqa: B009  # not of nn.Module's own
-    width = getattr(to_q, "out_features", 0) or getattr(module, "inner_dim", 0)
+    """D of an attention module, from the projection of queries; 0: it has none by that name (Kandinsky 5)."""
+    width = getattr(getattr(module, "to_q", None), "out_features", 0) or getattr(module, "inner_dim", 0)
     return int(width) // max(1, int(getattr(module, "heads", 1)))
 
 

@@ -101,7 +101,7 @@ class FactorisedTextToVideo:
         if len(motions) != self.config.chunks:
             raise ConfigError(f"wanted one motion, or {self.config.chunks}, got {len(motions)}")
         with self._on_device(self.text_to_image):
-            video = self._image(prompt, seed)
+            video = self._fitted(self._image(prompt, seed))
         with self._on_device(self.to_video):
             for number, words in enumerate(motions):
                 known = video[-self.config.overlap :]
@@ -130,7 +130,6 @@ class FactorisedTextToVideo:
         import torch
 
         generator = torch.Generator("cpu").manual_seed(seed)
-        known = self._fitted(known)
         if self._frames_input is not None:
             return self._frames_input(prompt, frames=known, generator=generator, **self.config.video)
         made = self.to_video(

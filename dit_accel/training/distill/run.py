@@ -116,15 +116,14 @@ def build_trainer(
 
 
 def _sheets(setting: Setting, objective: DistillObjective, job: DistillJob) -> Any:
-    """A sheet: the teacher's images, then the student's at each number of steps, from the same noise."""
+    """A sheet: first trajectories' ends, then what the student makes of their noise in each number of steps."""
     solved, backbone = setting.trajectories, setting.backbone
     count = min(SHEET_PROMPTS, len(solved))
     text = {name: rows.to(setting.device) for name, rows in take(solved.text, solved.rows[:count]).items()}
-    noise = torch.stack([noise_of(SHEET_SEED + n, job.seed + 1, backbone.latent_shape) for n in range(count)])
-    noise = noise.to(setting.device)
+    noise, ends = (solved.points[:count, place].float().to(setting.device) for place in (0, -1))
 
     def draw(step: int) -> None:
-        rows = []
+        rows = [decode(backbone, ends)]
         for steps in job.steps:
             generator = torch.Generator().manual_seed(SHEET_SEED)
             with objective.acting():

@@ -88,6 +88,7 @@ class DistillTrainer:
         self.ema = EMAModel(self._averaged, decay=config.ema_decay, foreach=True)
         self.generator = torch.Generator().manual_seed(self._seed_at(0, 0))
         self.step = self.rollbacks = 0
+        self._rolled_back_at = -1
         self.lr_scale = 1.0
         self.train_seconds = 0.0
         self.log = TrainLog(objective.name, run_dir)
@@ -108,8 +109,8 @@ class DistillTrainer:
         Raises:
             DivergedError: It diverged more often in a row than the guard allows.
         """
-        if not self.checkpoint_path.exists():
-            self.save()
+        if self.step == 0:
+            self.save()  # also over one of a former run: a rollback must not go there
         start = last = saved = sampled = time.monotonic()
         while not self.finished:
             trouble = self._train_step()
@@ -162,6 +163,7 @@ class DistillTrainer:
         if self.workers.is_main:
             _replace(self.checkpoint_path, {
                 "step": self.step, "rollbacks": self.rollbacks, "lr_scale": self.lr_scale,
+                "rolled_back_at": self._rolled_back_at,
                 "train_seconds": self.train_seconds, "ema": self.ema.state_dict(),
                 "roles": {role: _detached(self.roles.parameters(role)) for role in self.roles.trained},
                 "modules": {name: module.state_dict() for name, (_, module) in self.objective.modules.items()},
@@ -193,7 +195,7 @@ class DistillTrainer:
         self.ema.load_state_dict(state["ema"])
         self.ema.to(self._averaged[0].device)
         self.step, self.rollbacks, self.lr_scale = state["step"], state["rollbacks"], state["lr_scale"]
-        self.train_seconds = state["train_seconds"]
+        self.train_seconds, self._rolled_back_at = state["train_seconds"], state["rolled_back_at"]
         own = self.run_dir / f"{self.objective.name}.rng{self.workers.rank}.pt"
         draws: dict[str, Any] = torch.load(own, weights_only=True) if own.exists() else {"step": -1}
         if draws["step"] == self.step:
@@ -272,8 +274,6 @@ class DistillTrainer:
             self.objective.name, trouble, at, self.step, self.guard.lr_factor,
         )  # fmt: skip
         self.save()
-
-    _rolled_back_at = -1
 
     def _good_since_rollback(self) -> bool:
         return self.step > self._rolled_back_at

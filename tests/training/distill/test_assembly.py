@@ -39,7 +39,7 @@ def test_experts_are_mixed_sample_by_sample() -> None:
 
 def test_a_pruned_unet_is_smaller_runs_and_keeps_its_shortcuts() -> None:
     unet: Any = tiny_model("sd")
-    inputs = tiny_inputs("sd")
+    inputs = tiny_inputs("sd", unet)
     whole = unet(**inputs, return_dict=False)[0]
     names = redundant_layers(unet, 1)
     assert any(name.startswith("down_blocks.0.resnets") for name in names)
@@ -88,7 +88,7 @@ def test_an_assembled_unet_learns_and_is_resumed_exactly(tmp_path: Path) -> None
     tokenizers = kind.build_tokenizers(rows.texts)
     torch.manual_seed(0)
     modules = kind.build_text_encoders(tokenizers, SD.text_encoders)
-    modules["unet"] = kind.build_denoiser(SD.denoiser)
+    modules["unet"] = kind.build_denoiser({**SD.denoiser, "layers_per_block": 2})
     nn.init.normal_(modules["unet"].conv_out.weight, std=0.1)
     text = kind.tokenize(tokenizers, [*rows.texts, ""])
     latents = torch.randn(len(images.images), 4, 8, 8)
