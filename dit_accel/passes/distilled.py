@@ -129,11 +129,17 @@ class DistilledConfig(PassConfig):
 
 
 def apply_distilled(runtime: DenoiserRuntime, config: DistilledConfig) -> None:
-    """Fold the update into one denoiser's weights and set the scheduler."""
+    """Fold the update into one denoiser's weights and set the scheduler.
+
+    Raises:
+        ConfigError: Another pass of the plan has replaced a layer before (quantisation).
+    """
     layers = dict(runtime.target.denoiser.named_modules())
     for name, (down, up) in config.factors().items():
         layer: Any = layers[_plain(name, layers)]
-        weight: nn.Parameter = layer.weight
+        weight = getattr(layer, "weight", None)
+        if type(weight) is not nn.Parameter:
+            raise ConfigError(f"'{NAME}' found '{name}' replaced by another pass: name it before that one in the plan")
         update = config.scale * (up.to(weight.device).float() @ down.to(weight.device).float())
         folded = nn.Parameter((weight.data.float() + update).to(weight.dtype), requires_grad=weight.requires_grad)
         runtime.ledger.set(layer, "weight", folded, by=NAME)

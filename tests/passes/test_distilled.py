@@ -136,6 +136,23 @@ def test_other_passes_work_on_the_students_outputs() -> None:
     assert_same(plain, snapshot(pipe))
 
 
+def test_a_quantised_student_is_quantised_after_it_was_folded() -> None:
+    from dit_accel import QuantizeConfig
+
+    pipe = tiny_flux()
+    draw(pipe)
+    plain = snapshot(pipe)
+    accelerate_pipeline(pipe, [student(pipe)])
+    folded = draw(pipe)
+    accelerate_pipeline(pipe, [student(pipe), QuantizeConfig()])
+    assert (draw(pipe) - folded).abs().max() < 0.5 * folded.abs().max()
+    remove_acceleration(pipe)
+    assert_same(plain, snapshot(pipe))
+    with pytest.raises(ConfigError, match="name it before that one"):
+        accelerate_pipeline(pipe, [QuantizeConfig(), student(pipe)])
+    assert_same(plain, snapshot(pipe))
+
+
 def test_a_student_of_another_model_is_refused_and_nothing_is_changed() -> None:
     from tiny import tiny_pipeline
 

@@ -125,7 +125,8 @@ class ExpertConv2d(nn.Module):
         together = F.conv2d(
             x.flatten(0, 1)[None], kernels.flatten(0, 1), bias, self.stride, self.padding, self.dilation, groups=batch
         )
-        return together[0].unflatten(0, (batch, -1))
+        found: torch.Tensor = together[0].unflatten(0, (batch, -1))
+        return found
 
 
 def add_experts(unet: nn.Module, names: Sequence[str], experts: int = EXPERTS) -> None:

@@ -40,7 +40,7 @@ def test_experts_are_mixed_sample_by_sample() -> None:
 def test_a_pruned_unet_is_smaller_runs_and_keeps_its_shortcuts() -> None:
     unet: Any = tiny_model("sd")
     inputs = tiny_inputs("sd", unet)
-    whole = unet(**inputs, return_dict=False)[0]
+    whole = unet(**inputs)[0]
     names = redundant_layers(unet, 1)
     assert any(name.startswith("down_blocks.0.resnets") for name in names)
     assert any(name.startswith("up_blocks") for name in names)
@@ -50,12 +50,12 @@ def test_a_pruned_unet_is_smaller_runs_and_keeps_its_shortcuts() -> None:
     ).conv_shortcut
     prune(pruned, names)
     assert any(module is shortcut for module in pruned.modules())
-    found = pruned(**inputs, return_dict=False)[0]
+    found = pruned(**inputs)[0]
     assert found.shape == whole.shape and not torch.allclose(found, whole)
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in unet.parameters())
     untouched = copy.deepcopy(unet)
     prune(untouched, redundant_layers(unet, 0))
-    assert torch.equal(untouched(**inputs, return_dict=False)[0], whole)
+    assert torch.equal(untouched(**inputs)[0], whole)
 
 
 def test_what_cannot_be_pruned_is_named() -> None:
