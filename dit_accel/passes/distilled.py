@@ -203,11 +203,15 @@ def effect_of_distilled(runtime: DenoiserRuntime, config: DistilledConfig) -> Ef
     """Share of the denoiser's weights that are the student's: planned, and found on the live model."""
     denoiser = runtime.target.denoiser
     layers = dict(denoiser.named_modules())
-    total = sum(parameter.numel() for parameter in denoiser.parameters())
-    folded = [layers[_plain(name, layers)].weight for name in config.factors()]
-    planned = sum(int(weight.numel()) for weight in folded)  # type: ignore[operator]
+    sizes = {name: up.shape[0] * down.shape[1] for name, (down, up) in config.factors().items()}
+    total = max(1, sum(parameter.numel() for parameter in denoiser.parameters()), sum(sizes.values()))
     ours = {id(weight) for weight in _FOLDED.get(runtime, ())}
-    found = sum(int(weight.numel()) for weight in folded if id(weight) in ours)  # type: ignore[operator]
+    planned = found = 0
+    for name, size in sizes.items():
+        weight = getattr(layers.get(_plain(name, layers)), "weight", None)
+        planned += size
+        # A layer without a weight is a later pass's, made of the student's: quantisation comes after folding.
+        found += size if weight is None or id(weight) in ours else 0
     return Effect(
         what="weights replaced by the student's", planned_frac=planned / total, actual_frac=found / total, total=total
     )
