@@ -13,6 +13,7 @@ from dit_accel.cli.env import env_command
 from dit_accel.cli.evaluate import evaluate_command
 from dit_accel.cli.explore import app_command
 from dit_accel.cli.generate import generate_command
+from dit_accel.cli.parallel_plan import parallel_plan_command
 from dit_accel.cli.presets import presets_app
 from dit_accel.cli.report import report_command
 from dit_accel.cli.train import train_embedded_command
@@ -47,6 +48,7 @@ app.command("report")(report_command)
 app.add_typer(presets_app, name="presets")
 app.command("env")(env_command)
 app.command("doctor")(doctor_command)
+app.command("parallel-plan")(parallel_plan_command)
 app.command("train-embedded")(train_embedded_command)
 
 

@@ -1,5 +1,6 @@
 """``generate --parallel``: ranks of one job draw one picture, and speak with one voice."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -129,3 +130,15 @@ def test_torchrun(tmp_path: Path, tiny_folder: str) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["out/an-owl_seed0.png"] and (tmp_path / "out/an-owl_seed0.png").is_file()
+
+
+def test_parallel_plan(run, tiny_folder: str) -> None:
+    result = run("parallel-plan", tiny_folder, "--ranks", "2", "--bandwidth", "10gbe", "--device", "cpu", "--json")
+    assert result.exit_code == 0, result.stderr
+    data = json.loads(result.stdout)
+    names = [each["name"] for each in data["ways"]]
+    assert {"data", "guidance", "patches, sync", "patches, stale", "patches, partial"} <= set(names)
+    assert data["ways"] == sorted(data["ways"], key=lambda each: each["picture_s"])
+    assert data["link"]["gb_per_s"] == 1.0 and len(data["verdict"]) == 3
+    wrong = run("parallel-plan", tiny_folder, "--bandwidth", "dialup")
+    assert wrong.exit_code == 2 and "nvlink (200)" in wrong.stderr
