@@ -111,7 +111,7 @@ def generate_command(
         from dit_accel.evaluation.metrics.fidelity import require_metrics
 
         require_metrics()
-    with sharing.joined() as rank:
+    with sharing.joined(device) as rank:
         if rank == 0:
             tell(f"loading {model} ...")
         target = sharing.output(target, rank)

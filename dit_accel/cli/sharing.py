@@ -67,7 +67,7 @@ class Sharing:
             )
 
     @contextmanager
-    def joined(self) -> Iterator[int]:
+    def joined(self, device: str) -> Iterator[int]:
         """Join the job; yields the rank, 0 without one.
 
         An error that all ranks meet is said by one of them: the first to come.
@@ -81,7 +81,7 @@ class Sharing:
             return
         from dit_accel.passes.patch_parallel.launch import is_first_to_say, joined
 
-        with joined(self.ranks, timeout_s=self.timeout_s) as rank:
+        with joined(self.ranks, device=device, timeout_s=self.timeout_s) as rank:
             try:
                 yield rank
             except DitAccelError as error:

@@ -25,7 +25,7 @@ from dit_accel.runtime.patch import Patch
 from dit_accel.runtime.sockets import DECIDES
 from dit_accel.runtime.trees import Tree, leaves
 
-_COMPARED = (0, 1)  # calls of a run in which ranks compare their latents: the noise, and the scheduler's first step
+_COMPARED = 2  # evaluations of a run in which ranks compare latents: the noise, and what the scheduler makes of it
 
 
 class PatchParallel:
@@ -66,6 +66,7 @@ class PatchParallel:
         self._comm: Comm = self.groups.everybody
         self._mailboxes: dict[Any, Mailbox] = {}
         self._calls = 0
+        self._compared: set[int] = set()
         self._device: torch.device | None = None
         runtime.clock.on_end.append(self.finish)
         runtime.ledger.on_undo(lambda: runtime.clock.on_end.remove(self.finish), by=NAME)
@@ -82,6 +83,7 @@ class PatchParallel:
         self._settle()
         self.groups.traffic.reset()
         self._mailboxes.clear()
+        self._compared.clear()
         self._calls = 0
         self.guided = self._may_guide and self._is_guided(run)
         if self.guidance is not None:
@@ -117,7 +119,8 @@ class PatchParallel:
             comm.step = call.step
         try:
             self._refuse_arguments(call)
-            if self._calls in _COMPARED:
+            if call.step not in self._compared and len(self._compared) < _COMPARED:
+                self._compared.add(call.step)
                 self.groups.everybody.agree("latents", [checksum(latents)], device=self._device)
             self._calls += 1
             if self.guided and self.guidance is not None:
