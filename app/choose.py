@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from dit_accel.app.points import Front, FrontPoint, error_of
-from dit_accel.errors import ConfigError
+from dit_accel.app.points import FLOORS, Front, FrontPoint, error_of
+from dit_accel.errors import ConfigError, did_you_mean
 from dit_accel.plan.facts import metric_facts
 
 
@@ -45,19 +45,23 @@ def by_quality(front: Front, metric: str, limit: float) -> FrontPoint:
         metric: What the limit is of.
         limit: The least PSNR or SSIM, or the greatest distance.
     """
-    bound = -limit if metric_facts(metric).higher_is_better else limit
+    facts = metric_facts(metric)
+    # Half of the last place that is shown, which a dial has rounded away.
+    slack = 0.5 * 10.0**-facts.digits if metric not in FLOORS else 0.006 * abs(limit)
+    bound = slack + (-limit if facts.higher_is_better else limit)
     fine = [p for p in choosable(front, metric) if p.kind == "plain" or error_of(p, metric) <= bound]
     if not fine:
         raise ConfigError(f"nothing of '{front.model}' was measured by {metric_facts(metric).label} yet")
     return max(fine, key=lambda point: (1.0 if point.ratio is None else point.ratio, -error_of(point, metric)))
 
 
-def by_place(shown: Sequence[FrontPoint], place: int) -> FrontPoint:
-    """The point of a row of the table, or of a thumbnail, counted from 0.
+def by_label(shown: Sequence[FrontPoint], label: str) -> FrontPoint:
+    """The point of a row of the table, or of a thumbnail, by what is written there.
 
     Raises:
         ConfigError: There is no such row.
     """
-    if not 0 <= place < len(shown):
-        raise ConfigError(f"there is no row {place + 1}; the table has {len(shown)}")
-    return shown[place]
+    labels = [point.label for point in shown]
+    if label not in labels:
+        raise ConfigError(f"there is no point called '{label}'.{did_you_mean(label, labels)}")
+    return shown[labels.index(label)]

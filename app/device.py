@@ -3,6 +3,7 @@
 torch, diffusers and the pipelines are imported by the first job, not with this module: the page is up before them.
 """
 
+import gc
 import threading
 import time
 import warnings
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dit_accel.app.faults import is_memory
 from dit_accel.app.places import Places
 from dit_accel.errors import AccelerationWarning, DitAccelError
 
@@ -91,6 +93,7 @@ class Device:
 
         Raises:
             BusyError: It has another job, or another process uses it.
+            MemoryError: And all else that the job raises. Where memory ran out, the model is let go.
         """
         elsewhere = self.others()
         if elsewhere:
@@ -101,6 +104,10 @@ class Device:
         self._stop.clear()
         try:
             yield
+        except BaseException as error:
+            if is_memory(error):
+                self._pipes.clear()
+            raise
         finally:
             self._job = self._owner = ""
             self._lock.release()
@@ -111,6 +118,10 @@ class Device:
             return False
         self._stop.set()
         return True
+
+    def loaded(self, model: str) -> Any:
+        """The pipeline of a model where it is at hand; else ``None``."""
+        return self._pipes.get(model)
 
     def pipe(self, model: str) -> Any:
         """The pipeline of a model; the one before is let go. Within a job.
@@ -127,6 +138,9 @@ class Device:
 
         source = self.places.model(model)
         self._pipes.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         hush_loading()
         torch.set_num_threads(self.threads)
         place = pick_device(self.name)

@@ -81,8 +81,18 @@ def assemble(model: str, plans: Sequence[PlanFolder], contests: Sequence[Report]
         or any(report.settings.num_frames is not None for report in everything)
         or any(plan.file.conditions.pipeline == "WanPipeline" for plan in plans),
         num_steps=steps,
+        asked={} if first is None else asked_of(first),
         notes=tuple(said),
     )
+
+
+def asked_of(report: Report) -> dict[str, float]:
+    """What the runs of a report were asked for beside steps; an embedded pipeline's own size is not asked for."""
+    settings = report.settings
+    asked: dict[str, float | None] = {"guidance_scale": settings.guidance_scale}
+    if settings.model not in models():
+        asked |= {"height": settings.height, "width": settings.width, "num_frames": settings.num_frames}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def seconds_a_sample(report: Report, variant: Variant) -> float | None:
@@ -245,9 +255,10 @@ def _rival(variant: Variant, contest: Report) -> FrontPoint:
     words += [contender.note] if contender is not None and contender.note else []
     if _is_ours(variant):
         words = ["a preset of ours by rule, or of an earlier day: not what this name gives today"]
+    label = f"{variant.name} (earlier)" if _is_ours(variant) else variant.name
     point = FrontPoint(
         key=f"rival/{variant.name}",
-        label=variant.name,
+        label=label,
         kind="rival",
         num_steps=variant.num_inference_steps,
         words=tuple(words),

@@ -1,5 +1,6 @@
 """How the explorer looks: style for light and dark, for a desk and for a phone."""
 
+from collections.abc import Iterable
 from html import escape
 
 CSS = """
@@ -28,18 +29,39 @@ CSS = """
 .front .ours { --c: var(--ours); } .front .fewer_steps { --c: var(--fewer); }
 .front .rival { --c: var(--rival); } .front .plain { --c: var(--plain); }
 .front .beaten { --c: var(--beaten); }
-.heat .cell { stroke: var(--faint); } .heat .computed { fill: #0072b2; } .heat .answered { fill: none; }
-.heat .reused { fill: #f0e0b0; } .heat .forecast { fill: #e69f00; }
-.heat .dot { fill: #333; } .heat .stroke { stroke: #333; stroke-width: 2; }
+.cells .cell { stroke: var(--faint); fill: none; } .cells .computed { fill: #0072b2; }
+.cells .reused { fill: #f0e0b0; } .cells .forecast { fill: #e69f00; } .cells .part { fill: #0072b2; }
+.cells .dot { fill: #333; } .cells .stroke { stroke: #333; stroke-width: 2; }
+.key { display: flex; flex-wrap: wrap; gap: .2em 1.2em; font-size: .85em; margin: .3em 0 .5em; }
+.key span { display: inline-flex; align-items: center; gap: .4em; }
 .scroll { overflow-x: auto; }
-.verdict h3 { margin: 0 0 .2em; } .verdict .numbers { font-size: 1.05em; margin: .2em 0; }
-.verdict ul { margin: .2em 0 0 1.1em; font-size: .92em; } .verdict li { margin: .15em 0; }
-.badge { font-size: .7em; padding: .15em .6em; border-radius: 1em; border: 1.5px solid; vertical-align: middle; }
+.verdict h3 { margin: 0 0 .4em; font-size: 1.25em; }
+.verdict ul { margin: .5em 0 0 1.1em; font-size: .88em; } .verdict li { margin: .15em 0; }
+.tiles { display: flex; flex-wrap: wrap; gap: .5em; }
+.tile { flex: 1 1 8.5em; border: 1px solid var(--faint); border-radius: 8px; padding: .45em .7em; }
+.tile b { display: block; font-size: 1.35em; line-height: 1.25; } .tile span { font-size: .8em; opacity: .8; }
+.badge { font-size: .62em; padding: .2em .7em; border-radius: 1em; border: 1.5px solid; vertical-align: middle; }
 .badge.good { color: var(--good); } .badge.doubt { color: var(--doubt); }
 .note { border-left: 4px solid var(--rival); padding: .4em .8em; background: var(--block-background-fill); }
 .note.bad { border-color: #d1242f; } .note.wait { border-color: var(--doubt); }
 .nothing { padding: 1.2em; opacity: .8; }
 .pixels img { image-rendering: pixelated; }
+.dial .head { display: flex; justify-content: space-between; align-items: center; gap: .6em; font-size: .92em; }
+.dial [type=number] { width: 7.4em; padding: .2em .5em; border: 1px solid var(--faint); border-radius: 6px;
+        background: var(--paper); color: var(--ink); text-align: right; appearance: textfield; }
+.dial .track { position: relative; padding-top: 6px; margin: .35em 0 0; }
+.dial [type=range] { width: 100%; margin: 0; accent-color: var(--ours); display: block; cursor: pointer; }
+.dial .track i { position: absolute; top: 0; width: 2px; height: 6px; margin-left: -1px;
+        background: var(--ink); opacity: .45; }
+.dial .ends { display: flex; justify-content: space-between; font-size: .78em; opacity: .75; }
+.dial.none { opacity: .75; font-size: .9em; }
+#header { display: flex; flex-wrap: wrap; align-items: baseline; gap: .2em 1em; }
+#header h1, #header p { margin: 0; }
+#thumbs-title h3, #heat-title h3, #table-title h3 { margin: .8em 0 -.4em; font-size: 1.02em; }
+#thumbs .grid-wrap { min-height: 0 !important; }
+#drawing:not(:has(.note)), #grid-words:not(:has(.note)), #notes:not(:has(.note)), #explore-message:not(:has(.note)),
+#c-message:not(:has(.note)), #o-message:not(:has(.note)), #g-status:not(:has(.note, .tiles)) { display: none; }
+#hint p { margin: 0; font-size: .92em; opacity: .85; }
 .progress { height: 10px; border: 1px solid var(--faint); border-radius: 5px; overflow: hidden; margin: .4em 0; }
 .progress i { display: block; height: 100%; background: var(--rival); }
 footer { display: none !important; }
@@ -48,6 +70,7 @@ footer { display: none !important; }
   .front .name { font-size: 16px; }
   .front .label { display: none; } .front .chosen .label { display: inline; }
   .front .legend { display: none; }
+  #thumbs .grid-container { grid-template-columns: repeat(4, 1fr) !important; }
 }
 """
 
@@ -68,3 +91,9 @@ def progress_bar(words: str, share: float) -> str:
         f'<div class="note wait" role="status">{escape(words)}<div class="progress" role="progressbar" '
         f'aria-valuenow="{percent}" aria-valuemin="0" aria-valuemax="100"><i style="width:{percent}%"></i></div></div>'
     )
+
+
+def tiles_of(tiles: Iterable[tuple[str, str]]) -> str:
+    """Numbers in boxes, each with what it is."""
+    boxes = (f'<div class="tile"><b>{escape(value)}</b><span>{escape(what)}</span></div>' for value, what in tiles)
+    return f'<div class="tiles">{"".join(boxes)}</div>'

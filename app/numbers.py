@@ -6,7 +6,7 @@ import gradio as gr
 
 from dit_accel.errors import ConfigError
 
-OWN = "the model's own"
+OWN = "default"
 
 
 def optional_field(label: str, elem_id: str, placeholder: str = OWN) -> gr.Textbox:

@@ -4,9 +4,11 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dit_accel.app.fronts import assemble, models
+from dit_accel.app.own_models import front_of_pipeline
 from dit_accel.app.places import HUB_ID, Places, check_size
 from dit_accel.app.plans import PlanFolder, plans_of, read_plan_folder, shipped_folder
 from dit_accel.app.points import Front
@@ -16,7 +18,11 @@ from dit_accel.evaluation.reports.report import REPORT_FILE, Report
 from dit_accel.plan.plan import FORMAT as PLAN_FORMAT
 from dit_accel.plan.plan import PLAN_FILE, TENSOR_FILE
 
-WANTED = "a report (report.json), a plan (its folder, or its .json and .safetensors), or a folder of plans"
+MODEL_INDEX = "model_index.json"
+WANTED = (
+    "a report (report.json), a plan (its folder, or its .json and .safetensors), a folder of plans, or a pipeline in "
+    "diffusers format"
+)
 
 
 def open_path(places: Places, text: str, model: str = "") -> tuple[str, Front]:
@@ -34,8 +40,14 @@ def open_path(places: Places, text: str, model: str = "") -> tuple[str, Front]:
     if not text:
         raise ConfigError(f"nothing was named; give {WANTED}")
     if HUB_ID.fullmatch(text) and not (places.root / text).exists():
-        return text, _front([read_plan_folder(_from_hub(text))], model)
+        folder = _from_hub(text)
+        if not (folder / PLAN_FILE).is_file():
+            return text, front_of_pipeline(text, folder / MODEL_INDEX)
+        front = _front([read_plan_folder(folder)], model)
+        return text, replace(front, points=tuple(replace(p, hub=text) if p.folder else p for p in front.points))
     path = places.inside(text)
+    if (path / MODEL_INDEX).is_file():
+        return _name(text), front_of_pipeline(str(path), path / MODEL_INDEX)
     return _name(text), _open(path, model)
 
 
@@ -143,21 +155,40 @@ def _of_report(report: Report) -> Front:
 
 
 def _from_hub(repo: str) -> Path:
+    """Fetch what says what a repository is: a plan with all its files, or else the index of a pipeline."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for wanted in (PLAN_FILE, MODEL_INDEX):
+        try:
+            path = Path(hf_hub_download(repo, wanted))
+        except LocalEntryNotFoundError as error:
+            missing: Exception = error  # no connection; the other file may still be in the local cache
+            continue
+        except EntryNotFoundError as error:
+            missing = error
+            continue
+        except Exception as error:  # a dozen kinds, from the hub client and the network
+            missing = error
+            break
+        if wanted == PLAN_FILE:
+            _with_the_rest(repo)
+        return path.parent
+    raise ConfigError(
+        f"nothing was found on the hub at '{repo}': it cannot be reached, or holds no plan and no pipeline "
+        f"({_one_line(missing)})"
+    ) from missing
+
+
+def _with_the_rest(repo: str) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    try:
-        path = Path(hf_hub_download(repo, PLAN_FILE))
-    except Exception as error:  # a dozen kinds, from the hub client and the network
-        raise ConfigError(
-            f"no plan on the hub at '{repo}': it cannot be reached, or has no {PLAN_FILE} ({_one_line(error)})"
-        ) from error
     for name in (TENSOR_FILE, REPORT_FILE):
         try:
             hf_hub_download(repo, name)
         except EntryNotFoundError:
             continue
-    return path.parent
 
 
 def _name(text: str) -> str:

@@ -20,7 +20,10 @@ from dit_accel.app.tab_open import OpenTab
 from dit_accel.app.views import Explorer
 
 TITLE = "dit-accel explorer"
-HEADER = "# dit-accel explorer\nHow much faster, at what price? Look, choose a point, and take the code home."
+HEADER = (
+    '<div id="header"><h1>dit-accel explorer</h1>'
+    "<p>How much faster, and at what price? Look, choose a point, take the code home.</p></div>"
+)
 MAX_UPLOAD = "64mb"
 QUEUE_SIZE = 32
 DEFAULT_MODEL = "emoji-flux"
@@ -58,17 +61,17 @@ def build_page(settings: AppSettings) -> gr.Blocks:
     device = Device(places=places, name=settings.device, threads=settings.threads, others=others)
     explorer = Explorer(Library(settings.reports), device, Kept(places.pictures))
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        gr.Markdown(HEADER, elem_id="header")
+        gr.HTML(HEADER, padding=False)
         opened = gr.State({})
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Explore", id="explore"):
                 explore = ExploreTab(explorer, settings.model, opened)
             with gr.Tab("Generate", id="generate"):
                 GenerateTab(explorer, settings.model, opened, explore.choice, settings.output)
             with gr.Tab("Calibrate", id="calibrate"):
-                calibrate = CalibrateTab(places, device, opened, explore.model, settings.model)
+                calibrate = CalibrateTab(places, device, opened, explore.model, tabs, settings.model)
             with gr.Tab("Open", id="open"):
-                OpenTab(places, opened, explore.model)
+                OpenTab(places, opened, explore.model, tabs)
         add_api(explorer)
         explore.on_load(page)
         calibrate.on_load(page)

@@ -1,6 +1,7 @@
 """Where the explorer reads and writes: nothing that a visitor types can lead out of the folder it was opened on."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from dit_accel.errors import ConfigError
 # "user/name"; neither part begins with a dot, so that no ".." passes for one.
 HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
 MAX_FILE_BYTES = 64 * 2**20
+LINK_DEPTH = 3  # a folder of plans, a plan, its files; a pipeline, its parts, their files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +56,23 @@ class Places:
             there = path.exists()
         except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(f"'{text[:80]}' is no path") from error
-        if not path.is_relative_to(root) and not path.is_relative_to(self.output.resolve()):
+        if not self._may_read(path):
             raise ConfigError(
                 f"'{text}' lies outside the folder that this explorer may read; --folder chooses another at the start"
             )
         if not there:
             raise ConfigError(f"there is nothing at '{text}' in the folder that this explorer may read")
+        for link in _links(path, LINK_DEPTH):
+            if not self._may_read(_followed(link)):
+                raise ConfigError(
+                    f"'{link.name}' in '{text}' is a link that leads outside the folder that this explorer may read; "
+                    "put the file itself there"
+                )
         return path
+
+    def _may_read(self, path: Path) -> bool:
+        """Whether a path without links in it lies where reading is allowed."""
+        return any(path.is_relative_to(folder.resolve()) for folder in (self.root, self.output))
 
     def model(self, text: str) -> str:
         """What ``load_pipeline`` is given for a model that a visitor has named.
@@ -76,6 +88,24 @@ class Places:
         if HUB_ID.fullmatch(text) and not (self.root / text).exists():
             return text
         return str(self.inside(text))
+
+
+def _followed(link: Path) -> Path:
+    try:
+        return link.resolve()
+    except (OSError, RuntimeError):  # in a circle: nowhere
+        return Path("/")
+
+
+def _links(path: Path, depth: int) -> Iterator[Path]:
+    """Links in a folder, not in hidden ones; what they lead to is not looked into."""
+    if not path.is_dir() or not depth:
+        return
+    for each in sorted(path.iterdir()):
+        if each.is_symlink():
+            yield each
+        elif not each.name.startswith("."):
+            yield from _links(each, depth - 1)
 
 
 def check_size(path: Path) -> None:

@@ -16,6 +16,7 @@ from dit_accel.plan.facts import metric_facts
 Kind = Literal["plain", "ours", "fewer_steps", "rival"]
 
 ERRORS = ("st_lpips", "lpips", "psnr_db", "ssim")  # in the order in which they are offered
+FLOORS = {"st_lpips": 1e-5, "lpips": 1e-5}  # distances, which span decades; smaller ones nobody can see
 CERTIFIED, NOT_CERTIFIED, NOT_A_PLAN = "certified", "not certified", ""
 
 
@@ -51,6 +52,7 @@ class FrontPoint:
         n: Images or videos that the errors were measured on.
         folder: Of the plan; ``None``: not a saved plan.
         preset: Its name as a preset; ``None``: it is none.
+        hub: Where it lies on the hub; empty: it does not.
         state: ``certified``, ``not certified``, or empty for what is no plan.
         words: What is said of it: the certificate, or why there is none.
         advised: Whether a rival's authors recommend this setting.
@@ -67,6 +69,7 @@ class FrontPoint:
     n: int = 0
     folder: Path | None = None
     preset: str | None = None
+    hub: str = ""
     state: str = NOT_A_PLAN
     words: tuple[str, ...] = ()
     advised: bool = False
@@ -93,6 +96,7 @@ class Front:
         machine: That machine, in words.
         video: Whether it makes videos.
         num_steps: Of the plain run.
+        asked: What else the measured runs were asked for, by the names of ``GenerationSettings``: guidance, size.
         notes: What a reader must know.
     """
 
@@ -102,6 +106,7 @@ class Front:
     machine: str = ""
     video: bool = False
     num_steps: int = 0
+    asked: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property

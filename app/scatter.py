@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from html import escape
 
 from dit_accel.app.axes import Axis, short
+from dit_accel.app.dial import KEEP_FOCUS
 
-WIDTH, HEIGHT = 640, 420
-LEFT, RIGHT, TOP, BOTTOM = 74, 20, 62, 56
+WIDTH, HEIGHT = 640, 392
+LEFT, RIGHT, TOP, BOTTOM = 74, 20, 56, 50
 SIZE = 7.0  # half a marker's width
 LETTER = 7.6  # width of one, about
 NAMED = ("ours", "plain")
 MARKERS = {"plain": "star", "ours": "square", "fewer_steps": "circle", "rival": "triangle"}
 KIND_WORDS = {"plain": "plain", "ours": "dit-accel", "fewer_steps": "plain with fewer steps", "rival": "rivals"}
 
-BEHAVIOUR = """
+BEHAVIOUR = (
+    """
+const nameOf = (node) => node.dataset.key === undefined ? null : node.dataset.key;
 const svgOf = () => element.querySelector('svg.front');
 const valueAt = (svg, x) => {
   const a = +svg.dataset.x0, b = +svg.dataset.x1, low = +svg.dataset.low, high = +svg.dataset.high;
@@ -72,6 +75,8 @@ element.addEventListener('pointerup', (event) => {
   trigger('input', {low: valueAt(svg, Math.min(a, b)), high: valueAt(svg, Math.max(a, b))});
 });
 """
+    + KEEP_FOCUS
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +143,7 @@ def scatter(
     parts = [
         f'<svg class="front" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{escape(title)}" '
         f'data-x0="{x.start}" data-x1="{x.end}" data-low="{x.low!r}" data-high="{x.high!r}" data-log="{int(x.log)}">',
-        f'<text class="title" x="{LEFT}" y="20">{escape(title)}</text>',
+        f'<text class="title" x="{LEFT}" y="18">{escape(title)}</text>',
         *_frame(x, y, x_title, y_title),
         f'<rect class="brush" x="0" width="0" y="{TOP}" height="{HEIGHT - BOTTOM - TOP}"/>',
         _line([spots[key] for key in line if key in spots]),
@@ -168,7 +173,7 @@ def _frame(x: Axis, y: Axis, x_title: str, y_title: str) -> list[str]:
             f'<text class="tick" x="{LEFT - 8}" y="{y.at(value) + 5:.1f}" text-anchor="end">{short(value)}</text>'
         )
     parts.append(
-        f'<text class="name" x="{(LEFT + right) / 2}" y="{HEIGHT - 14}" text-anchor="middle">{escape(x_title)}</text>'
+        f'<text class="name" x="{(LEFT + right) / 2}" y="{HEIGHT - 11}" text-anchor="middle">{escape(x_title)}</text>'
     )
     middle = (TOP + bottom) / 2
     turned = f'transform="translate(18 {middle}) rotate(-90)" text-anchor="middle"'

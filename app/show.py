@@ -1,18 +1,18 @@
 """A front and its points as people see them: marks of the plot, rows of the table, sentences, code to take home."""
 
-import math
-from collections.abc import Callable
+import json
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
-from dit_accel.app.points import CERTIFIED, Front, FrontPoint, Shown, unbeaten
+from dit_accel.app.dial import dial
+from dit_accel.app.looks import tiles_of
+from dit_accel.app.points import CERTIFIED, FLOORS, Front, FrontPoint, Shown, unbeaten
 from dit_accel.app.scatter import KIND_WORDS, Mark, scatter
 from dit_accel.embedded import list_embedded
 from dit_accel.plan.facts import SPEEDUP, interval_words, metric_facts
 
 COLUMNS = ("", "point", "whose", "time", "speed-up [95 %]", "error [95 %]", "worst 5 %", "n", "certificate")
 LABEL_COLUMN = 1
-FLOORS = {"st_lpips": 1e-5, "lpips": 1e-5}
 DEMO_PROMPT, DEMO_SEED = "a red apple", 0
 
 
@@ -92,54 +92,81 @@ def _seconds(value: float | None) -> str:
 
 
 def verdict(front: Front, point: FrontPoint, metric: str) -> str:
-    """What is chosen, in HTML: a heading with numbers, whether it is certified, and the certificate in words."""
+    """What is chosen, in HTML: a heading, three numbers, and the certificate in words or why there is none."""
     badge = ""
     if point.state:
         good = point.state == CERTIFIED
         badge = (
             f'<span class="badge {"good" if good else "doubt"}">{"✓" if good else "!"} {escape(point.state)}</span>'
         )
-    numbers = ", ".join(dict.fromkeys(part for part in _cells(front, point, metric)[3:6] if part))
-    words = "".join(f"<li>{escape(each)}</li>" for each in point.words)
+    words: Sequence[str] = point.words
     if point.kind == "plain":
-        words = "<li>the unaccelerated pipeline: what everything else is compared with</li>"
+        words = ("the unaccelerated pipeline: what everything else is compared with",)
     if point.kind == "fewer_steps":
         words = (
-            f"<li>the unaccelerated pipeline with {point.num_steps} of {front.num_steps} steps: "
-            f"the rival that costs nobody anything; measured on {point.n} prompts</li>"
+            f"the unaccelerated pipeline with {point.num_steps} of {front.num_steps} steps: the rival that costs "
+            f"nobody anything; measured on {point.n} prompts",
         )
-    return (
-        f'<div class="verdict"><h3>{escape(point.label)} {badge}</h3><p class="numbers">{escape(numbers)}</p>'
-        f"<ul>{words}</ul></div>"
-    )
+    said = "".join(f"<li>{escape(each)}</li>" for each in words)
+    tiles = tiles_of(_tiles(front, point, metric))
+    return f'<div class="verdict"><h3>{escape(point.label)} {badge}</h3>{tiles}<ul>{said}</ul></div>'
+
+
+def _tiles(front: Front, point: FrontPoint, metric: str) -> list[tuple[str, str]]:
+    """Time, speed-up and error, each with what it is."""
+    seconds, facts, measured = front.time_s(point), metric_facts(metric), point.errors.get(metric)
+    if point.kind == "plain":
+        return [(_seconds(seconds), f"{'a video' if front.video else 'an image'}")] if seconds else []
+    if point.ratio is None or measured is None:
+        return [("not measured", "speed and quality on this model")]
+    speed, _, span = interval_words(SPEEDUP, point.ratio, point.ratio_ci95).partition(" ")
+    low, high = (_number(metric, end) for end in measured.ci95)
+    better = "higher is better" if facts.higher_is_better else "lower is better"
+    return [
+        (_seconds(seconds), f"{'a video' if front.video else 'an image'}, plain {_seconds(front.plain_s)}"),
+        (speed.replace("x", "×"), f"as fast, whole runs {span}"),
+        (f"{_number(metric, measured.mean)}{facts.unit}", f"{facts.label} [{low}, {high}], {better}"),
+    ]
 
 
 def code(front: Front, point: FrontPoint) -> str:
-    """The lines that do this point, whole: they run as pasted."""
+    """The lines that do this point, whole: they run as pasted, from any folder."""
     if not point.can_run:
         return f"# {point.label} is a technique of others; docs/rivals.md says whose code ran, and how it was set."
     embedded = front.model in list_embedded()
-    load = f'load_embedded("{front.model}")' if embedded else f"load_pipeline({front.model!r})"
-    names = ["load_embedded"] if embedded else []
-    lines = [] if embedded else ["from dit_accel.pipelines.loading import load_pipeline"]
-    accelerated = point.kind == "ours"
-    names = ["accelerate_pipeline", *names] if accelerated else names
-    lines = ["import torch", *([f"from dit_accel import {', '.join(names)}"] if names else []), *lines]
-    if accelerated:
-        plan = repr(point.preset or str(point.folder)).replace("'", '"')
-        lines += ["", f"pipe = accelerate_pipeline({load}, {plan})"]
+    names = ["accelerate_pipeline"] if point.kind == "ours" else []
+    if embedded:
+        names.append("load_embedded")
+        load = f"load_embedded({_text(front.model)})"
     else:
-        lines += ["", f"pipe = {load}"]
+        load = f'load_pipeline({_text(front.model)}, device=pick_device("auto"))'
+    lines = ["import torch", *(["from diffusers.utils import export_to_gif"] if front.video else [])]
+    lines += [f"from dit_accel import {', '.join(names)}"] if names else []
+    lines += [] if embedded else ["from dit_accel.pipelines.loading import load_pipeline, pick_device"]
+    lines += ["", f"pipe = accelerate_pipeline({load}, {_plan(point)})" if point.kind == "ours" else f"pipe = {load}"]
     shown = point.shown[-1] if point.shown else None
     prompt, seed = (shown.prompt, shown.seed) if shown else (DEMO_PROMPT, DEMO_SEED)
-    made = "video" if front.video else "image"
-    call = f"pipe({prompt!r}, num_inference_steps={point.num_steps}, generator=torch.Generator().manual_seed({seed})"
+    asked = {"num_inference_steps": point.num_steps, **front.asked} if point.num_steps else dict(front.asked)
+    settings = "".join(f", {name}={value!r}" for name, value in asked.items())
+    call = f"pipe({_text(prompt)}{settings}, generator=torch.manual_seed({seed})"
     if front.video:
-        lines.insert(1, "from diffusers.utils import export_to_gif")
-        lines += [f'{made} = {call}, output_type="pil").frames[0]', f'export_to_gif({made}, "{made}.gif")']
+        lines += [f'video = {call}, output_type="pil").frames[0]', 'export_to_gif(video, "video.gif")']
     else:
-        lines += [f"{made} = {call}).images[0]", f'{made}.save("{made}.png")']
+        lines += [f"image = {call}).images[0]", 'image.save("image.png")']
     return "\n".join(lines)
+
+
+def _plan(point: FrontPoint) -> str:
+    """What ``accelerate_pipeline`` is given: a preset's name, a place on the hub, or a folder from the root down."""
+    if point.preset is not None or point.hub:
+        return _text(point.preset or point.hub)
+    assert point.folder is not None
+    return _text(str(point.folder.resolve()))
+
+
+def _text(words: str) -> str:
+    """A Python string in double quotes."""
+    return json.dumps(words, ensure_ascii=False)
 
 
 def thumbnails(front: Front) -> tuple[FrontPoint, ...]:
@@ -160,22 +187,22 @@ def prompt_words(shown: Shown) -> str:
     return f"{shown.prompt} ({shown.place}{went})"
 
 
-def slider(low: float, high: float, value: float, *, fine: bool = False) -> dict[str, Any]:
-    """A slider from ``low`` to ``high`` with ends that can be read; no smaller than the values it must reach.
+def time_dial(front: Front, points: Sequence[FrontPoint], chosen: FrontPoint) -> str:
+    """The dial that asks for a time; its stops are these points."""
+    times = [seconds for point in points if (seconds := front.time_s(point)) is not None]
+    value = front.time_s(chosen)
+    shown = "" if value is None else f"{value:.3g}"
+    return dial(f"Time of {'a video' if front.video else 'an image'} at most, s", times, value, shown=shown)
 
-    Args:
-        low: Least value.
-        high: Greatest value.
-        value: Where it stands.
-        fine: For values that span decades.
-    """
-    if not high > low:
-        return {"minimum": 0, "maximum": 1, "step": 1, "value": 0, "interactive": False}
-    step = 10.0 ** (math.floor(math.log10(high - low)) - (4 if fine else 2))
-    digits = max(0, -math.floor(math.log10(step)))
 
-    def tidy(number: float, round_to: Callable[[float], int]) -> float:
-        return round(round_to(number / step) * step, digits)
-
-    ends = {"minimum": tidy(low, math.floor), "maximum": tidy(high, math.ceil)}
-    return {**ends, "step": round(step, digits), "value": tidy(value, round), "interactive": True}
+def quality_dial(points: Sequence[FrontPoint], chosen: FrontPoint, metric: str) -> str:
+    """The dial that asks for a quality; the plain run stands at its good end."""
+    facts = metric_facts(metric)
+    values = [point.errors[metric].mean for point in points if metric in point.errors]
+    best = max(values, default=None) if facts.higher_is_better else min(values, default=None)
+    value = chosen.errors[metric].mean if metric in chosen.errors else best if chosen.kind == "plain" else None
+    bound = "at least" if facts.higher_is_better else "at most"
+    label = f"{facts.label} {bound}{',' + facts.unit if facts.unit else ''}"
+    shown = "" if value is None else f"{value:.3g}" if metric in FLOORS else _number(metric, value)
+    log = metric in FLOORS
+    return dial(label, values, value, shown=shown, log=log, floor=FLOORS.get(metric, 0.0))

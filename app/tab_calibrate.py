@@ -19,7 +19,8 @@ from dit_accel.errors import ConfigError, DitAccelError
 TICK_S = 2.0
 MAX_MINUTES = 24 * 60
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-CLICKS = "1. choose a model, 2. how long, 3. Start. What it finds is kept; the page may be closed meanwhile."
+CLICKS = "Choose a model, say how long, press *Start*. It goes on when this page is closed, and is found again."
+NO_SEARCH = "No search yet. Once one runs, its front grows here while you watch."
 
 
 class CalibrateTab:
@@ -30,11 +31,12 @@ class CalibrateTab:
         device: What a search runs on.
         opened: State with what the visitor has opened.
         explore_models: The list of models in Explore, which gets what was found.
+        tabs: Of the page.
         model: First choice.
     """
 
     def __init__(
-        self, places: Places, device: Device, opened: gr.State, explore_models: gr.Dropdown, model: str
+        self, places: Places, device: Device, opened: gr.State, explore_models: gr.Dropdown, tabs: gr.Tabs, model: str
     ) -> None:
         self.places, self.device = places, device
         with gr.Row():
@@ -61,19 +63,19 @@ class CalibrateTab:
                 self.message = gr.HTML("", elem_id="c-message")
             with gr.Column(scale=3, min_width=330):
                 self.search = gr.Dropdown([], label="Search", elem_id="c-search", allow_custom_value=False)
-                self.status = gr.HTML(note("no search yet"), elem_id="c-status")
+                self.status = gr.HTML(note(NO_SEARCH), elem_id="c-status")
                 self.plot = gr.HTML("", elem_id="c-plot")
                 self.volume = gr.HTML("", elem_id="c-volume")
                 self.look = gr.Button("Look at its plans in Explore", visible=False, elem_id="c-look")
         self.timer = gr.Timer(TICK_S, active=False)
-        self._connect(opened, explore_models)
+        self._connect(opened, explore_models, tabs)
 
     @property
     def watched(self) -> list[Any]:
         """Outputs of every look at a search."""
         return [self.status, self.plot, self.volume, self.stop, self.look, self.timer]
 
-    def _connect(self, opened: gr.State, explore_models: gr.Dropdown) -> None:
+    def _connect(self, opened: gr.State, explore_models: gr.Dropdown, tabs: gr.Tabs) -> None:
         asked = [self.model, self.minutes, self.certify, self.speedup, self.psnr, self.prompts, self.steps]
         begun = self.start.click(
             self.begin, asked, [self.search, self.message], concurrency_id="device", concurrency_limit=1, **QUIET
@@ -82,7 +84,8 @@ class CalibrateTab:
         self.stop.click(self.end, self.search, self.message, queue=False, **QUIET)
         self.timer.tick(self.watch, self.search, self.watched, **QUIET)
         self.search.input(self.watch, self.search, self.watched, **QUIET)
-        self.look.click(self.open, [self.search, opened], [opened, explore_models, self.message], **QUIET)
+        found = [opened, explore_models, self.message, tabs]
+        self.look.click(self.open, [self.search, opened], found, **QUIET)
 
     def on_load(self, page: gr.Blocks) -> None:
         """A page that is loaded anew finds the search that runs, or else the last one."""
@@ -151,7 +154,7 @@ class CalibrateTab:
         """How a search stands."""
         search = self._search(name)
         if search is None:
-            return note("no search yet"), "", "", gr.update(interactive=False), gr.update(visible=False), gr.skip()
+            return note(NO_SEARCH), "", "", gr.update(interactive=False), gr.update(visible=False), gr.skip()
         status = search.status()
         running = status.state not in OVER
         plans = bool(search.plans())
@@ -164,22 +167,23 @@ class CalibrateTab:
             gr.update(active=running),
         )
 
-    def open(self, name: str | None, opened: Any) -> tuple[Any, Any, str]:
+    def open(self, name: str | None, opened: Any) -> tuple[Any, Any, str, Any]:
         """Put what a search has found among the models of Explore."""
         search = self._search(name)
         if search is None:
-            return gr.skip(), gr.skip(), note("no search yet", "bad")
+            return gr.skip(), gr.skip(), note(NO_SEARCH, "bad"), gr.skip()
         request = search.request
         try:
             front = open_search(search.folder, request.name if request else search.name)
         except DitAccelError as error:
-            return gr.skip(), gr.skip(), note(str(error), "bad")
+            return gr.skip(), gr.skip(), note(str(error), "bad"), gr.skip()
         title = f"search: {search.name}"
         opened = {**opened, title: front}
         return (
             opened,
             gr.update(choices=[*models(), *opened], value=title),
             note(f"'{title}' is chosen in Explore now"),
+            gr.Tabs(selected="explore"),
         )
 
     def _search(self, name: str | None) -> Search | None:

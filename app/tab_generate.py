@@ -1,23 +1,22 @@
 """The tab Generate: one prompt, plain and accelerated, side by side, with the seconds that each took here."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from PIL import Image
 
 from dit_accel.app.device import CancelledError, Drawn
-from dit_accel.app.looks import note, progress_bar
+from dit_accel.app.faults import in_words
+from dit_accel.app.looks import note, progress_bar, tiles_of
 from dit_accel.app.numbers import number_in, optional_field, whole_in
 from dit_accel.app.pictures import difference, enlarged, looping, prune
 from dit_accel.app.tab_explore import HEAVY, owner_of
-from dit_accel.app.views import Choice, Explorer
-from dit_accel.errors import ConfigError, DitAccelError
+from dit_accel.app.views import Choice, Explorer, settings_of
+from dit_accel.app.work import Work
+from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
     from dit_accel.pipelines.generation import GenerationSettings
@@ -25,50 +24,6 @@ if TYPE_CHECKING:
 MAX_PROMPT, MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 1000, 200, 50, 2**31 - 1
 WARM_UP_STEPS = 2
 MAX_GENERATED = 200  # files, after which the oldest go
-TICK_S = 0.15
-
-
-@dataclass(slots=True)
-class Work:
-    """A function that runs in a thread of its own and is watched from here.
-
-    Args:
-        function: Given a function to tell how far it is, in words and as a share.
-    """
-
-    function: Callable[[Callable[[str, float], None]], Any]
-    _told: "SimpleQueue[tuple[str, float]]" = field(default_factory=SimpleQueue)
-    _result: list[Any] = field(default_factory=list)
-    _error: list[BaseException] = field(default_factory=list)
-
-    def watch(self) -> Iterator[tuple[str, float]]:
-        """What it tells, the newest only, until it ends; raises what it raised."""
-        thread = threading.Thread(target=self._run, daemon=True)
-        thread.start()
-        while thread.is_alive() or not self._told.empty():
-            last = None
-            try:
-                last = self._told.get(timeout=TICK_S)
-                while True:
-                    last = self._told.get_nowait()
-            except Empty:
-                pass
-            if last is not None:
-                yield last
-        thread.join()
-        if self._error:
-            raise self._error[0]
-
-    @property
-    def result(self) -> Any:
-        """What it returned."""
-        return self._result[0]
-
-    def _run(self) -> None:
-        try:
-            self._result.append(self.function(lambda words, share: self._told.put((words, share))))
-        except BaseException as error:
-            self._error.append(error)
 
 
 class GenerateTab:
@@ -111,9 +66,15 @@ class GenerateTab:
                 self.pair = gr.ImageSlider(
                     label="plain | accelerated", elem_id="g-pair", elem_classes="pixels", type="pil", max_height=420,
                     interactive=False, format="png",
+                    visible=False,
                 )  # fmt: skip
                 self.summary = gr.Code(
-                    "", label="What really happened", language=None, elem_id="g-summary", wrap_lines=True
+                    "",
+                    label="What really happened",
+                    language=None,
+                    elem_id="g-summary",
+                    wrap_lines=True,
+                    visible=False,
                 )
         self._connect(explored)
 
@@ -166,10 +127,11 @@ class GenerateTab:
         request: gr.Request,
     ) -> Iterator[Any]:
         """Draw plain, then accelerated, and show each as soon as it is there."""
-        empty: list[Any] = [None, None, None, None]
+        empty: list[Any] = [None, None, None, gr.update(value=None, visible=False)]
+        nothing = gr.update(value="", visible=False)
         idle = [gr.update(interactive=True), gr.update(interactive=False)]
         busy = [gr.update(interactive=False), gr.update(interactive=True)]
-        yield [*empty, note("waiting for the device ...", "wait"), "", *busy]
+        yield [*empty, note("waiting for the device ...", "wait"), nothing, *busy]
         made: dict[str, Drawn] = {}
         work = Work(
             lambda tell: self._both(model, key, prompt, seed, steps, guidance, opened, owner_of(request), made, tell)
@@ -185,26 +147,25 @@ class GenerateTab:
         except CancelledError as error:
             yield [*[gr.skip()] * 4, note(f"{error}: nothing is kept of it", "wait"), gr.skip(), *idle]
             return
-        except DitAccelError as error:
-            yield [*[gr.skip()] * 4, note(str(error), "bad"), gr.skip(), *idle]
-            return
+        except GeneratorExit:  # the page was closed
+            self.explorer.device.stop(owner_of(request))
+            raise
         except Exception as error:  # torch's out-of-memory has no class of its own on every device
             yield [*[gr.skip()] * 4, note(in_words(error), "bad"), gr.skip(), *idle]
             return
-        yield [*self._views(made, request), self._words(made), made["fast"].summary or "a plain run", *idle]
+        summary = gr.update(value=made["fast"].summary or "a plain run", visible=True)
+        yield [*self._views(made, request), self._words(made), summary, *idle]
         prune(self.output / "app" / "generated", MAX_GENERATED)
 
     def _both(
         self, model: str, key: str, prompt: str, seed: Any, steps: Any, guidance: Any, opened: Any, owner: str,
         made: dict[str, Drawn], tell: Callable[[str, float], None],
     ) -> None:  # fmt: skip
-        from dit_accel.pipelines.generation import GenerationSettings
-
         front = self.explorer.library.front(model, opened)
         point = front.point(key)
         number, scale = whole_in(steps, "Steps", 1, MAX_STEPS), number_in(guidance, "Guidance", 0, MAX_GUIDANCE)
-        settings = GenerationSettings(num_inference_steps=number, guidance_scale=scale)
-        few = GenerationSettings(num_inference_steps=point.num_steps, guidance_scale=scale)
+        settings = settings_of(front, number, scale)
+        few = settings_of(front, point.num_steps or None, scale)
         device = self.explorer.device
         if not prompt.strip():
             raise ConfigError("there is no prompt: say what is to be drawn")
@@ -212,7 +173,7 @@ class GenerateTab:
             tell(f"loading {front.model} ...", 0.0)
             device.pipe(front.model)
             tell("warming up ...", 0.02)
-            warm = GenerationSettings(num_inference_steps=WARM_UP_STEPS, guidance_scale=scale)
+            warm = settings_of(front, WARM_UP_STEPS, scale)
             device.draw(front.model, prompt, int(seed or 0), warm)  # else the first run would pay for it
             device.check()
             made["plain"] = self._timed("plain", front.model, prompt, seed, settings, None, 0.05, 0.5, tell)
@@ -244,25 +205,19 @@ class GenerateTab:
         fps = made["plain"].fps
         apart = looping(difference(plain, fast), self._file("difference", request), fps)
         files = [looping(plain, self._file("plain", request), fps), looping(fast, self._file("fast", request), fps)]
-        if len(plain) > 1:
-            return [*files, apart, None]
-        return [*files, apart, (enlarged(plain[0]), enlarged(fast[0]))]
+        if len(plain) > 1:  # of a video there is no one pair; the three loops stand side by side
+            return [*files, apart, gr.update(value=None, visible=False)]
+        return [*files, apart, gr.update(value=(enlarged(plain[0]), enlarged(fast[0])), visible=True)]
 
     def _words(self, made: dict[str, Drawn]) -> str:
         plain, fast = made["plain"], made["fast"]
-        words = (
-            f"plain {plain.seconds:.2f} s, accelerated {fast.seconds:.2f} s: {plain.seconds / fast.seconds:.2f} times "
-            "as fast in this one run each, after a warm-up. A certificate takes several interleaved runs."
+        tiles = (
+            (f"{plain.seconds:.2f} s", "plain"),
+            (f"{fast.seconds:.2f} s", "accelerated"),
+            (f"{plain.seconds / fast.seconds:.2f}×", "as fast, one run each after a warm-up"),
         )
-        return note(words) + "".join(note(each, "wait") for each in fast.warnings)
-
-
-def in_words(error: Exception) -> str:
-    """An error that nobody foresaw, for people; that memory ran out is said as such."""
-    words = " ".join(str(error).split())[:300]
-    if isinstance(error, MemoryError) or "out of memory" in words.lower() or "can't allocate memory" in words.lower():
-        return f"there was not enough memory: try fewer steps at a time, a smaller model or another device ({words})"
-    return f"{type(error).__name__}: {words}"
+        words = "One run each is no measurement: a certificate takes several interleaved ones."
+        return tiles_of(tiles) + note(words) + "".join(note(each, "wait") for each in fast.warnings)
 
 
 def _frames(drawn: Drawn) -> list[Image.Image]:
@@ -276,4 +231,5 @@ def _image(label: str, elem_id: str) -> dict[str, Any]:
     return {
         "label": label, "elem_id": elem_id, "elem_classes": "pixels", "interactive": False, "type": "filepath",
         "format": "webp", "min_width": 150, "buttons": ["download", "fullscreen"],
+        "placeholder": "Press *Draw both*.",
     }  # fmt: skip

@@ -3,23 +3,28 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from dit_accel.app import choose, show
+from dit_accel.app import choose
 from dit_accel.app.device import Device, OnStep
-from dit_accel.app.heatmap import heatmap, rows_of_passes
+from dit_accel.app.heat_rows import Known, rows_of_passes, tensor_shapes
+from dit_accel.app.heatmap import heatmap
 from dit_accel.app.library import Library, Opened
 from dit_accel.app.pictures import Kept, still
 from dit_accel.app.plans import read_plan_file
 from dit_accel.app.points import Front, FrontPoint, Shown
-from dit_accel.errors import ConfigError
-from dit_accel.plan.facts import metric_facts
+from dit_accel.errors import ConfigError, DitAccelError
+from dit_accel.plan.plan import TENSOR_FILE
 from dit_accel.prompts import load_prompts
+
+if TYPE_CHECKING:
+    from dit_accel.pipelines.generation import GenerationSettings
 
 AUTO_S = 25.0  # pictures that take longer are drawn when they are asked for
 NUM_DEMO = 4
+ASSUMED_STEPS = 20  # for the map of a pipeline whose call does not say how many steps it takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +52,13 @@ class Explorer:
         library: The fronts.
         device: Draws.
         kept: Pictures.
+        awake: Whether torch is imported.
     """
 
     library: Library
     device: Device
     kept: Kept
+    awake: bool = False
 
     def first(self, model: str, opened: Opened | None = None) -> Choice:
         """Where a visitor begins: our plan in the middle of the front."""
@@ -67,8 +74,8 @@ class Explorer:
 
         Args:
             choice: Before it.
-            how: ``point`` (a key), ``time`` (seconds), ``brush`` (two times), ``quality`` (a limit), ``row`` (a
-                label), or ``thumbnail`` (a place).
+            how: ``point`` (a key), ``time`` (seconds), ``brush`` (two times), ``quality`` (a limit), ``row`` or
+                ``thumbnail`` (a label).
             value: Of the gesture.
             opened: What the visitor has opened.
 
@@ -84,12 +91,8 @@ class Explorer:
             point = choose.by_time(front, metric, float(value[1]), float(value[0]))
         elif how == "quality":
             point = choose.by_quality(front, metric, float(value))
-        elif how == "thumbnail":
-            point = choose.by_place(show.thumbnails(front), int(value))
-        elif how == "row":
-            labels = [each.label for each in front.visible(rivals=True)]
-            place = labels.index(str(value)) if str(value) in labels else -1
-            point = choose.by_place(front.visible(rivals=True), place)
+        elif how in ("row", "thumbnail"):
+            point = choose.by_label(front.visible(rivals=True), str(value))
         else:
             raise ConfigError(f"nobody can choose by '{how}': point, time, brush, quality, row or thumbnail")
         rivals = choice.rivals or point.kind == "rival"
@@ -102,12 +105,44 @@ class Explorer:
             choice = self.first(choice.model, opened)
         return front, front.point(choice.key)
 
-    def heat(self, point: FrontPoint) -> str:
-        """The plan as a heat map."""
-        if point.folder is None:
-            computed = "Every site is computed at every step." if point.kind in ("plain", "fewer_steps") else ""
-            return heatmap((), (computed or "This point has no saved plan to draw.",))
-        return heatmap(*rows_of_passes(read_plan_file(point.folder).passes))
+    def heat(self, front: Front, point: FrontPoint) -> str:
+        """The plan as a heat map. Before :meth:`wake` as much of it as needs no torch."""
+        if point.kind == "rival":
+            return heatmap((), ("A technique of others: the explorer has no plan of it to draw.",))
+        if point.kind != "ours":
+            return heatmap((), ("Everything is computed at every step.",))
+        if point.folder is None and point.preset is None:
+            return heatmap((), ("The report does not hold this plan, so there is no map of it.",))
+        steps = point.num_steps or front.num_steps or ASSUMED_STEPS
+        try:
+            if self.awake:
+                from dit_accel.app.layouts import passes_of
+
+                passes, known = passes_of(point.folder, point.preset, self._targets(front.model), steps)
+            elif point.folder is not None:
+                shapes = tensor_shapes(point.folder / TENSOR_FILE)
+                passes, known = read_plan_file(point.folder).passes, Known(num_steps=steps, shapes=shapes)
+            else:
+                passes, known = [], Known()
+        except DitAccelError as error:
+            return heatmap((), (str(error),))
+        if not passes:
+            return heatmap((), ("A preset by rule: its map is drawn once the model is read.",))
+        return heatmap(*rows_of_passes(passes, known))
+
+    def _targets(self, model: str) -> tuple[Any, ...]:
+        """The denoisers of a model, without weights where none are loaded; empty: it is not on this machine."""
+        from dit_accel.app.layouts import targets_of
+        from dit_accel.families.targets import find_targets
+
+        pipe = self.device.loaded(model)
+        return find_targets(pipe) if pipe is not None else targets_of(self.device.places.model(model))
+
+    def wake(self) -> None:
+        """Import what takes seconds; the page is up, so nobody waits for it."""
+        import dit_accel.app.layouts  # noqa: F401
+
+        self.awake = True
 
     def prompts(self, front: Front, point: FrontPoint) -> tuple[Shown, ...]:
         """What to look at: the worst and the typical of its measurement; without one, prompts for show."""
@@ -118,11 +153,11 @@ class Explorer:
         return near or tuple(Shown(prompt=text, seed=k, place="for show") for k, text in enumerate(listed))
 
     def missing(self, front: Front, wanted: list[tuple[FrontPoint, Shown]]) -> float:
-        """Seconds that it takes to draw what is not kept yet, by the report's clock."""
+        """Seconds that it takes to draw what is not kept yet, by the report's clock; infinite: nobody has timed it."""
         total = 0.0
         for point, shown in wanted:
             if point.can_run and not self._path(front, point, shown).is_file():
-                total += front.time_s(point) or front.plain_s or 1.0
+                total += front.time_s(point) or front.plain_s or float("inf")
         return total
 
     def picture(
@@ -148,9 +183,7 @@ class Explorer:
         return point.num_steps or None
 
     def _draw(self, front: Front, point: FrontPoint, shown: Shown, path: Path, on_step: OnStep | None) -> None:
-        from dit_accel.pipelines.generation import GenerationSettings
-
-        settings = GenerationSettings(num_inference_steps=self._steps(point))
+        settings = settings_of(front, self._steps(point))
         plan = None if point.kind != "ours" else (point.folder or point.preset)
         drawn = self.device.draw(front.model, shown.prompt, shown.seed, settings, plan, on_step)
         self.kept.keep(path, drawn.sample, drawn.fps)
@@ -174,18 +207,9 @@ class Explorer:
                 yield point, self.picture(front, point, shown, on_step)
 
 
-def limits(front: Front, metric: str) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Ends of the slider for time, seconds, and of the one for quality."""
-    points = [p for p in choose.choosable(front, metric) if p.kind != "plain"]
-    times = [seconds for p in points if (seconds := front.time_s(p)) is not None]
-    values = [p.errors[metric].mean for p in points]
-    time_ends = (min(times, default=0.0), front.plain_s or 1.0)
-    return time_ends, (min(values, default=0.0), max(values, default=1.0))
+def settings_of(front: Front, steps: int | None, guidance: float | None = None) -> "GenerationSettings":
+    """How the runs of a front were asked for, at so many steps."""
+    from dit_accel.pipelines.generation import GenerationSettings
 
-
-def quality_value(front: Front, point: FrontPoint, metric: str) -> float | None:
-    """Where the slider for quality stands for a point: its own value, or the good end for the plain run."""
-    (_, _), (low, high) = limits(front, metric)
-    if point.kind == "plain":
-        return high if metric_facts(metric).higher_is_better else low
-    return point.errors[metric].mean if metric in point.errors else None
+    asked: dict[str, Any] = {**front.asked, **({} if guidance is None else {"guidance_scale": guidance})}
+    return GenerationSettings(num_inference_steps=steps, **asked)

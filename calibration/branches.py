@@ -35,10 +35,12 @@ class Halves:
     Attributes:
         outputs: Of the last run, by evaluation and branch; each [B, C or more, ...].
         conditional: Evaluations of which the conditional branch alone is computed; its output stands in for both.
+        kept: Outputs that are there from the beginning of each run: those of evaluations that are replayed.
     """
 
     outputs: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     conditional: frozenset[int] = frozenset()
+    kept: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     _run: int = -1
     _last: Any = None
 
@@ -68,8 +70,9 @@ class Halves:
             self._last = output
             if call.run.number != self._run:
                 self._run = call.run.number
-                self.outputs.clear()
-            self.outputs.setdefault(call.step, {}).update({name: part.clone() for name, part in parts.items()})
+                self.outputs = dict(self.kept)
+            before = self.outputs.get(call.step, {})
+            self.outputs[call.step] = {**before, **{name: part.clone() for name, part in parts.items()}}
             return output
 
         return note
@@ -100,12 +103,12 @@ class BranchLearner(Learner):
 
     def wants(self, step: int) -> bool:
         """Whether anything of the step is computed."""
-        return step in self.computed or step in self.halves.conditional
+        return (step in self.computed or step in self.halves.conditional) and not self.is_replayed(step)
 
     def output(self, evaluation: Evaluation) -> torch.Tensor:
         """The denoiser's output, or the answer that is fitted now."""
         if evaluation.step in self.computed:
-            self.scale = self._scale(evaluation)
+            self.scale = self._scale(self._seen(evaluation))
         return Learner.output(self, evaluation)
 
     def _fields(self) -> dict[str, Any]:

@@ -90,6 +90,8 @@ def calibrate(
     seed: int = 0,
     guidance_values: Sequence[float] = (),
     branches: bool = False,
+    tail: float = 0.0,
+    sweeps: int = 0,
     cohort: int | None = None,
     plans: Sequence[AccelerationPlan] = (),
     on_progress: OnProgress | None = None,
@@ -109,6 +111,9 @@ def calibrate(
         seed: Of the search.
         guidance_values: Further guidance scales to fit the weights of plans to; between them they are interpolated.
         branches: Fit weights of its own to each guidance branch: closer wherever there are two, and no scheduler form.
+        tail: How much more difficult prompts count in every fit; see :mod:`.emphasis`. Triples what judging costs.
+        sweeps: How often the answers of the front's plans are refitted at last for the end of the run; see
+            :mod:`.sweeps`.
         cohort: Rows of a batch that the denoiser sees at a time, where all are too much for its memory; see
             :mod:`.cohorts`.
         plans: Begin also with the evaluations that these compute: the search then never ends below any of them, fitted
@@ -120,7 +125,8 @@ def calibrate(
         The points; ``calibration.plan(point)`` makes a plan of one.
 
     Raises:
-        ConfigError: The folder holds something else, the pipeline cannot be run, or a plan has no trajectory.
+        ConfigError: The folder holds something else, the pipeline cannot be run, a plan has no trajectory, or a number
+            is none that there can be.
         UnsupportedModelError: Its scheduler is random at every step, or not linear in the output.
     """
     pace = Pace(budget_s, generations)
@@ -131,8 +137,17 @@ def calibrate(
                 f"the weights of plan '{plan.name}' are apart for each guidance branch, and this calibration fits "
                 "shared ones: its calls may seem worth less than they are. Ask for 'branches' (--branches)"
             )
+    if sweeps < 0 or not 0 <= tail < float("inf"):
+        raise ConfigError(f"'sweeps' and 'tail' must be numbers from 0, got {sweeps!r} and {tail!r}")
     folder = Path(folder)
-    identity = subject.identity(seed=seed, branches=branches, cohort=cohort, plans=sorted(map(told, plans)))
+    identity = subject.identity(
+        seed=seed,
+        branches=branches,
+        tail=tail or None,
+        sweeps=sweeps or None,
+        cohort=cohort,
+        plans=sorted(map(told, plans)),
+    )
     books = Books(folder, identity)
     calibration = Calibration()
     draw = subject.draw_at()
@@ -161,8 +176,8 @@ def calibrate(
     tell("gains")
     gaps = Gaps(reference.gram, books.gains, first_of_each(reference.denoisers) - {0})
     reference.forget_outputs()
-    judge = Judge(pipe, draw, reference, branches=branches, cohort=cohort)
-    finisher = Finisher(subject, judge, folder, guidance_values)
+    judge = Judge(pipe, draw, reference, branches=branches, tail=tail, cohort=cohort)
+    finisher = Finisher(subject, judge, folder, guidance_values, sweeps)
 
     def judge_all(batch: Sequence[Steps]) -> list[Point | None]:
         books.ask(batch)
@@ -190,6 +205,7 @@ def calibrate(
         settings=subject.settings,
         recording=folder / RECORDING,
         branches=branches,
+        tail=tail,
         cohort=cohort,
     )
     with spread(errand, judge) as spread_out:

@@ -27,14 +27,23 @@ class Finisher:
         judge: Has fitted, or fits, the candidates.
         folder: Of the calibration.
         guidance_values: Further guidance scales to fit weights to.
+        sweeps: How often the answers of a plan of the front are refitted for the end of the run.
 
     Attributes:
         configs: What was fitted in this process, by computed evaluations.
     """
 
-    def __init__(self, subject: Subject, judge: Judge, folder: Path, guidance_values: Sequence[float] = ()) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        judge: Judge,
+        folder: Path,
+        guidance_values: Sequence[float] = (),
+        sweeps: int = 0,
+    ) -> None:
         self.subject, self.judge, self.folder = subject, judge, folder
         self.guidance_values = tuple(guidance_values)
+        self.sweeps = sweeps
         self.configs: dict[Steps, PassConfig] = {}
 
     def plan(self, point: Point) -> AccelerationPlan:
@@ -58,14 +67,14 @@ class Finisher:
     def finish(self, point: Point) -> bool:
         """Put its finished plan on disk; whether there was anything to do.
 
-        Finished is a plan with its guard and its weights for other guidance: runs that only what is left at the end is
-        worth.
+        Finished is a plan with its answers swept, its guard, and its weights for other guidance: runs that only the
+        front is worth.
         """
         kept = plan_at(self.folder, point)
         if kept is not None and self._is_finished(kept):
             return False
         with in_cohorts(self.subject.pipe, self.judge.cohort):
-            put(self._finished(self.plan(point)), place_of(self.folder, point))
+            put(self._finished(self.plan(point), point.computed), place_of(self.folder, point))
         return True
 
     def _is_finished(self, plan: AccelerationPlan) -> bool:
@@ -73,13 +82,14 @@ class Finisher:
         assert isinstance(config, TrajectoryConfig)
         return bool(config.guard) and set(self.guidance_values) <= set(config.guidance)
 
-    def _finished(self, plan: AccelerationPlan) -> AccelerationPlan:
-        (config,) = plan.passes
+    def _finished(self, plan: AccelerationPlan, steps: Steps) -> AccelerationPlan:
+        (config,) = (self.judge.fit(steps, self.sweeps).config,) if self.sweeps else plan.passes
         assert isinstance(config, TrajectoryConfig)
         pipe, count, conditions = self.subject.pipe, self.subject.count, self.judge.reference.conditions
         config = with_guard(pipe, self.judge.draw, config, 0, count)
         if self.guidance_values:
             own, draw_at = conditions.guidance_scale, self.subject.draw_at
-            config = over_guidance(pipe, draw_at, config, own, self.guidance_values, count)
+            how = {"tail": self.judge.tail, "sweeps": self.sweeps}
+            config = over_guidance(pipe, draw_at, config, own, self.guidance_values, count, **how)
             conditions = replace(conditions, guidance_scale=None)
         return replace(plan, passes=(config,), conditions=conditions)

@@ -1,6 +1,7 @@
 """Fits a trajectory plan: the answers of all evaluations but the computed ones, in one accelerated run.
 
-How is told in :mod:`.learner`; the options in :mod:`.branches`, :mod:`.regression` (filters) and :mod:`.polish`.
+How is told in :mod:`.learner`; the options in :mod:`.branches`, :mod:`.regression` (filters), :mod:`.emphasis`,
+:mod:`.sweeps` and :mod:`.polish`.
 """
 
 from collections.abc import Collection, Sequence
@@ -9,10 +10,11 @@ from typing import Any
 
 import torch
 
-from dit_accel.calibration.branches import BranchLearner, Halves
-from dit_accel.calibration.learner import Learner
+from dit_accel.calibration.emphasis import ROUNDS, emphasis_of, powers
+from dit_accel.calibration.fit_runs import Runner, errors_of
 from dit_accel.calibration.polish import Rows, Sampler, polished
 from dit_accel.calibration.recording import Draw, Recording, listening
+from dit_accel.calibration.sweeps import swept
 from dit_accel.errors import ConfigError
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 
@@ -45,6 +47,8 @@ def fit(
     branches: bool = False,
     conditional: Collection[int] = (),
     channels: bool = False,
+    tail: float = 0.0,
+    sweeps: int = 0,
     polish: int = 0,
 ) -> Fitted:
     """Fit the answers of all evaluations but the computed ones, in one run over prompts ``first`` to ``last - 1``.
@@ -60,37 +64,53 @@ def fit(
         conditional: Of the other evaluations those of which the conditional guidance branch alone is computed; takes
             ``branches``.
         channels: Fit a matrix to each answer as well, by which the channels of the last computed output are mixed.
+        tail: How much more difficult prompts count: their errors are made small to the power 2 + this, at the cost of
+            two more fits; see :mod:`.emphasis`.
+        sweeps: How often all answers are refitted for the end of the run, with the later ones as they are; see
+            :mod:`.sweeps`.
         polish: Rounds of gradient descent on all weights together afterwards; see :mod:`.polish`.
 
     Raises:
         UnsupportedModelError: The scheduler's step is not linear in the output (thresholding, clipping), or guidance
             is not linear in branches that can be told apart.
-        ConfigError: ``branches`` and ``polish`` together, or ``conditional`` without ``branches``.
+        ConfigError: ``branches`` and ``polish`` together, ``conditional`` without ``branches``, ``sweeps`` of fewer
+            than two prompts or with ``channels``, or a ``tail`` below 0.
     """
     if branches and polish:
         raise ConfigError("weights for each guidance branch cannot be polished: ask for 'branches' or 'polish'")
     if conditional and not branches:
         raise ConfigError("'conditional' evaluations take weights for each guidance branch: ask for 'branches' too")
+    if not 0 <= tail < float("inf"):
+        raise ConfigError(f"'tail' is a power to add and must be a number from 0, got {tail!r}")
     chosen = frozenset(computed) | first_of_each(reference.denoisers)
-    halves = Halves(conditional=frozenset(conditional) - chosen)
-    learner = Learner(reference, chosen, channels)
-    if branches:
-        learner = BranchLearner(reference, chosen, channels, halves=halves)
-    with listening(pipe, learner) as runtimes:
-        if branches:
-            halves.watch(runtimes, pipe)
-        pictures = draw(first, last)
-    config = learner.config()
-    ended = learner.latents
+    runner = Runner(
+        pipe=pipe,
+        draw=draw,
+        reference=reference,
+        computed=chosen,
+        first=first,
+        last=last,
+        branches=branches,
+        conditional=frozenset(conditional) - chosen,
+        channels=channels,
+    )
+    run = seen = runner.run()
+    emphasis = weighted = None
+    for _ in range(ROUNDS if tail else 0):
+        weighted = emphasis_of(seen.errors.cpu(), tail, weighted)
+        seen = runner.run(emphasis=weighted)
+        if powers(seen.errors.cpu(), tail) < powers(run.errors.cpu(), tail):
+            run, emphasis = seen, weighted
+    if sweeps:
+        run = swept(runner, run, sweeps, emphasis).run
+    config, ended, pictures = run.learner.config(), run.learner.latents, run.pictures
     if polish:
         config = polished(pipe, draw, reference, config, first, last, polish)
         sampler = Sampler(Rows(config))
         with listening(pipe, sampler):
             pictures = draw(first, last)
         ended = sampler.latents
-    wanted = reference.latents[-1].to(ended.device)
-    errors = (ended - wanted).flatten(1).double().norm(dim=1) / wanted.flatten(1).double().norm(dim=1)
-    return Fitted(config=config, latents=ended, pictures=pictures, errors=errors)
+    return Fitted(config=config, latents=ended, pictures=pictures, errors=errors_of(ended, reference.latents[-1]))
 
 
 def first_of_each(denoisers: Sequence[str]) -> frozenset[int]:

@@ -25,6 +25,7 @@ def over_guidance(
     own: float | None,
     values: Sequence[float],
     count: int,
+    **how: Any,
 ) -> TrajectoryConfig:
     """A fitted plan with weights for further guidance scales, and a guard whose limits hold for all of them.
 
@@ -37,6 +38,7 @@ def over_guidance(
         own: The scale that it was fitted at; ``None``: it cannot be told.
         values: The further scales.
         count: How many prompts to fit to, from 0 on.
+        how: Further options of :func:`.fit.fit`, as the plan was fitted.
 
     Raises:
         ConfigError: There is no scale to interpolate from, or it is the only one.
@@ -53,10 +55,11 @@ def over_guidance(
         if scale in fits:
             continue
         draw = draw_at(scale)
-        fits[scale] = fit(pipe, draw, record(pipe, draw, 0, count), computed, 0, count, branches=apart).config
+        there = record(pipe, draw, 0, count)
+        fits[scale] = fit(pipe, draw, there, computed, 0, count, branches=apart, **how).config
         if guard:
-            there = with_guard(pipe, draw, fits[scale], 0, count).guard
-            guard = [max(pair) for pair in zip(guard, there, strict=True)]
+            limits = with_guard(pipe, draw, fits[scale], 0, count).guard
+            guard = [max(pair) for pair in zip(guard, limits, strict=True)]
     if len(fits) < 2:
         raise ConfigError(f"the plan is fitted at guidance {own:g} already; give another scale to interpolate to")
     scales = tuple(sorted(fits))

@@ -84,23 +84,42 @@ class Judge:
         draw: Draws its search prompts.
         reference: Their plain run; outputs are not needed.
         branches: Fit weights of its own to each guidance branch.
+        tail: How much more difficult prompts count in a fit.
         cohort: Rows of a batch that the denoiser sees at a time; ``None``: all.
     """
 
     def __init__(
-        self, pipe: Any, draw: Draw, reference: Recording, *, branches: bool = False, cohort: int | None = None
+        self,
+        pipe: Any,
+        draw: Draw,
+        reference: Recording,
+        *,
+        branches: bool = False,
+        tail: float = 0.0,
+        cohort: int | None = None,
     ) -> None:
         self.pipe = pipe
         self.draw = draw
         self.reference = reference
         self.branches = branches
+        self.tail = tail
         self.cohort = cohort
 
-    def fit(self, steps: Steps) -> Fitted:
+    def fit(self, steps: Steps, sweeps: int = 0) -> Fitted:
         """Fit a candidate on all search prompts."""
         count = len(self.reference.pictures)
         with in_cohorts(self.pipe, self.cohort):
-            return fit(self.pipe, self.draw, self.reference, steps, 0, count, branches=self.branches)
+            return fit(
+                self.pipe,
+                self.draw,
+                self.reference,
+                steps,
+                0,
+                count,
+                branches=self.branches,
+                tail=self.tail,
+                sweeps=sweeps,
+            )
 
     def __call__(self, steps: Steps) -> Verdict:
         """Fit and judge a candidate, or say why it cannot be.

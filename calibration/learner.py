@@ -11,7 +11,7 @@ predicts best prompts that are left out.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,23 @@ from dit_accel.schedules.theory import theory_weights
 LINEAR_TOLERANCE_FRAC = 1e-3
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What a learner is told instead of finding it out.
+
+    Attributes:
+        weights: By which each evaluation that is not computed is answered, by name of the regressor.
+        outputs: Of computed evaluations before ``start``, from an earlier run that was the same up to there.
+        start: The first evaluation that may differ: none before it is computed again.
+        forecasts: Whether forecasts of computed evaluations are fitted.
+    """
+
+    weights: Mapping[int, Mapping[int, float]]
+    outputs: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    start: int = 0
+    forecasts: bool = False
+
+
 @dataclass(slots=True)
 class Learner:
     """Fits while the pipeline runs.
@@ -36,14 +53,23 @@ class Learner:
         reference: The recorded run.
         computed: What is computed.
         channels: Whether a matrix for the channels is fitted to each answer.
+        emphasis: float64 [P]: how much each prompt counts, 1 in the mean; ``None``: all alike.
+        script: Weights to answer by, in place of fitted ones.
         latents: After the last step that was taken.
+        outputs: Guided ones of computed evaluations.
+        solved: Weights of answered evaluations, by name of the regressor.
+        grams: float64 [P, R, R], of the regressors of answered evaluations, where weights were fitted.
     """
 
     reference: Recording
     computed: frozenset[int]
     channels: bool = False
+    emphasis: Any = None
+    script: Script | None = None
     latents: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    _outputs: dict[int, torch.Tensor] = field(default_factory=dict)
+    outputs: dict[int, torch.Tensor] = field(default_factory=dict)
+    solved: dict[int, dict[int, float]] = field(default_factory=dict)
+    grams: dict[int, Any] = field(default_factory=dict)
     _noise: torch.Tensor | None = None
     _noise_given: float | None = None
     _rows: dict[int, dict[int, float]] = field(default_factory=dict)
@@ -51,22 +77,31 @@ class Learner:
 
     def wants(self, step: int) -> bool:
         """Whether the step is computed."""
-        return step in self.computed
+        return step in self.computed and not self.is_replayed(step)
+
+    def is_replayed(self, step: int) -> bool:
+        """Whether the step is as it was in an earlier run."""
+        return self.script is not None and step < self.script.start
 
     def output(self, evaluation: Evaluation) -> torch.Tensor:
         """The denoiser's output, or the answer that is fitted now."""
-        step = evaluation.step
+        evaluation, step = self._seen(evaluation), evaluation.step
         if step == 0:
             self._noise, self._noise_given = evaluation.latents.clone(), evaluation.given
         if step in self.computed:
-            self._forecast(evaluation)
-            self._outputs[step] = evaluation.output.clone()
+            if self.script is None or self.script.forecasts:
+                self._forecast(evaluation)
+            self.outputs[step] = evaluation.output.clone()
             return evaluation.output
+        if self.script is not None:
+            weights = self.solved[step] = dict(self.script.weights[step])
+            self._note(evaluation, weights)
+            return self._combined(evaluation, weights)
         target = self._target(evaluation)
-        weights, _ = self._solve(evaluation, target)
+        weights = self.solved[step] = self._solve(evaluation, target)
         answer = self._combined(evaluation, weights)
         if self.channels:
-            last = self._outputs[max(Learner._names(self, evaluation))]
+            last = self.outputs[max(Learner._names(self, evaluation))]
             self._filters[step] = matrix = channel_filter(last, target - answer)
             add_mixed(answer, last, matrix)
         return answer
@@ -88,6 +123,12 @@ class Learner:
             "levels": self.reference.levels,
             "filters": torch.stack([self._filters.get(s, none) for s in range(steps)]) if self._filters else None,
         }
+
+    def _seen(self, evaluation: Evaluation) -> Evaluation:
+        """The evaluation, with the output of an earlier run where it is replayed."""
+        if self.script is None or not self.is_replayed(evaluation.step) or evaluation.step not in self.computed:
+            return evaluation
+        return replace(evaluation, output=self.script.outputs[evaluation.step])
 
     def _forecast(self, evaluation: Evaluation) -> None:
         """Fit what a computed output would have been taken for: what the guard compares it with."""
@@ -111,7 +152,7 @@ class Learner:
 
     def _names(self, evaluation: Evaluation) -> list[int]:
         """What there is to regress on: outputs of this denoiser, and the latents if the denoiser is given them."""
-        names = [j for j in self._outputs if self.reference.denoisers[j] == evaluation.denoiser]
+        names = [j for j in self.outputs if self.reference.denoisers[j] == evaluation.denoiser]
         if not names:
             return []
         return [*names, LATENTS] if evaluation.given else names
@@ -120,15 +161,18 @@ class Learner:
         if name == LATENTS:
             return evaluation.latents
         assert self._noise is not None
-        return self._noise if name == NOISE else self._outputs[name]
+        return self._noise if name == NOISE else self.outputs[name]
 
-    def _solve(self, evaluation: Evaluation, target: torch.Tensor) -> tuple[dict[int, float], float]:
+    def _solve(self, evaluation: Evaluation, target: torch.Tensor) -> dict[int, float]:
         names = self._names(evaluation)
         gram, right = products([self._of(name, evaluation) for name in names], target)
-        found, ridge = ridge_toward(gram, right, self._prior(evaluation, names))
+        self.grams[evaluation.step] = gram
+        if self.emphasis is not None:
+            gram, right = gram * self.emphasis[:, None, None], right * self.emphasis[:, None]
+        found, _ = ridge_toward(gram, right, self._prior(evaluation, names))
         weights = dict(zip(names, found.tolist(), strict=True))
         self._note(evaluation, weights)
-        return weights, ridge
+        return weights
 
     def _prior(self, evaluation: Evaluation, names: list[int]) -> Any:
         outputs = [name for name in names if name >= 0]

@@ -37,6 +37,7 @@ class Errand:
         settings: Of the runs.
         recording: Folder of the recorded run.
         branches: Whether each guidance branch gets weights of its own.
+        tail: How much more difficult prompts count in a fit.
         cohort: Rows of a batch that the denoiser sees at a time; ``None``: all.
     """
 
@@ -44,6 +45,7 @@ class Errand:
     settings: GenerationSettings
     recording: Path
     branches: bool = False
+    tail: float = 0.0
     cohort: int | None = None
 
     def judge_on(self, pipe: Any) -> Judge:
@@ -59,7 +61,7 @@ class Errand:
                 "all machines see"
             )
         draw = drawing(pipe, self.prompts, self.settings)
-        return Judge(pipe, draw, reference, branches=self.branches, cohort=self.cohort)
+        return Judge(pipe, draw, reference, branches=self.branches, tail=self.tail, cohort=self.cohort)
 
 
 Spread = Callable[[Errand, Judge], AbstractContextManager[Map]]

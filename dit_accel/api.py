@@ -13,6 +13,7 @@ from dit_accel.plan.plan import AccelerationPlan
 from dit_accel.runtime.observe import warn_user
 from dit_accel.session.as_scheduler import scheduler_of_plan
 from dit_accel.session.limits import Limits, choose_plan
+from dit_accel.session.own_plans import Folders
 from dit_accel.session.presets import PRESETS, resolve_preset
 from dit_accel.session.session import Session, check_free, check_plan, session_of
 from dit_accel.session.summary import Summary, summarize
@@ -31,6 +32,7 @@ def accelerate_pipeline(
     *,
     max_lpips: float | None = None,
     min_speedup: float | None = None,
+    plans: Folders | None = None,
     scheduler: Any = None,
     strict: bool = False,
 ) -> P:
@@ -41,11 +43,13 @@ def accelerate_pipeline(
         plan: A preset (``"lossless"``, ``"light"``, ``"balanced"``, ``"fast"``, ``"turbo"``, ``"extreme"``),
             an :class:`AccelerationPlan`, a folder, file or hub id with one, or pass configs. Default: ``"balanced"``,
             or what the limits choose.
-        max_lpips: Instead of a plan: the fastest one that ships for this model and is certified with a mean LPIPS
-            (ST-LPIPS where that was measured) of at most this.
+        max_lpips: Instead of a plan: the fastest one that ships for this model, or is your own, and is certified with
+            a mean LPIPS (ST-LPIPS where that was measured) of at most this.
         min_speedup: Instead of a plan: the most faithful one that is certified to be so many times faster, on the
-            device that its certificate names; with ``max_lpips`` the fastest within both. A model that no plan ships
-            for gets the one that theory gives, which is certified for none.
+            device that its certificate names; with ``max_lpips`` the fastest within both. A model that there is no
+            plan for gets the one that theory gives, which is certified for none.
+        plans: Folders that limits choose from as well, with plans of your own in or below them; ``None``: those that
+            the variable ``DIT_ACCEL_PLANS`` names.
         scheduler: The scheduler that drives a bare denoiser; not for pipelines.
         strict: Refuse (:class:`PlanMismatchError`) where otherwise a warning is given: other step count, scheduler,
             size, guidance or LoRA than the plan was made or certified for, or a run that reuses nothing.
@@ -60,27 +64,33 @@ def accelerate_pipeline(
         PlanMismatchError: The plan is for another model.
         IrreversibleError: What is applied already cannot be undone.
     """
-    wanted = _wanted(plan, max_lpips, min_speedup)
-    _replace(pipe, wanted, scheduler=scheduler, strict=strict, for_a_while=False)
+    wanted = _wanted(plan, max_lpips, min_speedup, plans)
+    _replace(pipe, wanted, plans=plans, scheduler=scheduler, strict=strict, for_a_while=False)
     return pipe
 
 
-def _wanted(plan: PlanLike | None, max_lpips: float | None, min_speedup: float | None) -> PlanLike | Limits:
+def _wanted(
+    plan: PlanLike | None, max_lpips: float | None, min_speedup: float | None, plans: Folders | None
+) -> PlanLike | Limits:
     limits = Limits(max_lpips=max_lpips, min_speedup=min_speedup)
     if not limits.given:
+        if plans is not None:
+            raise ConfigError("'plans' is what limits choose from: give 'max_lpips' or 'min_speedup' too")
         return DEFAULT_PRESET if plan is None else plan
     if plan is not None:
         raise ConfigError(f"a plan and limits ({limits}) exclude each other: the limits choose the plan")
     return limits
 
 
-def _replace(pipe: Any, plan: PlanLike | Limits, *, scheduler: Any, strict: bool, for_a_while: bool) -> None:
+def _replace(
+    pipe: Any, plan: PlanLike | Limits, *, plans: Folders | None, scheduler: Any, strict: bool, for_a_while: bool
+) -> None:
     before = session_of(pipe)
     if before is not None:
         check_free(pipe, before.targets)
         before.undo()  # a plan is checked against the plain model, not against what another one made of it
     try:
-        session = _prepared(pipe, plan, scheduler=scheduler, strict=strict)
+        session = _prepared(pipe, plan, plans=plans, scheduler=scheduler, strict=strict)
         if for_a_while:
             session.check_reversible()
         session.apply()
@@ -92,13 +102,13 @@ def _replace(pipe: Any, plan: PlanLike | Limits, *, scheduler: Any, strict: bool
         logger.info("replaced plan '%s' by '%s'", before.plan.name, session.plan.name)
 
 
-def _prepared(pipe: Any, plan: PlanLike | Limits, *, scheduler: Any, strict: bool) -> Session:
+def _prepared(pipe: Any, plan: PlanLike | Limits, *, plans: Folders | None, scheduler: Any, strict: bool) -> Session:
     """Everything that can be refused before the pipeline is touched."""
     targets = find_targets(pipe)
     check_free(pipe, targets)
     _check_scheduler(pipe, scheduler)
     if isinstance(plan, Limits):
-        resolved = choose_plan(plan, targets, model=_source_of(pipe))
+        resolved = choose_plan(plan, targets, model=_source_of(pipe), plans=plans)
         logger.info("chose plan '%s' for %s", resolved.name, plan)
     else:
         resolved = resolve_plan(plan, targets)
@@ -132,6 +142,7 @@ def accelerated(
     *,
     max_lpips: float | None = None,
     min_speedup: float | None = None,
+    plans: Folders | None = None,
     scheduler: Any = None,
     strict: bool = False,
 ) -> Iterator[P]:
@@ -142,9 +153,9 @@ def accelerated(
     Raises:
         IrreversibleError: A pass of the plan cannot be undone; the pipeline is left as it was.
     """
-    wanted = _wanted(plan, max_lpips, min_speedup)
+    wanted = _wanted(plan, max_lpips, min_speedup, plans)
     before = session_of(pipe)
-    _replace(pipe, wanted, scheduler=scheduler, strict=strict, for_a_while=True)
+    _replace(pipe, wanted, plans=plans, scheduler=scheduler, strict=strict, for_a_while=True)
     try:
         yield pipe
     finally:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dit_accel.cli import options
-from dit_accel.cli.console import EXIT_STOPPED, out, print_json, tell
+from dit_accel.cli.calibrate_output import say
+from dit_accel.cli.console import EXIT_STOPPED, print_json, tell
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dit_accel.calibration.calibrate import Calibration
     from dit_accel.calibration.front import Point
     from dit_accel.calibration.spread import Spread
     from dit_accel.plan.plan import AccelerationPlan
@@ -59,6 +59,13 @@ def calibrate_command(
             help="Begin also with the computed calls of this plan, so that nothing worse is found; repeatable.",
         ),
     ] = None,
+    tail: Annotated[
+        float,
+        typer.Option(min=0, help="Let difficult prompts count more in the fit: 1 somewhat, 4 a lot; thrice the time."),
+    ] = 0.0,
+    sweeps: Annotated[
+        int, typer.Option(min=0, help="Refit the answers of the front so often for the end of the run: slow.")
+    ] = 0,
     height: options.Height = None,
     width: options.Width = None,
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a video.")] = None,
@@ -172,6 +179,8 @@ def calibrate_command(
                 seed=seed,
                 guidance_values=guidance_range or (),
                 branches=branches,
+                tail=tail,
+                sweeps=sweeps,
                 cohort=cohort,
                 plans=_resolved(beginnings, pipe),
                 on_progress=on_progress,
@@ -195,7 +204,7 @@ def calibrate_command(
         }
         print_json(json.dumps(data))
     else:
-        _say(found, chosen, folder, model, stopped)
+        say(found, chosen, folder, model, stopped)
     if stopped:
         raise typer.Exit(EXIT_STOPPED)
 
@@ -252,21 +261,6 @@ def _choose(front: "Sequence[Point]", limits: dict[str, Any], stopped: bool = Fa
         return None
 
 
-def _say(found: "Calibration", chosen: Any, folder: Path, model: str, stopped: bool) -> None:
-    if found.points:
-        out().print(_table(found, chosen))
-    if found.skipped:
-        why = next(iter(found.skipped.values()))
-        tell(f"skipped: {len(found.skipped)} of {len(found.points) + len(found.skipped)}; the first because {why}")
-    if stopped:
-        kept = f"all of it is kept in {folder}" if found.points else "nothing was judged yet"
-        tell(f"stopped; {kept}. The same command goes on from here.")
-    if found.points:
-        where = folder / "chosen" if chosen else folder
-        tell(f"plans: {where}. They were judged on the prompts that they were fitted to; for others:")
-        tell(f"dit-accel certify {model} --plan {where}")
-
-
 def seconds_of(text: str) -> float:
     """Seconds of ``90s``, ``20m`` or ``2h``.
 
@@ -280,15 +274,3 @@ def seconds_of(text: str) -> float:
     if value <= 0:
         raise ConfigError(f"'{text}' is no time; write 90s, 20m or 2h")
     return value
-
-
-def _table(found: "Calibration", chosen: Any) -> Any:
-    from rich.table import Table
-
-    table = Table("computed", "evaluations saved", "PSNR", "worst tenth", "ST-LPIPS", title="on search prompts")
-    for point in found.front:
-        mark = " *" if point == chosen else ""
-        distance = "" if point.st_lpips is None else f"{point.st_lpips:.4f}"
-        count = f"{len(point.computed)} of {point.num_steps}{mark}"
-        table.add_row(count, f"{point.saved:.2f}x", f"{point.psnr_db:.1f} dB", f"{point.worst_db:.1f} dB", distance)
-    return table

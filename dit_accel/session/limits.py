@@ -10,6 +10,7 @@ from dit_accel.plan.certificate import Certificate
 from dit_accel.plan.facts import SPEEDUP, bound_words, metric_facts
 from dit_accel.plan.fingerprint import fingerprint
 from dit_accel.plan.plan import AccelerationPlan
+from dit_accel.session.own_plans import ENVIRONMENT, Folders, OwnPlan, own_plans
 from dit_accel.session.presets import BY_RULE_NOTE, shipped_plans
 from dit_accel.session.session import check_plan
 
@@ -56,30 +57,37 @@ class Limits:
         return self.min_speedup is None or certificate.speed.run_ratio >= self.min_speedup
 
 
-def choose_plan(limits: Limits, targets: tuple[Target, ...], *, model: str = "MODEL") -> AccelerationPlan:
-    """Of the certified plans that ship for these models, the fastest within ``max_lpips``.
+def choose_plan(
+    limits: Limits, targets: tuple[Target, ...], *, model: str = "MODEL", plans: Folders | None = None
+) -> AccelerationPlan:
+    """Of the certified plans for these models, those that ship and one's own, the fastest within ``max_lpips``.
 
-    With ``min_speedup`` alone the one with the highest mean PSNR; and where no plan ships for a model at all, the one
-    that theory gives, which says that nothing was measured. A plan that is not certified, or whose certificate is of
-    other weights, is never chosen.
+    With ``min_speedup`` alone the one with the highest mean PSNR; and where there is no plan for a model at all, the
+    one that theory gives, which says that nothing was measured. A plan that is not certified, or whose certificate is
+    of other weights, is never chosen.
 
     Args:
         limits: At least one.
         targets: The denoisers of the pipeline.
         model: What the pipeline was loaded from, for the commands in an error.
+        plans: Folders with plans of one's own; ``None``: those that the environment names, see :mod:`.own_plans`.
 
     Raises:
-        ConfigError: No plan is within the limits, with what is; or none is certified, with the command to do it.
+        ConfigError: No plan is within the limits, with what is; or none is certified, with the command to do it; or a
+            folder is not there.
     """
-    own = tuple(fingerprint(target) for target in targets)
-    shipped = [plan for plan in shipped_plans() if plan.fingerprints == own]
+    wanted = tuple(fingerprint(target) for target in targets)
+    shipped = [plan for plan in shipped_plans() if plan.fingerprints == wanted]
+    own = [each for each in own_plans(plans) if each.plan.fingerprints == wanted]
     measured = [
-        (plan, plan.certificate) for plan in shipped if plan.certificate is not None and not check_plan(plan, targets)
+        (plan, plan.certificate)
+        for plan in (*shipped, *(each.plan for each in own))
+        if plan.certificate is not None and not check_plan(plan, targets)
     ]
     if not measured:
-        if not shipped and limits.max_lpips is None and limits.min_speedup is not None:
+        if not shipped and not own and limits.max_lpips is None and limits.min_speedup is not None:
             return theory_plan(limits.min_speedup, targets, model=model)
-        raise ConfigError(_nothing_certified(limits, shipped, model))
+        raise ConfigError(_nothing_certified(limits, shipped, own, model))
     within = [(plan, certificate) for plan, certificate in measured if limits.admits(certificate)]
     if not within:
         known = sorted((certificate for _, certificate in measured), key=lambda each: each.speed.run_ratio)
@@ -127,7 +135,13 @@ def _words(certificate: Certificate) -> str:
     return f"{words} at {metric_facts(name).label} {mean:.4f}{promise}"
 
 
-def _nothing_certified(limits: Limits, shipped: Sequence[AccelerationPlan], model: str) -> str:
+def _nothing_certified(limits: Limits, shipped: Sequence[AccelerationPlan], own: Sequence[OwnPlan], model: str) -> str:
+    if own:
+        return (
+            f"{limits} needs a certified plan. There are {len(own)} of your own for this model, and none of them, nor "
+            f"of {len(shipped)} that ship, is certified for these weights. Measure one: dit-accel certify {model} "
+            f"--plan {own[0].folder}"
+        )
     if shipped:
         names = ", ".join(f"'{plan.name}'" for plan in shipped)
         return (
@@ -136,5 +150,6 @@ def _nothing_certified(limits: Limits, shipped: Sequence[AccelerationPlan], mode
         )
     return (
         f"{limits} needs a certified plan, and none ships for this model. Find one: dit-accel calibrate {model} "
-        f"--max-lpips {limits.max_lpips:g}, then certify it as that command says, and give its folder as the plan"
+        f"--max-lpips {limits.max_lpips:g}, then certify it as that command says, and give its folder as the plan, or "
+        f"the folder with all of yours as 'plans' or in the variable {ENVIRONMENT}"
     )

@@ -2,16 +2,20 @@
 
 from typing import Any
 
+import pytest
+from explorer_pages import go_to, says
 
+
+@pytest.mark.slow
 def test_a_search_on_the_page(open_page: Any, keep_screenshot: Any) -> None:
     page = open_page()
-    page.get_by_role("tab", name="Calibrate").click()
+    go_to(page, "Calibrate")
     page.locator("#c-minutes input").fill("60")
     page.locator("#c-certify input").uncheck()
     page.get_by_text("What to choose, and how much to measure").click()
     page.locator("#c-prompts textarea, #c-prompts input").fill("1")
     page.locator("#c-start").click()
-    page.wait_for_function("document.querySelector('#c-message').innerText.includes('2 to 1000')")
+    says(page, "#c-message", "2 to 1000")
     page.locator("#c-prompts textarea, #c-prompts input").fill("2")
     page.locator("#c-steps textarea, #c-steps input").fill("6")
     page.locator("#c-start").click()
@@ -19,17 +23,16 @@ def test_a_search_on_the_page(open_page: Any, keep_screenshot: Any) -> None:
     keep_screenshot(page, "calibrate")
 
     again = open_page()
-    again.get_by_role("tab", name="Calibrate").click()
-    again.wait_for_function("document.querySelector('#c-status').innerText.includes('judged')")
+    go_to(again, "Calibrate")
+    says(again, "#c-status", "judged")
     assert again.locator("#c-search input").input_value() == "emoji-flux"
-    again.get_by_role("tab", name="Generate").click()
+    go_to(again, "Generate")
     again.locator("#g-go").click()
-    again.wait_for_function("document.querySelector('#g-status').innerText.includes('the device is busy')")
+    says(again, "#g-status", "the device is busy")
     keep_screenshot(again, "busy")
-    again.get_by_role("tab", name="Calibrate").click()
+    go_to(again, "Calibrate")
     again.locator("#c-stop").click()
-    again.wait_for_function("document.querySelector('#c-status').innerText.includes('stopped')")
+    says(again, "#c-status", "stopped")
     again.locator("#c-look").click()
-    again.get_by_role("tab", name="Explore").click()
-    again.wait_for_function("document.querySelector('#verdict').innerText.includes('trajectory-')")
+    says(again, "#verdict", "trajectory-")
     assert "not certified" in again.locator("#verdict").inner_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sample_reports import sample_report
 
-from dit_accel.app.choose import by_place, by_quality, by_time, choosable
+from dit_accel.app.choose import by_label, by_quality, by_time, choosable
 from dit_accel.app.fronts import assemble, front_of_model, models, same_work
 from dit_accel.app.plans import checked, plans_of, read_plan_folder, shipped_folder
 from dit_accel.app.points import CERTIFIED, NOT_CERTIFIED, Front, FrontPoint, unbeaten
@@ -167,12 +167,33 @@ def test_every_gesture_leads_to_the_same_point(made_up: Front) -> None:
     assert by_time(made_up, "psnr_db", 0.5) == wanted
     assert by_time(made_up, "psnr_db", 0.6, 0.4) == wanted
     assert by_quality(made_up, "psnr_db", 38.0) == wanted
-    assert by_place(made_up.visible(rivals=False), 1) == wanted
+    assert by_label(made_up.visible(rivals=False), "a") == wanted
 
 
 def test_limits_never_lead_to_a_rival(made_up: Front) -> None:
     assert "other" not in [each.key for each in choosable(made_up, "psnr_db")]
     assert by_quality(made_up, "psnr_db", 49.0).key == "plain"
+
+
+@pytest.mark.parametrize("model", models())
+def test_what_is_shown_of_a_point_leads_back_to_it(model: str) -> None:
+    """Dials round; a point of the front is still found by the time and by the error that are written on it."""
+    from dit_accel.app import show
+
+    front = front_of_model(model, [])
+    for metric in front.metrics:
+        for each in unbeaten(choosable(front, metric), metric):
+            if each.kind == "plain":
+                continue
+            seconds = front.time_s(each)
+            assert seconds is not None
+            assert by_time(front, metric, float(f"{seconds:.3g}")) == each
+            dial = show.quality_dial([p for p in front.points if p.kind != "plain"], each, metric)
+            written = float(dial.split('value="')[1].split('"')[0])
+            found = by_quality(front, metric, written)
+            assert found.ratio is not None and each.ratio is not None and found.ratio >= each.ratio
+            shown = [show._number(metric, p.errors[metric].mean) for p in (found, each)]
+            assert found == each or shown[0] == shown[1]
 
 
 @pytest.mark.parametrize(("most", "least"), [(0.1, 0.0), (0.3, 0.26)])
@@ -184,7 +205,7 @@ def test_out_of_reach_says_what_is_near(made_up: Front, most: float, least: floa
 def test_an_untimed_front_and_an_unknown_row(made_up: Front) -> None:
     with pytest.raises(ConfigError, match="nothing of 'm' was timed"):
         by_time(replace(made_up, plain_s=None), "psnr_db", 1.0)
-    with pytest.raises(ConfigError, match="no row 9"):
-        by_place(made_up.points, 8)
+    with pytest.raises(ConfigError, match=r"no point called 'beatn'\. Did you mean 'beaten'"):
+        by_label(made_up.points, "beatn")
     with pytest.raises(ConfigError, match="Did you mean 'plain'"):
         made_up.point("plian")

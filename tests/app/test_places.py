@@ -5,12 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny_text import save_tiny_text_pipeline
 
 from dit_accel.app import places as places_module
+from dit_accel.app.layouts import targets_of
 from dit_accel.app.opening import open_path, open_search, open_uploads
 from dit_accel.app.places import Places
 from dit_accel.app.plans import shipped_folder
 from dit_accel.app.points import CERTIFIED, NOT_CERTIFIED
+from dit_accel.app.show import code
 from dit_accel.errors import ConfigError
 
 PLANS = shipped_folder()
@@ -24,11 +27,18 @@ def places(tmp_path: Path) -> Places:
     (tmp_path / "secret").mkdir()
     shutil.copytree(FLUX / "fast", tmp_path / "secret" / "fast")
     (root / "link").symlink_to(tmp_path / "secret")
+    (root / "loop").symlink_to(root / "loop")
     return Places(root=root, output=tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    "text", ["../secret/fast", "flux/../../secret/fast", "link/fast", "/etc/passwd", "~/x", "..", "a\0b", "x" * 5000]
+    "text",
+    [
+        *("../secret/fast", "flux/../../secret/fast", "link/fast", "link/../../secret/fast", "/etc/passwd"),
+        *("//etc/passwd", "file:///etc/passwd", "~/x", "~root/.ssh", "..", "../..", "./../secret/fast"),
+        *("a\0b", "x" * 5000, "a/../..//etc", "loop", "%2e%2e/secret/fast", "..\\secret\\fast"),
+        "/proc/self/environ",
+    ],
 )
 def test_nothing_outside_the_folder_is_read(places: Places, text: str) -> None:
     with pytest.raises(ConfigError):
@@ -146,5 +156,68 @@ def test_a_hub_id_without_a_hub_is_one_clear_message(places: Places, monkeypatch
         raise OSError("no network")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    with pytest.raises(ConfigError, match="no plan on the hub at 'some/plan'"):
+    with pytest.raises(ConfigError, match="nothing was found on the hub at 'some/plan'"):
         open_path(places, "some/plan")
+
+
+def test_a_link_inside_a_plan_leads_nowhere_else(places: Places, tmp_path: Path) -> None:
+    """A plan's folder lies inside, its files are links to the outside."""
+    names = ("dit_accel_plan.json", "dit_accel_plan.safetensors", "report.json")
+    (places.root / "sly").mkdir()
+    for name in names:
+        (places.root / "sly" / name).symlink_to(tmp_path / "secret" / "fast" / name)
+    (places.root / "many").mkdir()
+    (places.root / "many" / "one").symlink_to(tmp_path / "secret" / "fast")
+    for text in ("sly", *(f"sly/{name}" for name in names), "many", "many/one"):
+        with pytest.raises(ConfigError, match="outside"):
+            open_path(places, text)
+
+
+def test_a_pipeline_of_ones_own(places: Places) -> None:
+    save_tiny_text_pipeline(places.root / "mine")
+    name, front = open_path(places, "mine")
+    assert name == "mine" and front.plain_s is None and not front.video and front.num_steps == 20
+    fast = front.point("ours/fast")
+    assert fast.can_run and fast.ratio is None and fast.state == NOT_CERTIFIED and "Calibrate" in fast.words[0]
+    assert "load_pipeline(" in code(front, fast) and str(places.root.resolve() / "mine") in code(front, fast)
+    assert targets_of(front.model)[0].name == "transformer"
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ('{"_class_name": "DDPMPipeline"}', "takes no prompt"),
+        ('{"_class_name": "NoSuchPipeline"}', "does not have"),
+        ('{"_class_name": "AutoencoderKL"}', "does not have"),
+        ("{}", "does not say which pipeline"),
+        ("[", "does not say which pipeline"),
+    ],
+)
+def test_a_model_that_is_refused(places: Places, index: str, words: str) -> None:
+    (places.root / "odd").mkdir()
+    (places.root / "odd" / "model_index.json").write_text(index)
+    with pytest.raises(ConfigError, match=words):
+        open_path(places, "odd")
+
+
+def test_a_pipeline_and_a_plan_on_the_hub(places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    hub = tmp_path / "hub"
+    (hub / "user" / "model").mkdir(parents=True)
+    (hub / "user" / "model" / "model_index.json").write_text('{"_class_name": "PixArtAlphaPipeline"}')
+    shutil.copytree(FLUX / "fast", hub / "user" / "plan")
+
+    def download(repo: str, name: str) -> str:
+        if not (hub / repo / name).is_file():
+            raise LocalEntryNotFoundError(f"{name} is not in the cache")
+        return str(hub / repo / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    name, front = open_path(places, "user/model")
+    assert name == front.model == "user/model" and 'load_pipeline("user/model"' in code(front, front.points[0])
+    _, front = open_path(places, "user/plan")
+    assert '"user/plan")' in code(front, front.points[1]), "who reads the code has not this machine's cache"
+    with pytest.raises(ConfigError, match="nothing was found"):
+        open_path(places, "user/none")

@@ -1,5 +1,7 @@
 """What is shown of a front: the plot and the heat map as SVG, the table, and code that runs as pasted."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +11,9 @@ import pytest
 
 from dit_accel.app import show
 from dit_accel.app.axes import Axis, short
+from dit_accel.app.dial import dial
 from dit_accel.app.fronts import front_of_model
-from dit_accel.app.heatmap import ANSWERED, COMPUTED, REUSED, heatmap, rows_of_passes
-from dit_accel.app.plans import read_plan_file, shipped_folder
+from dit_accel.app.heatmap import heatmap
 from dit_accel.app.points import Front, FrontPoint
 from dit_accel.app.scatter import Mark, scatter
 
@@ -81,20 +83,6 @@ def test_ticks_are_round_and_inside(values: tuple[float, ...]) -> None:
     assert all(float(short(tick)) == pytest.approx(tick) for tick in ticks)
 
 
-def test_a_heat_map_of_each_kind_of_plan() -> None:
-    rows, said = rows_of_passes(read_plan_file(shipped_folder() / "emoji-flux" / "fast").passes)
-    assert len(rows) == 1 and said == ()
-    assert rows[0].cells.count(COMPUTED) == 9 and rows[0].cells.count(ANSWERED) == 19
-    schedule = {"type": "static_cache", "schedule": {"num_steps": 4, "recompute": {"blocks.0.ff": "1010"}}}
-    rows, _ = rows_of_passes([schedule])
-    assert rows[0].name == "blocks.0.ff" and rows[0].cells == (COMPUTED, REUSED, COMPUTED, REUSED)
-    rows, _ = rows_of_passes([{"type": "trajectory", "computed": "1001"}, schedule])
-    assert rows[1].cells == (COMPUTED, ANSWERED, ANSWERED, REUSED)
-    rows, said = rows_of_passes([{"type": "teacache", "threshold": 0.1}])
-    assert rows == () and "'teacache'" in said[0]
-    assert "teacache" in heatmap(rows, said)
-
-
 def test_the_table_says_what_is_not_measured(flux: Front) -> None:
     rows = show.table(flux, "psnr_db", rivals=False, chosen="ours/turbo")
     assert [row[1] for row in rows if row[0]] == ["turbo"]
@@ -107,12 +95,26 @@ def test_the_table_says_what_is_not_measured(flux: Front) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "value"), [(0.058, 0.265, 0.0793), (0.0, 0.0279, 0.000145), (19.5, 67.3, 51.4)]
+    ("stops", "value", "log"),
+    [((0.058, 0.0793, 0.265), 0.0793, False), ((0.0, 0.000145, 0.0279), 0.000145, True), ((19.5, 51.4), 19.5, False)],
 )
-def test_a_slider_reaches_its_ends(low: float, high: float, value: float) -> None:
-    made = show.slider(low, high, value, fine=high < 0.1)
-    assert made["minimum"] <= low and made["maximum"] >= high
-    assert made["value"] == pytest.approx(value, rel=0.02)
+def test_a_dial_has_a_stop_at_every_point(stops: tuple[float, ...], value: float, log: bool) -> None:
+    tree = ElementTree.fromstring(
+        re.sub(r"<input ([^>]*)>", r"<input \1/>", dial("x", stops, value, shown="v", log=log, floor=1e-5))
+    )
+    assert json.loads(tree.attrib["data-stops"]) == sorted(stops)
+    assert len(tree.findall(".//i")) == len(stops)
+    places = [float(each.attrib["style"].removeprefix("left:").removesuffix("%")) for each in tree.findall(".//i")]
+    assert places == sorted(places) and places[0] == 0 and places[-1] == pytest.approx(100, abs=0.1)
+    slider = next(each for each in tree.iter("input") if each.attrib["type"] == "range")
+    assert int(slider.attrib["value"]) == pytest.approx(10 * places[sorted(stops).index(value)], abs=1)
+    if log:
+        assert 20 < places[1] < 60, "of errors that span decades the good ones can be told apart"
+
+
+def test_a_dial_without_two_points_says_so() -> None:
+    html = dial("<x>", [1.0], None, shown="")
+    assert "nothing is measured yet" in html and "<x>" not in html
 
 
 def run_pasted(code: str, folder: Path) -> None:

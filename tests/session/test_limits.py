@@ -1,6 +1,8 @@
 """Plans by limits: the fastest that is faithful enough, the most faithful that is fast enough, or what there is."""
 
 import dataclasses
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +21,11 @@ from dit_accel import (
     load_embedded,
     summary,
 )
-from dit_accel.errors import ConfigError
+from dit_accel.errors import AccelerationWarning, ConfigError
 from dit_accel.families.targets import find_targets
 from dit_accel.plan.claims import Measured, SpeedClaim
 from dit_accel.plan.fingerprint import fingerprint
+from dit_accel.plan.plan import PLAN_FILE
 from dit_accel.plan.weights import sample_weights
 from dit_accel.session.limits import Limits, choose_plan
 from dit_accel.session.presets import shipped_plans
@@ -161,3 +164,51 @@ def test_what_ships_is_chosen_by_its_certificate() -> None:
     assert chosen.certified and "9 of 10 new prompts like these stay above PSNR" in str(chosen)
     best = max(c.speed.run_ratio for c in certificates if c.fidelity["st_lpips"].mean <= 0.05)
     assert f"whole run {best:.2f}x" in str(chosen)
+
+
+@pytest.fixture
+def own(ships: list[AccelerationPlan], pipe: Any, tmp_path: Path) -> Path:
+    """A folder as calibrating and certifying leave it: a better plan, one that is not certified, one cut short."""
+    plan_of(pipe, "mine", 3, 3.0, 55.0, st_lpips=0.002).save_pretrained(tmp_path / "certify" / "tiny-mine")
+    dataclasses.replace(ships[0], name="bare", certificate=None).save_pretrained(tmp_path / "calibrate" / "2-of-5")
+    (tmp_path / "calibrate" / "cut").mkdir()
+    (tmp_path / "calibrate" / "cut" / PLAN_FILE).write_text('{"format": "dit-accel/pl')
+    return tmp_path
+
+
+def test_plans_of_ones_own_are_chosen_from_too(own: Path, pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerate_pipeline(pipe, max_lpips=0.01)
+    assert summary(pipe).plan == "mild"
+    accelerate_pipeline(pipe, max_lpips=0.01, plans=own / "certify")
+    assert summary(pipe).plan == "mine" and summary(pipe).certified
+    accelerate_pipeline(pipe, min_speedup=3.5, plans=[str(own / "certify")])
+    assert summary(pipe).plan == "wild"  # what ships is there still
+    monkeypatch.setenv("DIT_ACCEL_PLANS", f"{own / 'certify'}{os.pathsep}{own / 'calibrate'}")
+    with pytest.warns(AccelerationWarning, match=r"left out a plan that cannot be read: .*cut"):
+        accelerate_pipeline(pipe, max_lpips=0.01)
+    assert summary(pipe).plan == "mine"
+    with accelerated(pipe, max_lpips=0.01, plans=own / "certify"):
+        assert summary(pipe).plan == "mine"
+
+
+def test_what_is_reachable_counts_ones_own(own: Path, pipe: Any) -> None:
+    with pytest.raises(ConfigError, match=r"no certified plan.*2.60x.*3.00x on a CPU at ST-LPIPS 0.0020.*4.00x"):
+        accelerate_pipeline(pipe, max_lpips=0.0001, plans=own / "certify")
+
+
+@pytest.mark.filterwarnings("ignore::dit_accel.errors.AccelerationWarning")
+def test_own_plans_without_a_certificate_say_how_to_get_one(
+    own: Path, pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "shipped_plans", tuple)
+    for limits in ({"max_lpips": 0.1}, {"min_speedup": 2.0}):
+        with pytest.raises(ConfigError, match=r"1 of your own.*dit-accel certify MODEL --plan .*2-of-5"):
+            accelerate_pipeline(pipe, plans=own / "calibrate", **limits)
+
+
+def test_plans_without_limits_or_from_nowhere_are_refused(pipe: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'plans' is what limits choose from"):
+        accelerate_pipeline(pipe, plans=tmp_path)
+    with pytest.raises(ConfigError, match=r"'plans' names a folder of plans that is not there: .*nowhere"):
+        accelerate_pipeline(pipe, max_lpips=0.1, plans=tmp_path / "nowhere")
+    assert not is_accelerated(pipe)

@@ -132,8 +132,8 @@ class TrainableSLA:
             attention = _with_weights(config, site.info.id, _head_dim(module), linear=True)
             attention.to(device=next(denoiser.parameters()).device)
             self._ledger.set(module, SUBMODULE, attention, by=NAME)
-            found = route(module, self._ledger, by=NAME)
-            found.attend = attention
+            router = route(module, self._ledger, by=NAME)
+            router.attend = attention
             self.layers[site.info.id] = attention
 
     def parameters(self) -> Iterator[nn.Parameter]:

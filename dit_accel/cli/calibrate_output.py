@@ -1,0 +1,45 @@
+"""What ``dit-accel calibrate`` says at its end."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dit_accel.cli.console import out, tell
+
+if TYPE_CHECKING:
+    from dit_accel.calibration.calibrate import Calibration
+
+
+def say(found: "Calibration", chosen: Any, folder: Path, model: str, stopped: bool) -> None:
+    """The front, what was skipped, and what to do next.
+
+    Args:
+        found: The calibration.
+        chosen: The point that the limits chose, if any.
+        folder: Of its plans.
+        model: What was asked for.
+        stopped: Whether somebody stopped it.
+    """
+    if found.points:
+        out().print(_table(found, chosen))
+    if found.skipped:
+        why = next(iter(found.skipped.values()))
+        tell(f"skipped: {len(found.skipped)} of {len(found.points) + len(found.skipped)}; the first because {why}")
+    if stopped:
+        kept = f"all of it is kept in {folder}" if found.points else "nothing was judged yet"
+        tell(f"stopped; {kept}. The same command goes on from here.")
+    if found.points:
+        where = folder / "chosen" if chosen else folder
+        tell(f"plans: {where}. They were judged on the prompts that they were fitted to; for others:")
+        tell(f"dit-accel certify {model} --plan {where}")
+
+
+def _table(found: "Calibration", chosen: Any) -> Any:
+    from rich.table import Table
+
+    table = Table("computed", "evaluations saved", "PSNR", "worst tenth", "ST-LPIPS", title="on search prompts")
+    for point in found.front:
+        mark = " *" if point == chosen else ""
+        distance = "" if point.st_lpips is None else f"{point.st_lpips:.4f}"
+        count = f"{len(point.computed)} of {point.num_steps}{mark}"
+        table.add_row(count, f"{point.saved:.2f}x", f"{point.psnr_db:.1f} dB", f"{point.worst_db:.1f} dB", distance)
+    return table
