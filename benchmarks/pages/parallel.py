@@ -81,9 +81,10 @@ def simulator_block(data: Mapping[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for cell in data["cells"]:
+        off = cell["foretold_s"] / cell["measured_s"] - 1
         lines.append(
             f"| {cell['mode']} | {cell['delay_ms']:g} ms | {cell['without_delay_s']:.2f} s "
-            f"| {cell['measured_s']:.2f} s | {cell['foretold_s']:.2f} s | {cell['foretold_s'] / cell['measured_s'] - 1:+.0%} "
+            f"| {cell['measured_s']:.2f} s | {cell['foretold_s']:.2f} s | {off:+.0%} "
             f"| {cell['hidden_measured']:.0%} | {cell['hidden_foretold']:.0%} |"
         )
     said = (
