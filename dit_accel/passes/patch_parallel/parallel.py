@@ -14,6 +14,7 @@ from dit_accel.passes.patch_parallel.comm import Comm, checksum
 from dit_accel.passes.patch_parallel.config import NAME, PatchParallelConfig
 from dit_accel.passes.patch_parallel.groups import Groups, job
 from dit_accel.passes.patch_parallel.guidance import GuidanceSplit, why_not
+from dit_accel.passes.patch_parallel.linear import OwnHeight, linear_attentions, sum_states
 from dit_accel.passes.patch_parallel.mailbox import Mailbox
 from dit_accel.passes.patch_parallel.rows import Share, TokenRows
 from dit_accel.passes.patch_parallel.splits import SPLITS
@@ -169,11 +170,21 @@ class PatchParallel:
                     self._patch(path, SharedNorm(module, stage, path))
         for cut in split.cuts:
             self._patch(cut.path, CutOutput(by_path[cut.path], stage, cut))
+        if split.sized is not None:
+            for path, module in by_path.items():
+                if path.startswith(f"{split.sized}.") and path.count(".") == split.sized.count(".") + 1:
+                    self._patch(path, OwnHeight(module, stage))
+                elif (
+                    path.startswith(f"{split.sized}.") and isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1
+                ):
+                    self._patch(path, HaloConv(module, stage, path))
         for path in split.per_token:
             self._patch(path, CutPerToken(by_path[path], stage))
         last = GatherRows if split.kind == "rows" else GatherOutput
         self._patch(split.gather, last(denoiser.get_submodule(split.gather), stage))
         runtime.claim(SCORES, by=NAME)
+        for site, module in linear_attentions(runtime.target):
+            sum_states(module, stage, site.info.id, runtime.ledger)
         for site, module in routable(runtime.target):
             found = route(module, runtime.ledger, by=NAME, kind=PatchRoute)
             found.layer, found.stage, found.joint = site.info.id, stage, site.info.kind != "self_attn"
