@@ -120,7 +120,7 @@ def generate_command(
         if limits.given:
             chosen = _within(limits, pipe, model)
         if parallel > 1:
-            chosen = sharing.plan(chosen, pipe)
+            chosen = sharing.plan(None if chosen is None else as_path(chosen), pipe)
         quiet = as_json or rank > 0
         if compare and chosen is not None:
             result = _compared(pipe, chosen, samples, settings, model=model, target=target, strict=strict, quiet=quiet)

@@ -11,6 +11,8 @@ from dit_accel.cli.output import Output
 from dit_accel.errors import CommunicationError, ConfigError, DitAccelError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from dit_accel.plan.plan import AccelerationPlan
@@ -95,20 +97,19 @@ class Sharing:
         """Where this rank writes: only the first one does."""
         return target if rank == 0 else _Nowhere(path=target.path)
 
-    def plan(self, chosen: "str | AccelerationPlan | None", pipe: Any) -> "AccelerationPlan":
+    def plan(self, chosen: "str | Path | AccelerationPlan | None", pipe: Any) -> "AccelerationPlan":
         """The plan, shared among the ranks. It is another one, so no certificate covers it.
 
         Raises:
             ConfigError: There is no such plan.
         """
         from dit_accel.api import resolve_plan
-        from dit_accel.cli.generate import as_path
         from dit_accel.families.targets import find_targets
         from dit_accel.plan.plan import AccelerationPlan
 
         if chosen is None:
             return AccelerationPlan(name=f"{self.ranks} ranks", passes=(self._config(),))
-        plan = resolve_plan(as_path(chosen), find_targets(pipe))
+        plan = resolve_plan(chosen, find_targets(pipe))
         note = f"shared among {self.ranks} ranks ({self.mode}), which no certificate covers"
         return replace(
             plan,

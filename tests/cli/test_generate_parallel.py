@@ -36,7 +36,7 @@ def together(size: int, *arguments: str, dies: int | None = None) -> list[tuple[
     told = []
     for process, pipe in started:
         try:
-            told.append(pipe.recv() if pipe.poll(60) else (-1, "", "was not done in time"))
+            told.append(pipe.recv() if pipe.poll(600) else (-1, "", "was not done in time"))
         except EOFError:
             told.append((-signal.SIGKILL, "", ""))
         process.kill()
