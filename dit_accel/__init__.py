@@ -13,6 +13,7 @@ _EXPORTS = {
     "FirstBlockCacheConfig": "dit_accel.passes.first_block_cache",
     "GeneratorSpec": "dit_accel.schedules",
     "PatchParallelConfig": "dit_accel.passes.patch_parallel.apply",
+    "QuantizeConfig": "dit_accel.passes.quantize.apply",
     "RettentionConfig": "dit_accel.passes.attention.rettention",
     "SLAConfig": "dit_accel.passes.attention.sla",
     "Schedule": "dit_accel.schedules",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig as EncoderPropagationConfig
     from dit_accel.passes.first_block_cache import FirstBlockCacheConfig as FirstBlockCacheConfig
     from dit_accel.passes.patch_parallel.apply import PatchParallelConfig as PatchParallelConfig
+    from dit_accel.passes.quantize.apply import QuantizeConfig as QuantizeConfig
     from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig
     from dit_accel.passes.teacache import TeaCacheConfig as TeaCacheConfig
     from dit_accel.passes.trajectory.apply import TrajectoryConfig as TrajectoryConfig

@@ -76,8 +76,8 @@ def _attention(
 
         return block_sparse_launch.run_forward(q, k, v, lut, counts, None, scale, block_q, block_k, order)[0]
     there = order.long().expand(q.shape[2], -1)
-    parts = (moved(each, there.mT) for each in (q, k, v))
-    out, _ = block_gather.run_forward(*parts, lut, counts, None, scale, block_q, block_k)
+    q, k, v = (moved(each, there.mT) for each in (q, k, v))
+    out, _ = block_gather.run_forward(q, k, v, lut, counts, None, scale, block_q, block_k)
     return moved(out, there.argsort(-1).mT)
 
 

@@ -13,6 +13,7 @@ DOCUMENTS: dict[str, tuple[str, ...] | None] = {
     "docs/trajectories.md": None,
     "docs/zoo.md": (),
     "docs/families.md": (),
+    "docs/attention.md": None,
     "docs/evaluate.md": (),
     "docs/techniques.md": (),
     "docs/parallel.md": None,

@@ -23,6 +23,7 @@ _SHIPPED = {
     "first_block_cache": "dit_accel.passes.first_block_cache",
     "paro_attention": "dit_accel.passes.attention.paro",
     "patch_parallel": "dit_accel.passes.patch_parallel.apply",
+    "quantize": "dit_accel.passes.quantize.apply",
     "rettention": "dit_accel.passes.attention.rettention",
     "sla": "dit_accel.passes.attention.sla",
     "sparse_d": "dit_accel.passes.attention.sparse_d",
