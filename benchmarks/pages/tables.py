@@ -55,7 +55,6 @@ TABLES: dict[str, Table] = {
     "families": lambda paths: families_block(ask_families(), not_asked()),
     "family-groups": lambda paths: groups_block(ask_families()),
     "site-kinds": lambda paths: kinds_block(ask_families()),
-    "attention-times": lambda paths: "\n\n".join(attention_times_block(load(path)) for path in paths),
     "parallel": lambda paths: parallel_block(_json(*paths)),
     "parallel-simulator": lambda paths: simulator_block(_json(*paths)),
     "attention-papers": lambda paths: attention_papers(),
