@@ -135,7 +135,7 @@ def scatter(
     """
     measured = [mark.y for mark in marks if mark.y is not None]
     if not measured:
-        return f'<p class="nothing">{escape(title)}: nothing is measured yet.</p>'
+        return f'<p class="nothing">{escape(title)}: nothing is measured yet</p>'
     x = Axis.around([mark.x for mark in marks], LEFT, WIDTH - RIGHT)
     y = Axis.around(measured, HEIGHT - BOTTOM, TOP, log=y_log, floor=y_floor)
     edge = y.low if good_is_low else y.high
