@@ -118,6 +118,7 @@ def scatter(
     y_floor: float | None = None,
     good_is_low: bool = True,
     legend: Mapping[str, str] = KIND_WORDS,
+    x_whole: bool = False,
 ) -> str:
     """An SVG, or a sentence where there is nothing to draw.
 
@@ -132,6 +133,7 @@ def scatter(
         y_floor: Smaller errors stand at the edge.
         good_is_low: Whether the plain run stands below.
         legend: What kinds are called.
+        x_whole: Whether there is nothing between whole numbers to the right.
     """
     measured = [mark.y for mark in marks if mark.y is not None]
     if not measured:
@@ -144,7 +146,7 @@ def scatter(
         f'<svg class="front" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{escape(title)}" '
         f'data-x0="{x.start}" data-x1="{x.end}" data-low="{x.low!r}" data-high="{x.high!r}" data-log="{int(x.log)}">',
         f'<text class="title" x="{LEFT}" y="18">{escape(title)}</text>',
-        *_frame(x, y, x_title, y_title),
+        *_frame(x, y, x_title, y_title, x_whole),
         f'<rect class="brush" x="0" width="0" y="{TOP}" height="{HEIGHT - BOTTOM - TOP}"/>',
         _line([spots[key] for key in line if key in spots]),
     ]
@@ -159,10 +161,10 @@ def scatter(
     return "".join(parts)
 
 
-def _frame(x: Axis, y: Axis, x_title: str, y_title: str) -> list[str]:
+def _frame(x: Axis, y: Axis, x_title: str, y_title: str, x_whole: bool) -> list[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = [f'<rect class="plane" x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}"/>']
-    for value in x.ticks():
+    for value in (tick for tick in x.ticks() if not x_whole or tick == int(tick)):
         parts.append(f'<line class="grid" x1="{x.at(value):.1f}" x2="{x.at(value):.1f}" y1="{TOP}" y2="{bottom}"/>')
         parts.append(
             f'<text class="tick" x="{x.at(value):.1f}" y="{bottom + 18}" text-anchor="middle">{short(value)}</text>'
