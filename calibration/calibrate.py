@@ -165,8 +165,7 @@ def calibrate(
                 "them. Try another dtype"
             )
 
-    setup = {"device": [_kind(target.denoiser) for target in subject.targets]}
-    reference = recorded(folder / RECORDING, setup, run_plain, gram_of, outputs=books.gains is None)
+    reference = recorded(folder / RECORDING, subject.setup, run_plain, gram_of, outputs=books.gains is None)
     calibration.num_steps = reference.num_steps
     tell("record")
     if books.gains is None:
@@ -225,12 +224,6 @@ def calibrate(
     finisher.configs.clear()  # from here on the folders are what there is
     tidy(folder, calibration.front)
     return calibration
-
-
-def _kind(denoiser: Any) -> str:
-    """Type of its device and of its numbers: a recording of others is drawn anew."""
-    first = next(denoiser.parameters())
-    return f"{first.device.type} {first.dtype}"
 
 
 def _nothing_judged(books: Books) -> ConfigError:

@@ -9,6 +9,9 @@ import torch
 from dit_accel.calibration.branches import BranchLearner, Halves
 from dit_accel.calibration.learner import Learner, Script
 from dit_accel.calibration.recording import Draw, Recording, listening
+from dit_accel.calibration.regression import RIDGES
+from dit_accel.passes.trajectory.apply import TrajectoryConfig
+from dit_accel.plan.config import PassConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,8 @@ class Runner:
         branches: Whether each guidance branch gets weights of its own.
         conditional: Evaluations of which the conditional branch alone is computed.
         channels: Whether filters over channels are fitted.
+        ridges: Strengths of the ridge toward theory to choose from.
+        under: What is applied meanwhile, with everything computed that is to be.
     """
 
     pipe: Any
@@ -61,6 +66,8 @@ class Runner:
     branches: bool = False
     conditional: frozenset[int] = field(default_factory=frozenset)
     channels: bool = False
+    ridges: tuple[float, ...] = RIDGES
+    under: tuple[PassConfig, ...] = (TrajectoryConfig(speedup=1.0),)
 
     def run(self, script: Script | None = None, *, before: Run | None = None, emphasis: Any = None) -> Run:
         """Run once.
@@ -73,13 +80,14 @@ class Runner:
         Raises:
             UnsupportedModelError: The scheduler's step is not linear in the output, or guidance not in its branches.
         """
-        learner = Learner(self.reference, self.computed, self.channels, emphasis, script)
+        fields = (self.reference, self.computed, self.channels, emphasis, script, self.ridges)
+        learner = Learner(*fields)
         halves = Halves(conditional=self.conditional)
         if script is not None and before is not None:
             halves.kept = {step: parts for step, parts in before.halves.items() if step < script.start}
         if self.branches:
-            learner = BranchLearner(self.reference, self.computed, self.channels, emphasis, script, halves=halves)
-        with listening(self.pipe, learner) as runtimes:
+            learner = BranchLearner(*fields, halves=halves)
+        with listening(self.pipe, learner, self.under) as runtimes:
             if self.branches:
                 halves.watch(runtimes, self.pipe)
             pictures = self.draw(self.first, self.last)
@@ -97,4 +105,5 @@ def errors_of(latents: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """float64 [P]: the distance of latents from the wanted ones, relative to these."""
     wanted = wanted.to(latents.device)
     off: torch.Tensor = (latents - wanted).flatten(1).double().norm(dim=1)
-    return off / wanted.flatten(1).double().norm(dim=1)
+    size: torch.Tensor = wanted.flatten(1).double().norm(dim=1)
+    return off / size

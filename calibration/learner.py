@@ -10,7 +10,7 @@ The ridge pulls toward theory's weights, not toward zero (GAS, arXiv 2510.17699)
 predicts best prompts that are left out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from dit_accel.calibration.recording import Evaluation, Recording
-from dit_accel.calibration.regression import channel_filter, products, ridge_toward
+from dit_accel.calibration.regression import RIDGES, channel_filter, products, ridge_toward
 from dit_accel.errors import UnsupportedModelError
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 from dit_accel.passes.trajectory.config import LATENTS, NOISE
@@ -55,6 +55,7 @@ class Learner:
         channels: Whether a matrix for the channels is fitted to each answer.
         emphasis: float64 [P]: how much each prompt counts, 1 in the mean; ``None``: all alike.
         script: Weights to answer by, in place of fitted ones.
+        ridges: Strengths of the ridge toward theory to choose from.
         latents: After the last step that was taken.
         outputs: Guided ones of computed evaluations.
         solved: Weights of answered evaluations, by name of the regressor.
@@ -66,6 +67,7 @@ class Learner:
     channels: bool = False
     emphasis: Any = None
     script: Script | None = None
+    ridges: Sequence[float] = RIDGES
     latents: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     outputs: dict[int, torch.Tensor] = field(default_factory=dict)
     solved: dict[int, dict[int, float]] = field(default_factory=dict)
@@ -169,7 +171,7 @@ class Learner:
         self.grams[evaluation.step] = gram
         if self.emphasis is not None:
             gram, right = gram * self.emphasis[:, None, None], right * self.emphasis[:, None]
-        found, _ = ridge_toward(gram, right, self._prior(evaluation, names))
+        found, _ = ridge_toward(gram, right, self._prior(evaluation, names), self.ridges)
         weights = dict(zip(names, found.tolist(), strict=True))
         self._note(evaluation, weights)
         return weights

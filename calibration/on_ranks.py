@@ -7,16 +7,14 @@ goes on from the books.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
-from dit_accel.calibration.books import Steps
-from dit_accel.calibration.judging import Judge, Verdict
-from dit_accel.calibration.spread import Errand, Map
+from dit_accel.calibration.spread import Answer, AnyErrand, Map, Task
 from dit_accel.errors import DitAccelError
 
 PATIENCE = timedelta(days=7)  # the others wait while rank 0 records, which takes hours on a large video model
@@ -48,12 +46,12 @@ def meet() -> None:
 
 
 @contextmanager
-def on_ranks(errand: Errand, judge: Judge) -> Iterator[Map]:
+def on_ranks(errand: AnyErrand, judge: Callable[[Task], Answer]) -> Iterator[Map]:
     """Rank 0's map. Its own share is judged by its own judge."""
     _told(errand)
 
-    def judge_all(batch: Sequence[Steps]) -> Iterator[Verdict]:
-        yield from _shared(judge, _told(tuple(batch)))
+    def judge_all(batch: Sequence[Task]) -> Iterator[Answer]:
+        yield from map(errand.read, _shared(judge, _told(tuple(batch))))
 
     yield judge_all
     _told(None)  # not after an error: then the launcher ends the others
@@ -76,8 +74,8 @@ def _told(message: Any = None) -> Any:
     return box[0]
 
 
-def _shared(judge: Judge, batch: Sequence[Steps]) -> list[Verdict]:
-    """Judge this rank's share, and gather everybody's, in the order of the batch."""
+def _shared(judge: Callable[[Task], Answer], batch: Sequence[Task]) -> list[dict[str, Any]]:
+    """Judge this rank's share, and gather everybody's verdicts as data, in the order of the batch."""
     count, own = dist.get_world_size(), dist.get_rank()
     mine: dict[int, Any] = {}
     try:
@@ -89,4 +87,4 @@ def _shared(judge: Judge, batch: Sequence[Steps]) -> list[Verdict]:
     found = {place: each for part in gathered for place, each in part.items()}
     if -1 in found:
         raise DitAccelError(found[-1])
-    return [Verdict.from_plain(found[place]) for place in range(len(batch))]
+    return [found[place] for place in range(len(batch))]

@@ -4,9 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from dit_accel.calibration.books import Steps
-from dit_accel.calibration.judging import Judge, Verdict
-from dit_accel.calibration.spread import Errand, HandLostError, Map, Spread, crew_of
+from dit_accel.calibration.spread import Answer, AnyErrand, HandLostError, Map, Spread, Task, crew_of
 from dit_accel.errors import MissingDependencyError
 
 
@@ -27,16 +25,19 @@ def on_ray(load: Callable[[], Any], count: int, *, threads: int = 1) -> Spread:
         raise MissingDependencyError.for_extra("ray", "ray", "judging on a cluster") from error
 
     @contextmanager
-    def spread(errand: Errand, judge: Judge) -> Iterator[Map]:
+    def spread(errand: AnyErrand, judge: Callable[[Task], Answer]) -> Iterator[Map]:
         ray.init(ignore_reinit_error=True, log_to_driver=False)
-        gpus = int(str(getattr(judge.pipe, "device", "cpu")).startswith("cuda"))
+        gpus = int(str(getattr(getattr(judge, "pipe", None), "device", "cpu")).startswith("cuda"))
         actor = ray.remote(num_cpus=threads, num_gpus=gpus)(Actor)
 
         def ready(hands: Sequence[_OnRay]) -> list[_OnRay]:
             done, _ = ray.wait([hand.future for hand in hands], num_returns=1)
             return [hand for hand in hands if hand.future in done]
 
-        with crew_of(lambda: _OnRay(ray, actor.remote(load, errand, threads)), ready, count) as judge_all:
+        def hire() -> _OnRay:
+            return _OnRay(ray, actor.remote(load, errand, threads), errand)
+
+        with crew_of(hire, ready, count, errand.lost) as judge_all:
             yield judge_all
 
     return spread
@@ -45,28 +46,28 @@ def on_ray(load: Callable[[], Any], count: int, *, threads: int = 1) -> Spread:
 class Actor:
     """What lives on the cluster: a pipeline, and its judge."""
 
-    def __init__(self, load: Callable[[], Any], errand: Errand, threads: int) -> None:
+    def __init__(self, load: Callable[[], Any], errand: AnyErrand, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self._judge = errand.judge_on(load())
 
-    def judge(self, steps: Steps) -> dict[str, Any]:
+    def judge(self, task: Task) -> dict[str, Any]:
         """Judge one candidate."""
-        return self._judge(steps).to_plain()
+        return self._judge(task).to_plain()
 
 
 class _OnRay:
-    def __init__(self, ray: Any, actor: Any) -> None:
-        self.ray, self.actor = ray, actor
+    def __init__(self, ray: Any, actor: Any, errand: AnyErrand) -> None:
+        self.ray, self.actor, self.errand = ray, actor, errand
         self.future: Any = None
 
-    def give(self, steps: Steps) -> None:
-        self.future = self.actor.judge.remote(steps)
+    def give(self, task: Task) -> None:
+        self.future = self.actor.judge.remote(task)
 
-    def take(self) -> Verdict:
+    def take(self) -> Answer:
         try:
-            return Verdict.from_plain(self.ray.get(self.future))
+            return self.errand.read(self.ray.get(self.future))
         except self.ray.exceptions.RayActorError as error:
             raise HandLostError(f"an actor of Ray died: {' '.join(str(error).split())}") from error
         except self.ray.exceptions.RayTaskError as error:

@@ -10,9 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from dit_accel.calibration.books import Steps
-from dit_accel.calibration.judging import Judge, Verdict
-from dit_accel.calibration.spread import Errand, HandLostError, Map, Spread, crew_of
+from dit_accel.calibration.spread import Answer, AnyErrand, HandLostError, Map, Spread, Task, crew_of
 
 START: Final = "spawn"  # a forked process may neither use CUDA nor its parent's threads
 
@@ -27,15 +25,16 @@ def on_processes(load: Callable[[], Any], count: int, *, threads: int = 1) -> Sp
     """
 
     @contextmanager
-    def spread(errand: Errand, judge: Judge) -> Iterator[Map]:
-        with crew_of(lambda: _Process(load, errand, threads), _ready, count) as judge_all:
+    def spread(errand: AnyErrand, judge: Callable[[Task], Answer]) -> Iterator[Map]:
+        with crew_of(lambda: _Process(load, errand, threads), _ready, count, errand.lost) as judge_all:
             yield judge_all
 
     return spread
 
 
 class _Process:
-    def __init__(self, load: Callable[[], Any], errand: Errand, threads: int) -> None:
+    def __init__(self, load: Callable[[], Any], errand: AnyErrand, threads: int) -> None:
+        self.errand = errand
         context = multiprocessing.get_context(START)
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, load, errand, threads), daemon=True)
@@ -43,20 +42,20 @@ class _Process:
             self.process.start()
         theirs.close()  # so that its death closes the pipe
 
-    def give(self, steps: Steps) -> None:
+    def give(self, task: Task) -> None:
         try:
-            self.connection.send(steps)
+            self.connection.send(task)
         except OSError as error:
             raise self._lost() from error
 
-    def take(self) -> Verdict:
+    def take(self) -> Answer:
         try:
             found = self.connection.recv()
         except (EOFError, OSError) as error:
             raise self._lost() from error
         if isinstance(found, BaseException):
             raise found
-        return Verdict.from_plain(found)
+        return self.errand.read(found)
 
     def dismiss(self) -> None:
         self.connection.close()
@@ -86,14 +85,14 @@ def _ready(hands: Sequence[_Process]) -> list[_Process]:
     return [connections[each] for each in wait(list(connections)) if isinstance(each, Connection)]
 
 
-def work(connection: Any, load: Callable[[], Any], errand: Errand, threads: int) -> None:
+def work(connection: Any, load: Callable[[], Any], errand: AnyErrand, threads: int) -> None:
     """What the process does: judge what comes, until nobody is at the other end."""
     torch.set_num_threads(threads)
     try:
         judge = errand.judge_on(load())
         while True:
-            steps = connection.recv()
-            connection.send(judge(steps).to_plain())
+            task = connection.recv()
+            connection.send(judge(task).to_plain())
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except Exception as error:

@@ -24,14 +24,18 @@ from dit_accel.calibration.curves import record_curves
 from dit_accel.calibration.finishing import CALIBRATED_NOTE
 from dit_accel.calibration.fit import first_of_each
 from dit_accel.calibration.gains import measure_gains
+from dit_accel.calibration.kept_moments import keep_moments, load_moments
+from dit_accel.calibration.kept_recording import recorded
 from dit_accel.calibration.latency import Pricing, SiteTimes
-from dit_accel.calibration.recording import record
+from dit_accel.calibration.recording import Recording, record
 from dit_accel.calibration.site_times import Clock, count_plain_macs, measure_site_times, now
+from dit_accel.calibration.sites_errand import SitesErrand, SiteTask
 from dit_accel.calibration.sites_evolve import evolve_sites
 from dit_accel.calibration.sites_genome import Genome, groups_of
-from dit_accel.calibration.sites_judge import SiteJudge, SitePoint, front_of_sites, rungs
+from dit_accel.calibration.sites_judge import Prices, SiteJudge, SitePoint, front_of_sites, rungs
 from dit_accel.calibration.sites_seeds import seeds
 from dit_accel.calibration.sites_surrogate import Surrogate, distances
+from dit_accel.calibration.spread import Spread, here
 from dit_accel.calibration.subject import subject_of
 from dit_accel.evaluation.progress_files import claim, read_json, write_json
 from dit_accel.families.targets import find_targets
@@ -39,6 +43,8 @@ from dit_accel.pipelines.generation import GenerationSettings
 from dit_accel.plan.plan import AccelerationPlan
 
 JOB_FILE, STATE_FILE = "job.json", "judged.json"
+RECORDING = "recording"  # folder of the plain run and of the moments, in the search's
+GENOME = 2  # of which kind candidates are: those of another kind have other children
 TIMED_PROMPTS, CURVE_PROMPTS, MOMENT_PROMPTS = 2, 2, 4
 
 OnSites = Callable[[str, float, "SitesCalibration"], None]
@@ -100,8 +106,10 @@ def calibrate_sites(
     children: int = 12,
     seed: int = 0,
     plans: Sequence[AccelerationPlan] = (),
+    branches: bool = False,
     clock: Clock = now,
     on_progress: OnSites | None = None,
+    spread: Spread = here,
 ) -> SitesCalibration:
     """Search plans of calls and sites of all speeds for a pipeline, as it is set up now.
 
@@ -119,8 +127,10 @@ def calibrate_sites(
         children: That begin the halving in each generation.
         seed: Of the search.
         plans: Begin also with the evaluations that these compute.
+        branches: Fit weights of its own to each guidance branch, and try computing the conditional one alone.
         clock: Times the sites.
         on_progress: Told of every judgement.
+        spread: Where candidates are judged: in this process, or on many, with the same results; see :mod:`.spread`.
 
     Raises:
         ConfigError: The folder holds something else, or the pipeline cannot be run.
@@ -134,6 +144,8 @@ def calibrate_sites(
         what="sites",
         search=[list(sizes or ()), population, children, seed],
         plans=sorted(map(told, plans)),
+        branches=branches,
+        genome=GENOME,
     )
     claim(folder / JOB_FILE, identity, "a search over sites")
     state: dict[str, Any] = read_json(folder / STATE_FILE) or {"points": [], "gains": None, "times": None}
@@ -152,7 +164,10 @@ def calibrate_sites(
         state.update(more)
         write_json(folder / STATE_FILE, state)
 
-    reference = record(pipe, draw, 0, count)
+    def run_plain(recording: Recording) -> None:
+        record(pipe, draw, 0, count, recording)
+
+    reference = recorded(folder / RECORDING, subject.setup, run_plain, gram_of, outputs=state["gains"] is None)
     steps = reference.num_steps
     tell("record")
     if state["gains"] is None:
@@ -161,34 +176,39 @@ def calibrate_sites(
     pricing = _pricing(pipe, some(TIMED_PROMPTS), state["times"], clock)
     keep(times=pricing.times.to_dict())
     tell("times")
-    gaps = Gaps(gram_of(reference), state["gains"], first_of_each(reference.denoisers) - {0})
-    reference.outputs.clear()
+    gaps = Gaps(reference.gram, state["gains"], first_of_each(reference.denoisers) - {0})
+    reference.forget_outputs()
     graph = subject.targets[0].layout.graph
     groups = groups_of(graph)
     named = tuple(dict.fromkeys(site for sites in groups.values() for site in sites))
-    moments = record_moments(pipe, some(MOMENT_PROMPTS), named, num_steps=steps)
+    moments = load_moments(folder / RECORDING)
+    if moments is None:
+        made = record_moments(pipe, some(MOMENT_PROMPTS), named, num_steps=steps)
+        moments = keep_moments(folder / RECORDING, made)
     curves = record_curves(pipe, some(CURVE_PROMPTS))
     tell("moments")
     found = calibration.seeds = seeds(gaps, graph, groups, curves, sizes=sizes, plans=plans)
-    judge_now = SiteJudge(
-        pipe=pipe,
-        draw=draw,
-        reference=reference,
-        groups=groups,
-        moments=moments,
-        pricing=pricing,
-        plain_s=pricing.of(()).seconds,
-    )
+    prices = Prices(pricing=pricing, groups=groups)
+    judge_now = SiteJudge(pipe=pipe, draw=draw, reference=reference, groups=groups, moments=moments, branches=branches)
 
-    def judge(genome: Genome, prompts: int) -> SitePoint:
-        point = known.get((genome, prompts))
-        if point is None:
-            point = known[genome, prompts] = judge_now(genome, prompts)
-            state["points"].append(point.to_dict())
-            keep()
-        calibration.points.append(point)
-        tell("judge")
-        return point
+    asked: dict[SiteTask, None] = {}
+
+    def take() -> None:
+        """In the order of asking, whoever was ready first; then what an earlier call knew and this one may ask yet."""
+        calibration.points = [known[task] for task in asked if task in known]
+        later = [point for task, point in known.items() if task not in asked]
+        keep(points=[point.to_dict() for point in (*calibration.points, *later)])
+
+    def judge_all(genomes: Sequence[Genome], prompts: int) -> list[SitePoint]:
+        wanted = [(genome, prompts) for genome in genomes]
+        asked.update(dict.fromkeys(wanted))
+        unknown = [task for task in wanted if task not in known]
+        for verdict in spread_out(unknown) if unknown else ():
+            known[verdict.genome, prompts] = prices.point(verdict)
+            take()
+            tell("judge")
+        take()
+        return [known[task] for task in wanted]
 
     def plan(point: SitePoint) -> AccelerationPlan:
         genome = point.genome
@@ -205,24 +225,29 @@ def calibrate_sites(
     search = evolve_sites(
         rivals,
         list(found.values()),
-        judge,
+        judge_all,
         Surrogate(gaps, groups, *distances(moments, groups)),
-        lambda genome: pricing.of(judge_now.without_corrections(genome)).seconds,
+        lambda genome: prices.of(genome).seconds,
         groups,
         rungs(count),
         fixed=first_of_each(reference.denoisers),
+        halves=branches,
         population=population,
         children=children,
         seed=seed,
     )
-    for generation in search:
-        calibration.generations = generation.number
-        calibration.hypervolume = generation.hypervolume
-        calibration.hypervolumes.append(generation.hypervolume)
-        tell("generation")
-        over = time.monotonic() - began >= budget_s
-        if generation.number >= generations if generations is not None else over:
-            break
+    errand = SitesErrand(
+        prompts=subject.prompts, settings=subject.settings, recording=folder / RECORDING, branches=branches
+    )
+    with spread(errand, judge_now) as spread_out:
+        for generation in search:
+            calibration.generations = generation.number
+            calibration.hypervolume = generation.hypervolume
+            calibration.hypervolumes.append(generation.hypervolume)
+            tell("generation")
+            over = time.monotonic() - began >= budget_s
+            if generation.number >= generations if generations is not None else over:
+                break
     return calibration
 
 

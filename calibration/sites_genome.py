@@ -1,8 +1,9 @@
 """What the search over calls and sites changes: which evaluations are computed, and which groups of sites run in them.
 
 ECAD's genome (Aggarwal et al., arXiv 2506.15682) is a boolean for every step, block and component. Ours has one for
-every step (computed, or answered by the trajectory), one for every step and group of sites, and two genes that say how
-kept outputs answer. With one site a group, no answered step and no correction it is ECAD's.
+every step (computed, computed for the conditional guidance branch alone, or answered by the trajectory), one for every
+step and group of sites, two genes that say how kept outputs answer, and one for how near to theory's the weights of
+answers stay. With one site a group, no answered step and no correction it is ECAD's.
 """
 
 import random
@@ -20,6 +21,7 @@ Groups = Mapping[str, tuple[str, ...]]
 DEPTH_PARTS = 2  # early and late blocks are groups of their own
 UNET_GROUPS = {"deep": GeneratorSpec("deepcache"), "encoder": GeneratorSpec("encoder_propagation", key_steps=[0])}
 STRENGTHS = (0.0, 0.5, 1.0)
+RIDGES_TRIED = (0.0, 1e-5, 1e-3, 1e-2, 1e-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,9 @@ class Genome:
         reused: For every group the computed evaluations at which it is reused; 0 never is.
         strength: Of the fitted corrections of reused outputs: 0 for none, 1 for all of it.
         depth: How many kept outputs a correction reads.
+        conditional: Of the other evaluations those of which the conditional guidance branch alone is computed. None
+            where sites are reused: what they keep is of both branches.
+        ridge: Of the weights of answers toward theory's; 0: chosen for each by leaving prompts out.
     """
 
     computed: tuple[int, ...]
@@ -39,6 +44,8 @@ class Genome:
     reused: tuple[tuple[str, tuple[int, ...]], ...] = ()
     strength: float = 0.0
     depth: int = 1
+    conditional: tuple[int, ...] = ()
+    ridge: float = 0.0
 
     @classmethod
     def of(
@@ -49,6 +56,8 @@ class Genome:
         *,
         strength: float = 0.0,
         depth: int = 1,
+        conditional: Sequence[int] = (),
+        ridge: float = 0.0,
     ) -> "Genome":
         """Bring what was made to canonical form."""
         steps = tuple(sorted({0, *computed}))
@@ -61,7 +70,15 @@ class Genome:
             reused=kept,
             strength=strength if corrects else 0.0,
             depth=depth if corrects else 1,
+            conditional=() if kept else tuple(sorted({*conditional} - {*steps})),
+            ridge=ridge if len(steps) < num_steps else 0.0,
         )
+
+    def having(self, **genes: Any) -> "Genome":
+        """The same with some of its genes changed: ``computed``, ``rows`` and those of :meth:`of`."""
+        old = {"computed": self.computed, "rows": self.rows, "conditional": self.conditional}
+        given = {**old, "strength": self.strength, "depth": self.depth, "ridge": self.ridge, **genes}
+        return Genome.of(given.pop("computed"), self.num_steps, given.pop("rows"), **given)
 
     @property
     def rows(self) -> dict[str, tuple[int, ...]]:
@@ -70,7 +87,7 @@ class Genome:
 
     @property
     def answered(self) -> frozenset[int]:
-        """The evaluations that the trajectory answers."""
+        """The evaluations that the trajectory answers, or one guidance branch of them."""
         return frozenset(range(self.num_steps)) - frozenset(self.computed)
 
     def schedule(self, groups: Groups) -> Schedule:
@@ -90,6 +107,8 @@ class Genome:
             "reused": {name: _text(at, self.num_steps) for name, at in self.reused},
             "strength": self.strength,
             "depth": self.depth,
+            **({"conditional": _text(self.conditional, self.num_steps)} if self.conditional else {}),
+            **({"ridge": self.ridge} if self.ridge else {}),
         }
 
     @classmethod
@@ -102,6 +121,8 @@ class Genome:
             reused,
             strength=data["strength"],
             depth=data["depth"],
+            conditional=_steps(data.get("conditional", "")),
+            ridge=data.get("ridge", 0.0),
         )
 
 
@@ -156,7 +177,7 @@ def genome_of(schedule: Schedule, groups: Groups, computed: Sequence[int] | None
 
 def crossed(rng: random.Random, first: Genome, second: Genome) -> Genome:
     """A child of two: the early steps of one and the late ones of the other, or the groups of either."""
-    corrected = rng.choice((first, second))
+    genes = rng.choice((first, second))
     names = sorted({*first.rows, *second.rows})
     if rng.random() < 0.5 or not names:
         cut = rng.randrange(1, first.num_steps)
@@ -165,12 +186,15 @@ def crossed(rng: random.Random, first: Genome, second: Genome) -> Genome:
             name: [s for s in first.rows.get(name, ()) if s < cut] + [s for s in second.rows.get(name, ()) if s >= cut]
             for name in names
         }
-        return _with_steps(corrected, computed, reused)
+        halves = [s for s in first.conditional if s < cut] + [s for s in second.conditional if s >= cut]
+        return genes.having(computed=computed, rows=reused, conditional=halves)
     reused = {name: list(rng.choice((first, second)).rows.get(name, ())) for name in names}
-    return _with_steps(corrected, first.computed, reused)
+    return genes.having(computed=first.computed, rows=reused, conditional=first.conditional)
 
 
-def mutated(rng: random.Random, genome: Genome, groups: Groups, fixed: frozenset[int]) -> Genome:
+def mutated(
+    rng: random.Random, genome: Genome, groups: Groups, fixed: frozenset[int], *, halves: bool = False
+) -> Genome:
     """One or two changes: a computed evaluation moved, left out or put in; a group's row flipped; a gene changed.
 
     Args:
@@ -178,21 +202,20 @@ def mutated(rng: random.Random, genome: Genome, groups: Groups, fixed: frozenset
         genome: What is changed.
         groups: Of the denoiser.
         fixed: Evaluations that stay computed: the first one of every denoiser.
+        halves: Whether the conditional branch alone may be computed.
     """
     for _ in range(rng.choice((1, 1, 2))):
         what = rng.random()
         if what < 0.35:
             genome = _move(rng, genome, fixed)
+        elif what < 0.8 and halves and rng.random() < 0.5:
+            genome = _halve(rng, genome, fixed)
         elif what < 0.8:
             genome = _flip(rng, genome, groups)
+        elif genome.reused and rng.random() < 0.5:
+            genome = genome.having(strength=rng.choice(STRENGTHS), depth=rng.randrange(1, MAX_DEPTH + 1))
         else:
-            genome = Genome.of(
-                genome.computed,
-                genome.num_steps,
-                genome.rows,
-                strength=rng.choice(STRENGTHS),
-                depth=rng.randrange(1, MAX_DEPTH + 1),
-            )
+            genome = genome.having(ridge=rng.choice(RIDGES_TRIED))
     return genome
 
 
@@ -216,6 +239,19 @@ def _move(rng: random.Random, genome: Genome, fixed: frozenset[int]) -> Genome:
     return _with_steps(genome, chosen, rows)
 
 
+def _halve(rng: random.Random, genome: Genome, fixed: frozenset[int]) -> Genome:
+    """A whole evaluation becomes a half, an answered one does, or a half becomes either; reuse of sites gives way."""
+    step = rng.randrange(1, genome.num_steps)
+    if step in fixed:
+        return genome
+    computed, halves = {*genome.computed} - {step}, {*genome.conditional} - {step}
+    if step not in genome.conditional:
+        halves.add(step)
+    elif rng.random() < 0.5:
+        computed.add(step)
+    return genome.having(computed=computed, rows={}, conditional=halves)
+
+
 def _flip(rng: random.Random, genome: Genome, groups: Groups) -> Genome:
     rows = {name: {*at} for name, at in genome.reused}
     names = sorted(groups)
@@ -236,8 +272,8 @@ def _flip(rng: random.Random, genome: Genome, groups: Groups) -> Genome:
 
 
 def _with_steps(genome: Genome, computed: Any, rows: Mapping[str, Any]) -> Genome:
-    """Other steps, with the corrections of a genome."""
-    return Genome.of(computed, genome.num_steps, rows, strength=genome.strength, depth=genome.depth)
+    """Other steps, with the genes of a genome."""
+    return genome.having(computed=computed, rows=rows)
 
 
 def _text(steps: Sequence[int], num_steps: int) -> str:

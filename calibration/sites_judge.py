@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from dit_accel.calibration.corrections import Moments
-from dit_accel.calibration.latency import Pricing
-from dit_accel.calibration.learner import Learner
-from dit_accel.calibration.recording import Draw, Recording, listening
+from dit_accel.calibration.fit_runs import Runner
+from dit_accel.calibration.latency import Cost, Pricing
+from dit_accel.calibration.recording import Draw, Recording
+from dit_accel.calibration.regression import RIDGES
 from dit_accel.calibration.sites_genome import Genome, Groups
 from dit_accel.evaluation.metrics.fidelity import fidelity
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
@@ -23,15 +24,12 @@ WORST_FRAC = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SitePoint:
-    """A candidate as real runs on search prompts judged it.
+class SiteVerdict:
+    """What runs on search prompts show of a candidate.
 
     Attributes:
         genome: What it computes.
         num_prompts: How many prompts it was fitted to and judged by.
-        seconds: Of a run, by the table of site times.
-        speedup: Seconds of the plain run by the same table, divided by these.
-        macs_frac: Multiply-accumulates of the denoisers by those of the plain run.
         psnr_db: Mean over prompts of the PSNR of pictures to the plain run's.
         worst_db: Mean over the worst tenth of the prompts, at least one.
         st_lpips: Mean ST-LPIPS; ``None``: not measured.
@@ -41,13 +39,10 @@ class SitePoint:
 
     genome: Genome
     num_prompts: int
-    seconds: float
-    speedup: float
-    macs_frac: float
-    psnr_db: float
-    worst_db: float
-    st_lpips: float | None
-    error: float
+    psnr_db: float = 0.0
+    worst_db: float = 0.0
+    st_lpips: float | None = None
+    error: float = 0.0
     fault: str | None = None
 
     @property
@@ -55,15 +50,82 @@ class SitePoint:
         """What the search maximises: the mean and the worst count alike."""
         return (self.psnr_db + self.worst_db) / 2
 
+    def to_plain(self) -> dict[str, Any]:
+        """JSON data."""
+        return {**asdict(self), "genome": self.genome.to_dict()}
+
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Any]) -> "SiteVerdict":
+        """Read what :meth:`to_plain` wrote."""
+        return cls(**{**data, "genome": Genome.from_dict(data["genome"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SitePoint(SiteVerdict):
+    """A judged candidate with what it costs.
+
+    Attributes:
+        seconds: Of a run, by the table of site times.
+        speedup: Seconds of the plain run by the same table, divided by these.
+        macs_frac: Multiply-accumulates of the denoisers by those of the plain run.
+    """
+
+    seconds: float
+    speedup: float
+    macs_frac: float
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
-        names = ("num_prompts", "seconds", "speedup", "macs_frac", "psnr_db", "worst_db", "st_lpips", "error", "fault")
-        return {"genome": self.genome.to_dict(), **{name: getattr(self, name) for name in names}}
+        return self.to_plain()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "SitePoint":
         """Read what :meth:`to_dict` wrote."""
         return cls(**{**data, "genome": Genome.from_dict(data["genome"])})
+
+
+@dataclass(slots=True, kw_only=True)
+class Prices:
+    """What candidates cost, by the table of site times.
+
+    Attributes:
+        pricing: Of the pipeline.
+        groups: Of sites.
+    """
+
+    pricing: Pricing
+    groups: Groups
+
+    def of(self, genome: Genome) -> Cost:
+        """Of one run; corrections and weights cost next to nothing, one of two guidance branches half of a call."""
+        cost = self.pricing.of(without_corrections(genome, self.groups))
+        if not genome.conditional:
+            return cost
+        whole = self.pricing.of(without_corrections(genome.having(computed=computed_at_all(genome)), self.groups))
+        macs = None if cost.macs is None or whole.macs is None else (cost.macs + whole.macs) // 2
+        return Cost(seconds=(cost.seconds + whole.seconds) / 2, macs=macs)
+
+    def point(self, verdict: SiteVerdict) -> SitePoint:
+        """A verdict with its cost."""
+        cost, plain = self.of(verdict.genome), self.pricing.of(())
+        shown = {name: getattr(verdict, name) for name in SiteVerdict.__dataclass_fields__}
+        return SitePoint(
+            seconds=cost.seconds,
+            speedup=round(plain.seconds / cost.seconds, 4),
+            macs_frac=round((cost.macs or 0) / (plain.macs or 1), 4),
+            **shown,
+        )
+
+
+def without_corrections(genome: Genome, groups: Groups) -> tuple[TrajectoryConfig, StaticCacheConfig]:
+    """Which evaluations and sites it computes whole."""
+    trajectory = TrajectoryConfig(computed=tuple(step in genome.computed for step in range(genome.num_steps)))
+    return trajectory, StaticCacheConfig(schedule=genome.schedule(groups))
+
+
+def computed_at_all(genome: Genome) -> tuple[int, ...]:
+    """The evaluations of which one guidance branch or both are computed."""
+    return tuple(sorted({*genome.computed, *genome.conditional}))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,8 +138,7 @@ class SiteJudge:
         reference: Recorded over all prompts.
         groups: Of sites.
         moments: Of their outputs in plain runs; ``None``: no corrections.
-        pricing: Of the pipeline.
-        plain_s: Seconds of the plain run, by the same table.
+        branches: Fit weights of its own to each guidance branch.
     """
 
     pipe: Any
@@ -85,8 +146,7 @@ class SiteJudge:
     reference: Recording
     groups: Groups
     moments: Moments | None
-    pricing: Pricing
-    plain_s: float
+    branches: bool = False
 
     def cache(self, genome: Genome) -> StaticCacheConfig:
         """What its sites do, with corrections fitted to plain runs."""
@@ -98,38 +158,31 @@ class SiteJudge:
             )
         return StaticCacheConfig(schedule=schedule, corrections=corrections)
 
-    def without_corrections(self, genome: Genome) -> tuple[PassConfig, ...]:
-        """What it computes, to be priced: corrections and weights cost next to nothing."""
-        trajectory = TrajectoryConfig(computed=tuple(step in genome.computed for step in range(genome.num_steps)))
-        return (trajectory, StaticCacheConfig(schedule=genome.schedule(self.groups)))
-
     def fit(self, genome: Genome, count: int) -> tuple[tuple[PassConfig, ...], torch.Tensor, float]:
         """Its passes, the pictures of its own run, and the error of its last latents; over the first prompts."""
-        trajectory, _ = self.without_corrections(genome)
+        trajectory, _ = without_corrections(genome, self.groups)
         cache = self.cache(genome)
-        reference = self.reference.of(0, count)
-        learner = Learner(reference, frozenset(genome.computed))
-        with listening(self.pipe, learner, (trajectory, cache)):
-            pictures = self.draw(0, count)
-        wanted = reference.latents[-1].flatten(1).double()
-        off = (learner.latents.flatten(1).double() - wanted).norm(dim=1) / wanted.norm(dim=1)
-        passes = (learner.config(), cache) if genome.answered else (cache,)
-        return passes, pictures, float((off**2).mean())
+        # Sites are to know which evaluations are not there; where none is reused a half call must reach the denoiser.
+        under: tuple[PassConfig, ...] = (trajectory, cache) if genome.reused else (TrajectoryConfig(speedup=1.0),)
+        run = Runner(
+            pipe=self.pipe,
+            draw=self.draw,
+            reference=self.reference.of(0, count),
+            computed=frozenset(genome.computed),
+            first=0,
+            last=count,
+            branches=self.branches and bool(genome.answered),
+            conditional=frozenset(genome.conditional),
+            ridges=(genome.ridge,) if genome.ridge else RIDGES,
+            under=under,
+        ).run()
+        passes = (run.learner.config(), cache) if genome.answered else (cache,)
+        return passes, run.pictures, float((run.errors**2).mean())
 
-    def __call__(self, genome: Genome, count: int) -> SitePoint:
-        """Judge it by the first ``count`` prompts; one that cannot be is told by its fault."""
-        cost, plain = self.pricing.of(self.without_corrections(genome)), self.pricing.of(())
-        nothing = SitePoint(
-            genome=genome,
-            num_prompts=count,
-            seconds=cost.seconds,
-            speedup=round(self.plain_s / cost.seconds, 4),
-            macs_frac=round((cost.macs or 0) / (plain.macs or 1), 4),
-            psnr_db=0.0,
-            worst_db=0.0,
-            st_lpips=None,
-            error=0.0,
-        )
+    def __call__(self, task: tuple[Genome, int]) -> SiteVerdict:
+        """Judge a genome by its first so many prompts; one that cannot be is told by its fault."""
+        genome, count = task
+        nothing = SiteVerdict(genome=genome, num_prompts=count)
         try:
             _, pictures, error = self.fit(genome, count)
         except (np.linalg.LinAlgError, FloatingPointError) as failed:

@@ -44,6 +44,12 @@ class Subject:
         """Of the denoisers."""
         return tuple(fingerprint(target) for target in self.targets)
 
+    @property
+    def setup(self) -> dict[str, Any]:
+        """What a recording depends on and an identity does not say: type of the devices and of the numbers."""
+        first = [next(target.denoiser.parameters()) for target in self.targets]
+        return {"device": [f"{parameter.device.type} {parameter.dtype}" for parameter in first]}
+
     def draw_at(self, scale: float | None = None) -> Draw:
         """Draws the prompts; at another guidance scale, if one is given."""
         settings = self.settings if scale is None else replace(self.settings, guidance_scale=scale)

@@ -1,21 +1,27 @@
 """The search over calls and sites: genomes, seeds, what stays and what is found, stopped and gone on with."""
 
+import dataclasses
+import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from quick_calibration import no_networks, quick_pipeline
 from tiny import tiny_pipeline
 
 from dit_accel import GeneratorSpec, accelerate_pipeline, load_embedded, remove_acceleration
+from dit_accel.calibration import sites_judge
 from dit_accel.calibration.choose import Gaps
 from dit_accel.calibration.latency import DenoiserTimes, Pricing, SiteTimes
 from dit_accel.calibration.sites import calibrate_sites
-from dit_accel.calibration.sites_evolve import hypervolume_of_sites, selected
+from dit_accel.calibration.sites_evolve import evolve_sites, hypervolume_of_sites, selected, unbeaten
 from dit_accel.calibration.sites_genome import Genome, crossed, genome_of, groups_of, mutated
-from dit_accel.calibration.sites_judge import SiteJudge, SitePoint, front_of_sites, rungs
+from dit_accel.calibration.sites_judge import Prices, SiteJudge, SitePoint, front_of_sites, rungs
 from dit_accel.calibration.sites_seeds import seeds
 from dit_accel.calibration.sites_surrogate import Surrogate
 from dit_accel.errors import ConfigError
@@ -104,10 +110,11 @@ def test_what_cannot_be_judged_is_told_and_beats_nothing(monkeypatch: pytest.Mon
         lambda: torch.full((2, 3, 8, 8), float("nan")),
         lambda: (_ for _ in ()).throw(np.linalg.LinAlgError("x")),
     ]
-    judge = SiteJudge(pipe=pipe, draw=None, reference=None, groups={}, moments=None, pricing=priced(pipe), plain_s=1.0)  # type: ignore[arg-type]
+    judge = SiteJudge(pipe=pipe, draw=None, reference=None, groups={}, moments=None)  # type: ignore[arg-type]
+    prices = Prices(pricing=priced(pipe), groups={})
     for make, words in zip(broken, ("not finite", "its fit failed: x"), strict=True):
         monkeypatch.setattr(SiteJudge, "fit", lambda self, genome, count, make=make: ((), make(), 0.1))
-        found = judge(Genome.of((0, 2), STEPS), 2)
+        found = prices.point(judge((Genome.of((0, 2), STEPS), 2)))
         assert found.fault is not None and words in found.fault and front_of_sites([found]) == ()
         assert SitePoint.from_dict(found.to_dict()) == found
 
@@ -125,6 +132,72 @@ def test_selection_and_hypervolume() -> None:
     assert sorted(selected("abcd", [(1, 4), (4, 1), (2, 2), (5, 5)], 3)) == ["a", "b", "c"]
     assert hypervolume_of_sites([point(5, 25)]) == pytest.approx(0.5 * 10)
     assert hypervolume_of_sites([point(5, 25), point(8, 20), point(8, 35)]) == pytest.approx(0.5 * 10 + 0.2 * 10)
+
+
+def test_half_calls_and_the_ridge_are_genes() -> None:
+    half = Genome.of((0, 3), STEPS, conditional=(2, 3, 5), ridge=1e-3)
+    assert half.conditional == (2, 5) and half.answered == {1, 2, 4, 5, 6, 7} and half.ridge == 1e-3
+    assert Genome.from_dict(half.to_dict()) == half != Genome.of((0, 3), STEPS)
+    assert set(Genome.of((0, 3), STEPS).to_dict()) == {"computed", "reused", "strength", "depth"}  # as older ones
+    assert half.having(rows={"a": [3]}).conditional == ()  # what sites keep is of both branches
+    assert half.having(computed=range(STEPS)) == Genome.of(range(STEPS), STEPS)
+    groups = groups_of(graph_of("pixart"))
+    rng = random.Random(0)
+    seen = [mutated(rng, half, groups, frozenset((0, 4)), halves=True) for _ in range(300)]
+    assert {each.conditional for each in seen} >= {(2,), (5,)} and {each.ridge for each in seen} > {1e-3}
+    assert any(6 in each.conditional for each in seen) and not any(4 in each.conditional for each in seen)
+    assert any(3 in each.conditional for each in seen)  # a whole call that became a half
+    assert not any(mutated(rng, Genome.of((0, 3), STEPS), groups, frozenset((0,))).conditional for _ in range(50))
+    early, late = (crossed(rng, half, Genome.of((0, 6), STEPS)) for _ in range(2))
+    assert {*early.conditional, *late.conditional} <= {2, 5}
+
+
+def test_half_a_call_costs_half() -> None:
+    prices = Prices(pricing=priced(tiny_pipeline("pixart")), groups={})
+    assert prices.of(Genome.of((0, 3), STEPS)).seconds == 2
+    assert prices.of(Genome.of((0, 3), STEPS, conditional=(2, 5, 6))).seconds == 3.5
+
+
+def test_no_round_drops_what_leads_and_the_population_is_of_everything() -> None:
+    """Few prompts are luck: here they tell nothing, and all prompts that one child beats all others."""
+    pytest.importorskip("deap")
+    groups = {"a.0": ("a",), "b.0": ("b",)}
+    made = np.random.default_rng(0).normal(size=(2 * STEPS + 1, 40)).cumsum(0)
+    tables = dict.fromkeys(groups, np.ones((STEPS, STEPS)))
+    asked: list[tuple[Genome, int]] = []
+    points: dict[Genome, SitePoint] = {}
+
+    def judge(genomes: Any, count: int) -> list[SitePoint]:
+        found = []
+        for genome in genomes:
+            asked.append((genome, count))
+            seconds = len(genome.computed) + len(genome.reused) / 100
+            db = 20 + 2 * len(genome.computed) + (genome.computed[-1] % 3 if count == 4 else 0)
+            fault = "broken" if genome.computed[-1] == 5 else None
+            each = point(seconds, 0 if fault else db, count, genome.computed)
+            found.append(dataclasses.replace(each, genome=genome, fault=fault))
+            if count == 4:
+                points[genome] = found[-1]
+        return found
+
+    first = [Genome.of(range(n), STEPS) for n in (1, 3, 8)]
+    surrogate = Surrogate(Gaps(made @ made.T, [1.0] * STEPS), groups, tables, tables)
+    search = evolve_sites(
+        first, [Genome.of((0, 5), STEPS)], judge, surrogate, lambda genome: len(genome.computed), groups, (2, 4),
+        fixed=frozenset((0,)), population=8, children=6,
+    )  # fmt: skip
+    for generation, _ in zip(search, range(4), strict=False):
+        front = front_of_sites(list(points.values()))
+        alive = {each.genome for each in generation.population}
+        assert all(each.fault is None for each in generation.population)
+        ends = (front[0].genome, front[-1].genome)
+        assert {*ends} <= alive and (len(front) > 8 or {each.genome for each in front} <= alive)
+    few = [genome for genome, count in asked if count == 2]
+    sizes = {len(genome.computed) for genome in few}
+    full = {genome for genome, count in asked if count == 4}
+    assert len(few) > 6 and len(sizes) > 2 and (Genome.of((0, 5), STEPS), 4) not in asked
+    assert len(full) < len({genome for genome, _ in asked})  # and yet some were halved away
+    assert unbeaten([(1, 5), (2, 4), (2, 5), (3, 1), (1, 5)]) == [0, 1, 3, 4]
 
 
 def test_the_surrogate_learns_what_counts() -> None:
@@ -160,6 +233,59 @@ def test_seeds_are_the_solvers_plans_and_the_rivals() -> None:
     assert "DeepCache 2" not in found and "DeepCache 2" in seeds(
         Gaps(made @ made.T, [1.0] * STEPS), graph_of("sd"), groups_of(graph_of("sd")), sizes=(3,)
     )
+
+
+@contextmanager
+def elsewhere(errand: Any, judge: Any) -> Iterator[Any]:
+    """Another process that maps the folder, is ready last first, and dies over one candidate."""
+    there, spoilt = errand.judge_on(quick_pipeline()), []
+
+    def judge_all(batch: Any) -> Iterator[Any]:
+        for task in reversed(batch):
+            if not spoilt and task[1] == 2 and task[0].reused:
+                spoilt.append(task)
+                yield errand.read(json.loads(json.dumps(errand.lost(task, "died").to_plain())))
+            else:
+                yield errand.read(json.loads(json.dumps(there(task).to_plain())))
+
+    yield judge_all
+
+
+def quick_sites(folder: Path, **more: Any) -> Any:
+    return calibrate_sites(
+        quick_pipeline(),
+        folder,
+        model="tiny",
+        settings=GenerationSettings(num_inference_steps=5),
+        prompts=("a red apple", "an owl", "a bee"),
+        generations=1,
+        sizes=(3,),
+        population=4,
+        children=2,
+        clock=iter(range(10**9)).__next__,
+        **more,
+    )
+
+
+def test_wherever_candidates_are_judged_the_results_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With half calls among the actions; what kills a hand is told, and is no part of the search."""
+    pytest.importorskip("deap")
+    monkeypatch.setattr(sites_judge, "available_perceptual", no_networks)
+    here = quick_sites(tmp_path / "here", branches=True)
+    there = quick_sites(tmp_path / "there", branches=True, spread=elsewhere)
+    assert [(point.genome, point.num_prompts) for point in there.points][: len(here.seeds)] == [
+        (point.genome, point.num_prompts) for point in here.points
+    ][: len(here.seeds)]
+    mine = {(point.genome, point.num_prompts): point for point in here.points}
+    same = [mine[key] == point for point in there.points if (key := (point.genome, point.num_prompts)) in mine]
+    lost = [point for point in there.points if point.fault == "died"]
+    assert len(lost) <= 1 and same.count(False) == len(lost) and lost == list(there.skipped)
+    again = quick_sites(tmp_path / "there", branches=True)
+    assert again.points == there.points and again.hypervolumes == there.hypervolumes
+    with pytest.raises(ConfigError, match="a search over sites of something else"):
+        quick_sites(tmp_path / "here")
 
 
 @pytest.fixture(scope="module")

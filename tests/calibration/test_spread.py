@@ -30,6 +30,7 @@ from dit_accel.pipelines.generation import GenerationSettings
 pytest.importorskip("deap")
 
 ROOT = Path(__file__).resolve().parents[2]
+ERRAND = Errand(prompts=("a",), settings=GenerationSettings(), recording=Path("elsewhere"))
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,7 @@ def crew(dies: Any = lambda hand, steps, when: False, count: int = 2, last_first
         return [hands[-1]] if last_first else [hands[0]]
 
     Puppet.hired = []
-    return Crew(lambda: Puppet(dies), ready, count)
+    return Crew(lambda: Puppet(dies), ready, count, ERRAND.lost)
 
 
 BATCH = [(0,), (0, 1), (0, 2), (0, 3), (0, 4)]

@@ -10,7 +10,7 @@ import copy
 import inspect
 import types
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
@@ -126,7 +126,15 @@ def routable(target: Target) -> Iterator[tuple[BoundSite, nn.Module]]:
                 yield site, module
 
 
-def route(module: nn.Module, ledger: PatchLedger, *, by: str, kind: type[R] = Route) -> R:  # type: ignore[assignment]
+@overload
+def route(module: nn.Module, ledger: PatchLedger, *, by: str) -> Route: ...
+
+
+@overload
+def route(module: nn.Module, ledger: PatchLedger, *, by: str, kind: type[R]) -> R: ...
+
+
+def route(module: nn.Module, ledger: PatchLedger, *, by: str, kind: type[Route] = Route) -> Route:
     """Give an attention module a processor that calls a route of this kind, to begin with one that changes nothing."""
     processor: Any = module.processor
     name = _name_in(processor)
