@@ -79,7 +79,7 @@ def rows_of_passes(
         if kind in WHILE_IT_RUNS:
             said.append(f"'{kind}' decides at every step while it runs, so it has no map")
         elif kind not in drawn:
-            said.append(f"'{kind}' does the same at every step")
+            said.append(f"'{kind}' does not decide by step and site, so it is not in this map")
     return grouped(rows), tuple(said)
 
 

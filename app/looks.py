@@ -72,6 +72,7 @@ footer { display: none !important; }
   .front .name { font-size: 16px; }
   .front .label { display: none; } .front .chosen .label { display: inline; }
   .front .legend { display: none; }
+  #limits { flex-direction: column; }
   #thumbs .grid-container { grid-template-columns: repeat(4, 1fr) !important; }
 }
 """

@@ -227,7 +227,7 @@ def _label_places(names: Mapping[str, tuple[str, float, float]]) -> dict[str, tu
 
 def _hits(box: tuple[float, float, float, float], taken: Sequence[tuple[float, float, float, float]]) -> bool:
     left, top, width, height = box
-    if left < LEFT or left + width > WIDTH or top + height > HEIGHT - BOTTOM:
+    if left < LEFT or left + width > WIDTH or top < TOP - 2 or top + height > HEIGHT - BOTTOM:
         return True
     return any(left < x + w and x < left + width and top < y + h and y < top + height for x, y, w, h in taken)
 
