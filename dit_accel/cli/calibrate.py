@@ -1,6 +1,6 @@
 """``dit-accel calibrate``: search trajectory plans of all speeds for a pipeline, and save those of the front."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,12 +10,12 @@ import typer
 
 from dit_accel.cli import options
 from dit_accel.cli.calibrate_output import say
+from dit_accel.cli.calibrate_where import spread_for
 from dit_accel.cli.console import EXIT_STOPPED, print_json, tell
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
     from dit_accel.calibration.front import Point
-    from dit_accel.calibration.spread import Spread
     from dit_accel.plan.plan import AccelerationPlan
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -165,7 +165,7 @@ def calibrate_command(
 
         shared |= {"seed": seed, "budget_s": budget_s, "generations": generations}
         shared |= {} if population is None else {"population": population}
-        spread = _spread(load, workers, ray, threads)
+        spread = spread_for(load, workers, ray, threads)
         pipe = load()
         if not leads():
             serve(pipe)
@@ -183,7 +183,7 @@ def calibrate_command(
     try:
         tell(f"loading {model} ...")
         load = partial(load_for_cli, model, own_device(device), dtype)
-        spread = _spread(load, workers, ray, threads)
+        spread = spread_for(load, workers, ray, threads)
         pipe = load()
         if not leads():
             serve(pipe)
@@ -236,34 +236,6 @@ def calibrate_command(
         say(found, chosen, folder, model, stopped)
     if stopped:
         raise typer.Exit(EXIT_STOPPED)
-
-
-def _spread(load: "Callable[[], Any]", workers: int, ray: bool, threads: int) -> "Spread":
-    """Where candidates are judged.
-
-    Raises:
-        ConfigError: It was asked for in two ways at once.
-        MissingDependencyError: Ray is not installed.
-    """
-    from dit_accel.calibration.on_ranks import launched, meet, on_ranks
-    from dit_accel.calibration.spread import here
-
-    if launched():
-        if workers or ray:
-            raise ConfigError(
-                "a launcher started this, and its processes are the workers: leave out --workers and --ray"
-            )
-        meet()
-        return on_ranks
-    if ray:
-        from dit_accel.calibration.on_ray import on_ray
-
-        return on_ray(load, max(1, workers), threads=threads)
-    if workers:
-        from dit_accel.calibration.processes import on_processes
-
-        return on_processes(load, workers, threads=threads)
-    return here
 
 
 def _resolved(plans: "Sequence[str | AccelerationPlan]", pipe: Any) -> "list[AccelerationPlan]":
