@@ -52,6 +52,9 @@ def calibrate_command(
     branches: Annotated[
         bool, typer.Option(help="Weights of its own for each guidance branch: closer, and no form as a scheduler.")
     ] = False,
+    half_calls: Annotated[
+        bool, typer.Option("--half-calls", help="With --branches: also try to compute the conditional branch alone.")
+    ] = False,
     plan: Annotated[
         list[str] | None,
         typer.Option(
@@ -135,10 +138,10 @@ def calibrate_command(
     if sites or ecad:
         if ecad and (workers or ray or launched()):
             raise ConfigError("--ecad searches in one process: leave out --workers, --ray and the launcher")
-        if cohort or guidance_range or tail or sweeps or (ecad and branches):
+        if cohort or guidance_range or tail or sweeps or half_calls or (ecad and branches):
             raise ConfigError(
-                "--sites takes --branches, --plan and workers of these options, --ecad none; neither takes --cohort, "
-                "--guidance-range, --tail or --sweeps"
+                "--sites takes --branches (half calls are among it) and --plan, --ecad neither, and none of both "
+                "--cohort, --guidance-range, --half-calls, --tail or --sweeps"
             )
         from dit_accel.cli.calibrate_sites import run_ecad, run_sites
 
@@ -190,6 +193,7 @@ def calibrate_command(
                 seed=seed,
                 guidance_values=guidance_range or (),
                 branches=branches,
+                half_calls=half_calls,
                 tail=tail,
                 sweeps=sweeps,
                 cohort=cohort,

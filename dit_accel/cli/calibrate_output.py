@@ -36,10 +36,12 @@ def say(found: "Calibration", chosen: Any, folder: Path, model: str, stopped: bo
 def _table(found: "Calibration", chosen: Any) -> Any:
     from rich.table import Table
 
+    from dit_accel.calibration.calls import words
+
     table = Table("computed", "evaluations saved", "PSNR", "worst tenth", "ST-LPIPS", title="on search prompts")
     for point in found.front:
         mark = " *" if point == chosen else ""
         distance = "" if point.st_lpips is None else f"{point.st_lpips:.4f}"
-        count = f"{len(point.computed)} of {point.num_steps}{mark}"
+        count = f"{words(point.computed)} of {point.num_steps}{mark}"
         table.add_row(count, f"{point.saved:.2f}x", f"{point.psnr_db:.1f} dB", f"{point.worst_db:.1f} dB", distance)
     return table
