@@ -1,114 +1,96 @@
-"""How fast is the sparse kernel on this GPU, against the best dense attention it has?
+"""How fast are the sparse kernels on this GPU, against the best dense attention it has?
 
-    python benchmarks/attention_gpu.py                 # some minutes; run nothing beside it
+    python benchmarks/attention_gpu.py                 # all of it; run nothing beside it
     python benchmarks/attention_gpu.py --quick         # one length, to see that it runs
+    python benchmarks/attention_gpu.py --rehearse      # tiny, on the CPU: every line of it, and no number that counts
 
 Checks the kernel against fp32 before it times it. Dense-equivalent TFLOPS are those that dense attention would need
-for the time taken; choosing blocks and permuting tokens are timed apart, and are not in them.
+for the time taken; choosing blocks and moving tokens are timed apart, and are not in them. What is measured is on disk
+after every row.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import torch
 import typer
 from attention import random_table
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from attention_clock import DEVICE, DTYPE, attempt, dense_rivals, milliseconds, peak_mib, with_gradients
+from attention_whole import SHAPES, TINY, whole_calls
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from dit_accel.evaluation.reports.environment import collect_environment, command_line
+from dit_accel.kernels.block_select import kept_of, mean_scores, table_of_best, table_of_mass
 from dit_accel.kernels.block_sparse import attend
 from dit_accel.kernels.block_sparse_flex import block_mask
 from dit_accel.kernels.block_table import BlockTable
+from dit_accel.kernels.gather_attention import gather_attention
+from dit_accel.kernels.gather_pairs import KeyBlocks
+from dit_accel.kernels.gather_select import choose_best, gates
+from dit_accel.kernels.low_bit import PRECISIONS
+from dit_accel.kernels.low_bit_attention import low_bit_attention
+from dit_accel.kernels.ordered_attention import ordered_attention
 from dit_accel.kernels.pooled_scores import pooled_scores
+from dit_accel.passes.attention.sla_module import SLAAttention
 
 LENGTHS = (4096, 17_776, 32_760, 75_600)
 DENSITIES = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05)
 RESULT = Path(__file__).parent / "results" / "attention-gpu.json"
-HEADS = 8
+HEADS = 8 if DEVICE == "cuda" else 2
 MAX_ERROR = 5e-3
+BOXES, BOX_DENSITY = 72, 0.25
 
 
-def milliseconds(run: Callable[[], object], repeats: int = 20) -> float:
-    """Median of single runs, the L2 cache emptied before each."""
-    cache = torch.empty(2**28, dtype=torch.int8, device="cuda")
-    for _ in range(3):
-        run()
-    times = []
-    for _ in range(repeats):
-        cache.zero_()
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end))
-    return median(times)
+def inputs(length: int, dim: int) -> list[torch.Tensor]:
+    """q, k and v [1, N, H, D]."""
+    draw = torch.Generator(DEVICE).manual_seed(0)
+    return [torch.randn(1, length, HEADS, dim, generator=draw, device=DEVICE, dtype=DTYPE) for _ in range(3)]
 
 
-def attempt(run: Callable[[], object]) -> float | str:
-    """Milliseconds, or why there are none on this machine."""
-    try:
-        return milliseconds(run)
-    except (RuntimeError, ImportError) as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0][:200]
-
-
-def dense_rivals(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> dict[str, float | str]:
-    """Dense attention of every kind that is installed, [B, N, H, D]."""
+def block_sparse(length: int, dim: int, block: int) -> dict[str, Any]:
+    """All densities at one length, head size and block."""
+    q, k, v = inputs(length, dim)
+    tflop = 4 * length**2 * dim * HEADS / 1e12
+    row: dict[str, Any] = {"length": length, "head_dim": dim, "block": block, "dense_ms": dense_rivals(q, k, v)}
+    row["sparse"] = []
     heads_first = [each.transpose(1, 2) for each in (q, k, v)]
-    found: dict[str, float | str] = {}
-    for name, backend in (("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION)):
-        with sdpa_kernel(backend):
-            found[f"sdpa-{name}"] = attempt(lambda: scaled_dot_product_attention(*heads_first))
-    try:
-        from flash_attn import flash_attn_func
-    except ImportError:
-        found["flash-attn"] = "not installed"
-    else:
-        found["flash-attn"] = attempt(lambda: flash_attn_func(q, k, v))
-    try:
-        from sageattention import sageattn
-    except ImportError:
-        found["sageattention"] = "not installed"
-    else:
-        found["sageattention"] = attempt(lambda: sageattn(q, k, v, tensor_layout="NHD"))
-    return found
-
-
-def measure(length: int, dim: int, block: int) -> dict[str, Any]:
-    """All densities at one length and head size, bf16."""
-    draw = torch.Generator("cuda").manual_seed(0)
-    q, k, v = (torch.randn(1, length, HEADS, dim, device="cuda", generator=draw).bfloat16() for _ in range(3))
-    tflop = 4 * HEADS * length**2 * dim / 1e12
-    row: dict[str, Any] = {"length": length, "dim": dim, "block": block, "dense": dense_rivals(q, k, v), "sparse": []}
-    places = torch.randperm(length, device="cuda")
-    row["permute_q_k_v_o_ms"] = 4 * milliseconds(lambda: q[:, places])
-    if length <= LENGTHS[1]:
-        row["pooled_scores_ms"] = milliseconds(lambda: pooled_scores(q, k, block_q=block, block_k=block), repeats=3)
-    compiled_flex = torch.compile(flex_attention)
+    row["sdpa_forward_backward_ms"] = attempt(with_gradients(scaled_dot_product_attention, heads_first), 5)
+    places = torch.randperm(length, device=DEVICE)
+    row["move_q_k_v_o_ms"] = 4 * milliseconds(lambda: q[:, places])
+    row["pooled_scores_ms"] = attempt(lambda: pooled_scores(q, k, block_q=block, block_k=block), 3)
+    scores = mean_scores(q, k, block_q=block, block_k=block)
+    keep = kept_of(0.1, scores.shape[-1])
+    row["mean_scores_ms"] = milliseconds(lambda: mean_scores(q, k, block_q=block, block_k=block))
+    row["best_tenth_ms"] = milliseconds(lambda: table_of_best(scores, keep, block_q=block, block_k=block))
+    weights = scores.softmax(-1)
+    row["by_mass_ms"] = milliseconds(lambda: table_of_mass(weights, 0.9, block_q=block, block_k=block))
+    order = torch.stack([torch.randperm(length, device=DEVICE) for _ in range(HEADS)]).int()
+    compiled_flex = torch.compile(flex_attention) if DEVICE == "cuda" else flex_attention
     for density in DENSITIES:
-        table = random_table(length, density, HEADS, block, seed=1).to("cuda")
-        error = checked(q, k, v, table)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        ms = milliseconds(lambda table=table: attend(q, k, v, table, lse=False))
+        table = random_table(length, density, HEADS, block, seed=1).to(DEVICE)
         mask = block_mask(table, 1, HEADS, length, length)
-        heads_first = [each.transpose(1, 2) for each in (q, k, v)]
-        row["sparse"].append(
-            {
-                "density": density,
-                "ms": ms,
-                "dense_equivalent_tflops": tflop / ms * 1e3,
-                "relative_error": error,
-                "peak_mib": (torch.cuda.max_memory_allocated() - before) / 2**20,
-                "flex_ms": attempt(lambda mask=mask, heads=heads_first: compiled_flex(*heads, block_mask=mask)),
-            }
-        )
+        ms = milliseconds(lambda table=table: attend(q, k, v, table, lse=False))
+        each: dict[str, Any] = {
+            "density": density,
+            "ms": ms,
+            "dense_equivalent_tflops": tflop / ms * 1e3,
+            "relative_error": checked(q, k, v, table),
+            "peak_mib": peak_mib(lambda table=table: attend(q, k, v, table, lse=False)),
+            "flex_ms": attempt(lambda mask=mask: compiled_flex(*heads_first, block_mask=mask)),
+            "ordered_ms": attempt(lambda table=table: ordered_attention(q, k, v, table, order)),
+            "forward_backward_ms": attempt(
+                with_gradients(lambda *parts, table=table: attend(*parts, table, lse=False), (q, k, v)), 5
+            ),
+        }
+        for precision in PRECISIONS[1:]:
+            each[f"{precision}_ms"] = attempt(
+                lambda table=table, precision=precision: low_bit_attention(
+                    q, k, v, table, precision=precision, lse=False
+                )
+            )
+        row["sparse"].append(each)
     return row
 
 
@@ -118,7 +100,7 @@ def checked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: BlockTable
     worst = 0.0
     for head in range(q.shape[2]):
         blocks = table.lut[0, head, 0, : int(table.counts[0, head, 0])].long()
-        tokens = (blocks[:, None] * table.block_k + torch.arange(table.block_k, device="cuda")).flatten()
+        tokens = (blocks[:, None] * table.block_k + torch.arange(table.block_k, device=DEVICE)).flatten()
         tokens = tokens[tokens < k.shape[1]]
         query, key, value = q[0, : table.block_q, head].float(), k[0, tokens, head].float(), v[0, tokens, head].float()
         want = (query @ key.T * q.shape[-1] ** -0.5).softmax(-1) @ value
@@ -128,23 +110,79 @@ def checked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: BlockTable
     return worst
 
 
+def sla(length: int, dim: int, block: int) -> dict[str, Any]:
+    """SLA at 95 % sparsity, its choice of blocks included."""
+    q, k, v = inputs(length, dim)
+    row: dict[str, Any] = {"length": length, "head_dim": dim, "block": block, "dense_ms": dense_rivals(q, k, v)}
+    for scope in ("marginal", "all"):
+        each = SLAAttention(dim, density=0.05, block=block, scope=scope).to(DEVICE)
+        row[f"{scope}_ms"] = attempt(lambda each=each: each(q, k, v))
+        row[f"{scope}_forward_backward_ms"] = attempt(with_gradients(each, (q, k, v)), 5)
+    sparse = SLAAttention(dim, density=0.05, block=block, linear=False).to(DEVICE)
+    row["sparse_alone_ms"] = attempt(lambda: sparse(q, k, v))
+    heads_first = [part.transpose(1, 2) for part in (q, k, v)]
+    row["sdpa_forward_backward_ms"] = attempt(with_gradients(scaled_dot_product_attention, heads_first), 5)
+    return row
+
+
+def vmoba(length: int, dim: int) -> dict[str, Any]:
+    """Queries that choose a quarter of 72 boxes: choosing, and attending."""
+    q, k, v = inputs(length, dim)
+    blocks = KeyBlocks.of(torch.arange(length, device=DEVICE) * BOXES // length)
+    gate = gates(q, k, blocks)
+    keep = round(BOX_DENSITY * BOXES)
+    chosen = choose_best(gate, blocks.own, keep, "query")
+
+    def run(*parts: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = gather_attention(*parts, chosen, blocks, capacity=length * keep, lse=False)
+        return out
+
+    return {
+        "length": length,
+        "head_dim": dim,
+        "boxes": BOXES,
+        "density": BOX_DENSITY,
+        "dense_ms": dense_rivals(q, k, v),
+        "gates_ms": attempt(lambda: gates(q, k, blocks)),
+        "choose_by_query_ms": attempt(lambda: choose_best(gate, blocks.own, keep, "query")),
+        "choose_by_head_ms": attempt(lambda: choose_best(gate, blocks.own, keep, "head")),
+        "attend_ms": attempt(lambda: run(q, k, v)),
+        "attend_forward_backward_ms": attempt(with_gradients(run, (q, k, v)), 5),
+        "peak_mib": peak_mib(lambda: run(q, k, v)),
+    }
+
+
 def main(
     quick: Annotated[bool, typer.Option(help="One length, one head size.")] = False,
+    rehearse: Annotated[bool, typer.Option(help="Tiny, on the CPU.")] = False,
     output: Annotated[Path, typer.Option("-o", help="Where the result goes.")] = RESULT,
 ) -> None:
     """Check, measure, print, and write the result."""
-    if not torch.cuda.is_available():
-        raise SystemExit("error: there is no CUDA device here")
+    if DEVICE == "cpu" and not rehearse:
+        raise SystemExit("error: there is no CUDA device here; --rehearse runs it tiny on the CPU")
     torch.set_grad_enabled(False)
-    rows = []
-    for length in LENGTHS[:1] if quick else LENGTHS:
-        for dim in (64,) if quick else (64, 128):
-            for block in (64,) if quick else (64, 128):
-                rows.append(measure(length, dim, block))
-                print(json.dumps(rows[-1]))
-                environment = collect_environment().model_dump()
-                result = {"environment": environment, "command": command_line(), "heads": HEADS, "rows": rows}
-                output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    lengths = (260,) if rehearse else LENGTHS[:1] if quick else LENGTHS
+    dims, blocks = ((64,), (64,)) if quick or rehearse else ((64, 128), (64, 128))
+    result: dict[str, Any] = {
+        "format": "dit-accel/attention-gpu",
+        "environment": collect_environment().model_dump(),
+        "command": command_line(),
+        "heads": HEADS,
+    }
+
+    def note(kind: str, row: dict[str, Any]) -> None:
+        result.setdefault(kind, []).append(row)
+        print(kind, json.dumps(row), flush=True)
+        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    for length in lengths:
+        for dim in dims:
+            for block in blocks:
+                note("block_sparse", block_sparse(length, dim, block))
+            note("sla", sla(length, dim, 64))
+            note("vmoba", vmoba(length, dim))
+    for name, (kind, size) in ({} if quick else TINY if rehearse else SHAPES).items():
+        note("whole_calls", whole_calls(name, kind, size, tiny=rehearse))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""What does it cost a video to leave out attention, with and without an order of tokens for each head?
+"""What does it cost a video to leave out attention, by every technique, with and without an order of tokens?
 
-    python benchmarks/attention_quality.py                # emoji-wan, prompts that nothing was calibrated on
+    taskset -c 1 python benchmarks/attention_quality.py           # emoji-wan, prompts that nothing was calibrated on
+    python benchmarks/attention_quality.py --densities 0.3 --num 2 --num-search 2       # to see that it runs
 
 Masks come from ``search`` prompts, the videos from ``certify`` prompts. What is compared is the same prompt and seed,
-computed whole. Stopped and called again, it goes on where it was.
+computed whole: how near the pixels stay, how much more it flickers, and whether it still moves as its prompt says.
+Stopped and called again, it goes on where it was.
 """
 
 import json
@@ -13,29 +15,40 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from attention_variants import CACHE, Variant, variants
 
 from dit_accel import accelerated, load_embedded, summary
-from dit_accel.calibration.attention import AttentionRecord, choose_paro, record_attention
+from dit_accel.calibration.attention import AttentionRecord, record_attention
 from dit_accel.evaluation.compare.compare import effects_of
 from dit_accel.evaluation.metrics.fidelity import fidelity
+from dit_accel.evaluation.metrics.motion import motion_score
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
+from dit_accel.evaluation.metrics.temporal import motion_right
 from dit_accel.evaluation.progress_files import claim, read_json, write_json
 from dit_accel.evaluation.reports.environment import collect_environment, command_line
+from dit_accel.passes.attention.layers import WHAT
 from dit_accel.passes.attention.layout import TokenLayout
+from dit_accel.passes.attention.paro_config import PAROAttentionConfig
 from dit_accel.pipelines.generation import GenerationSettings, generate
+from dit_accel.plan.config import PassConfig
 from dit_accel.prompts import load_prompts
 
 FORMAT = "dit-accel/attention-quality"
-DENSITIES = (0.3, 0.5, 0.1, 0.2)  # the most telling first: it may be stopped
-ORDERS = {"chosen": tuple(range(6)), "raster": (0,)}
 SEARCH_SEED = 50_000
 RESULTS = Path(__file__).parent / "results"
 
 
 def main(
     model: Annotated[str, typer.Option(help="An embedded video pipeline.")] = "emoji-wan",
-    num: Annotated[int, typer.Option(help="Videos.")] = 6,
+    num: Annotated[int, typer.Option(help="Videos.")] = 12,
     num_search: Annotated[int, typer.Option(help="Prompts to calibrate with.")] = 4,
+    densities: Annotated[list[float], typer.Option(help="The most telling first: it may be stopped.")] = [  # noqa: B006
+        0.3,
+        0.5,
+        0.1,
+        0.2,
+    ],
+    steps: Annotated[int | None, typer.Option(help="Default: the pipeline's own.")] = None,
     block: Annotated[int, typer.Option(help="Tokens in a block.")] = 32,
     parts: Annotated[int, typer.Option(help="Parts of a run, each with masks of its own.")] = 4,
     work: Annotated[Path, typer.Option(help="Keeps what is done.")] = Path("build/attention"),
@@ -44,11 +57,13 @@ def main(
     """Calibrate, draw, compare, and write the result."""
     pipe = load_embedded(model)
     pipe.set_progress_bar_config(disable=True)
-    settings = GenerationSettings()
-    identity = {"model": model, "num": num, "num_search": num_search, "block": block, "parts": parts}
+    settings = GenerationSettings(num_inference_steps=steps)
+    identity = {"model": model, "num": num, "num_search": num_search, "block": block, "parts": parts, "steps": steps}
     claim(work / "job.json", identity, "a measurement of attention")
     search = load_prompts("search", "video").prompts[:num_search]
-    held_out = load_prompts("certify", "video").prompts[:num]
+    held_out = load_prompts("certify", "video")
+    prompts = held_out.prompts[:num]
+    wanted = list(zip(held_out.labels["directions"][:num], held_out.labels["scales"][:num], strict=True))
     seeds = range(SEARCH_SEED, SEARCH_SEED + num_search)
 
     def recorded() -> dict[str, Any]:
@@ -58,24 +73,37 @@ def main(
     kept = _kept(work / "record.pt", recorded)
     layout = TokenLayout(kept["size"], kept["text"])
     record = AttentionRecord(layout=layout, layers=kept["layers"], block=block, sums=kept["sums"])
-    plain: torch.Tensor = _kept(work / "plain.pt", lambda: generate(pipe, held_out, range(num), settings))
+    plain: torch.Tensor = _kept(work / "plain.pt", lambda: generate(pipe, prompts, range(num), settings))
     rows: list[dict[str, Any]] = (read_json(work / "rows.json") or {"rows": []})["rows"]
-    for density in DENSITIES:
-        for name, orders in ORDERS.items():
-            if any((row["density"], row["orders"]) == (density, name) for row in rows):
-                continue
-            rows.append(_measured(pipe, record, plain, held_out, settings, density, name, orders))
-            write_json(work / "rows.json", {"rows": rows})
-            print({key: value for key, value in rows[-1].items() if key != "per_video"})
+
+    def measure(name: str, density: float, passes: list[PassConfig], **more: Any) -> None:
+        if any((row["name"], row["density"]) == (name, density) for row in rows):
+            return
+        found = _measured(pipe, record, plain, prompts, wanted, settings, passes)
+        rows.append({"name": name, "density": density, **more, **found})
+        write_json(work / "rows.json", {"rows": rows})
+        said = {key: round(value, 4) for key, value in found.items() if isinstance(value, float)}
+        print(f"{name} at {density:g}: {said}", flush=True)
+
+    measure("every second step cached", 1.0, [CACHE], technique="cache", order="", cached=True)
+    for density in densities:
+        for each in variants(record, block):
+            measure(each.name, density, each.passes(density), **_said(each))
+    judged = [float(value) for value in motion_right(plain, wanted, motion_score)]
     result = {
         "format": FORMAT,
         "environment": collect_environment().model_dump(),
         "command": command_line(),
-        "settings": {**identity, "tokens": record.layout.length, "prompts": list(held_out)},
-        "rows": sorted(rows, key=lambda row: (-row["density"], row["orders"])),
+        "settings": {**identity, "tokens": record.layout.length, "prompts": list(prompts)},
+        "plain_motion_right": sum(judged) / len(judged),
+        "rows": sorted(rows, key=lambda row: (row["technique"], row["order"], row["cached"], -row["density"])),
     }
     path = output or RESULTS / f"attention-{model}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _said(each: Variant) -> dict[str, Any]:
+    return {"technique": each.technique, "order": each.order, "cached": each.cached}
 
 
 def _measured(
@@ -83,30 +111,28 @@ def _measured(
     record: AttentionRecord,
     plain: torch.Tensor,
     prompts: tuple[str, ...],
+    wanted: list[tuple[Any, Any]],
     settings: GenerationSettings,
-    density: float,
-    name: str,
-    orders: tuple[int, ...],
+    passes: list[PassConfig],
 ) -> dict[str, Any]:
-    config = choose_paro(record, density=density, orders=orders)
-    with accelerated(pipe, config, strict=True):
+    with accelerated(pipe, passes):
         drawn = generate(pipe, prompts, range(len(prompts)), settings)
-        effect = effects_of(summary(pipe))
+        effects = effects_of(summary(pipe))
+    assert effects is not None
+    spared = [each for each in effects.passes if each.what == WHAT]
     scores = fidelity(drawn, plain, perceptual=[each for each in available_perceptual() if each == "st_lpips"])
     per_video = {key: list(values) for key, values in asdict(scores).items() if values}
-    assert effect is not None
+    per_video["motion_right"] = list(motion_right(drawn, wanted, motion_score))
+    masses = [_mass(record, each) for each in passes if isinstance(each, PAROAttentionConfig)]
     return {
-        "density": density,
-        "orders": name,
-        "mass": _mass(record, config),
-        "not_computed_frac": effect.passes[0].actual_frac,
-        "order_counts": config.orders.flatten().long().bincount(minlength=6).tolist(),
+        **({"mass": masses[0]} if masses else {}),
+        "not_computed_frac": spared[0].actual_frac if spared else 0.0,
         **{key: sum(values) / len(values) for key, values in per_video.items()},
         "per_video": per_video,
     }
 
 
-def _mass(record: AttentionRecord, config: Any) -> float:
+def _mass(record: AttentionRecord, config: PAROAttentionConfig) -> float:
     """Share of the recorded weights that the blocks hold."""
     held = 0.0
     for part in range(config.num_parts):

@@ -4,7 +4,8 @@ Recorded on prompts that nothing is judged by, in a plain run: everything is com
 ones. What is kept is sums over blocks, in all six orders, never the attention itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,15 +69,30 @@ def record_attention(
     """
     if parts < 1 or samples < 1:
         raise ConfigError(f"'parts' and 'samples' must be at least 1, got {parts} and {samples}")
+    with watched_runtime(pipe, scheduler) as runtime:
+        recorder = _Recorder(runtime, block, parts, samples)
+        run()
+    return recorder.record()
+
+
+@contextmanager
+def watched_runtime(pipe: Any, scheduler: Any = None) -> Iterator[DenoiserRuntime]:
+    """The runtime of a plain denoiser, to put something around its calls inside of the block.
+
+    Args:
+        pipe: A pipeline, or a bare denoiser.
+        scheduler: The scheduler of a bare denoiser.
+
+    Raises:
+        UnsupportedModelError: There are two.
+    """
     # A schedule that computes everything: all that is wanted of it is the clock.
     with accelerated(pipe, _EVERYTHING, scheduler=scheduler):
         session = session_of(pipe)
         assert session is not None
         if len(session.runtimes) != 1:
             raise UnsupportedModelError(f"{len(session.runtimes)} denoisers; masks are found for one")
-        recorder = _Recorder(session.runtimes[0], block, parts, samples)
-        run()
-    return recorder.record()
+        yield session.runtimes[0]
 
 
 def choose_paro(
@@ -110,22 +126,42 @@ def choose_paro(
         raise ConfigError(f"give a density or a mass in (0, 1], got density={density!r}, mass={mass!r}")
     if not orders or not set(orders) <= set(range(len(ORDERS))):
         raise ConfigError(f"'orders' must be some of 0 to {len(ORDERS) - 1}, got {list(orders)}")
-    sums = record.sums[:, :, list(orders)]
-    ranked = sums + 2.0 * _forced(sums, record)  # above every sum, so that these come first
+    sums, ranked = record.sums[:, :, list(orders)], ranked_sums(record, orders)
     kept = _kept_by_mass(sums, ranked, given) if mass is not None else _kept_by_density(ranked, given)
     # Fewer blocks for the same mass, or more mass in as many blocks: either way, mass for each block that is computed.
     held, cost = (sums * kept).sum((-1, -2)).mean(0), kept.double().mean((-1, -2, 0))  # [L, O, H]
     best = (-cost if mass is not None else held).argmax(1)  # [L, H]
     chosen = best[None, :, None, :, None, None].expand(len(sums), -1, 1, -1, *sums.shape[-2:])
     if density is not None and share == "model":
-        kept = _kept_together(ranked.gather(2, chosen).squeeze(2), density)
+        kept = kept_together(ranked.gather(2, chosen).squeeze(2), density)
     else:
         kept = kept.gather(2, chosen).squeeze(2)
+    return paro_of(record, torch.tensor(orders)[best], kept, dense_steps_frac=dense_steps_frac)
+
+
+def ranked_sums(record: AttentionRecord, orders: Sequence[int]) -> torch.Tensor:
+    """The recorded sums in some orders [P, L, O, H, M, M], raised above all others where always computed."""
+    sums = record.sums[:, :, list(orders)]
+    return sums + 2.0 * _forced(sums, record)
+
+
+def best_orders(record: AttentionRecord, orders: Sequence[int], density: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each head's order that holds most at a density: int64 [L, H], and its place [P, L, 1, H, M, M]."""
+    sums, ranked = record.sums[:, :, list(orders)], ranked_sums(record, orders)
+    best = (sums * _kept_by_density(ranked, density)).sum((-1, -2)).mean(0).argmax(1)
+    places = best[None, :, None, :, None, None].expand(len(sums), -1, 1, -1, *sums.shape[-2:])
+    return torch.tensor(orders)[best], places
+
+
+def paro_of(
+    record: AttentionRecord, orders: torch.Tensor, kept: torch.Tensor, *, dense_steps_frac: float = 0.0
+) -> PAROAttentionConfig:
+    """A plan of chosen orders [L, H] and blocks bool [P, L, H, M, M]."""
     return PAROAttentionConfig(
         grid=record.layout.size,
         text=record.layout.text,
         layers=record.layers,
-        orders=torch.tensor(orders)[best].to(torch.uint8),
+        orders=orders.to(torch.uint8),
         masks=pack(kept.flatten(-2)),
         block=record.block,
         dense_steps_frac=dense_steps_frac,
@@ -146,7 +182,7 @@ def _kept_by_density(ranked: torch.Tensor, density: float) -> torch.Tensor:
     return (kept | (flat >= 2)).view(ranked.shape)
 
 
-def _kept_together(ranked: torch.Tensor, density: float) -> torch.Tensor:
+def kept_together(ranked: torch.Tensor, density: float) -> torch.Tensor:
     """The highest blocks of all heads of a part [P, L, H, M, M]."""
     flat = ranked.flatten(1)
     count = max(1, round(density * flat.shape[-1]))
@@ -186,7 +222,7 @@ class _Recorder:
         if self.layout not in (None, layout):
             raise ConfigError(f"record one size at a time: {self.layout.words} and {layout.words} were drawn")  # type: ignore[union-attr]
         self.layout = layout
-        part = self._sampled(call.run.num_steps).get(call.step)
+        part = sampled_steps(call.run.num_steps, self.parts, self.samples).get(call.step)
         for layer, each in self.routes.items():
             each.length = layout.length
             each.attend = None if part is None else _Watch(self, part, layer)
@@ -210,6 +246,8 @@ class _Recorder:
         if missing or not layers:
             raise ConfigError(f"no step fell into parts {missing} of {self.parts}: fewer parts, or more steps")
         tokens = self.layout.length
+        if not all(torch.isfinite(sums).all() for sums in self.sums.values()):
+            raise ConfigError("the model's attention is not finite (NaN or infinity): there is nothing to choose from")
         means = [
             [self.sums[p, layer] / (self.counts[p, layer] * tokens) for layer in layers] for p in range(self.parts)
         ]
@@ -220,14 +258,15 @@ class _Recorder:
             sums=torch.stack([torch.stack(each) for each in means]),
         )
 
-    def _sampled(self, num_steps: int) -> dict[int, int]:
-        """The steps that are looked at, each with its part."""
-        found: dict[int, int] = {}
-        for part in range(self.parts):
-            steps = [step for step in range(num_steps) if min(self.parts - 1, step * self.parts // num_steps) == part]
-            for sample in range(self.samples if steps else 0):
-                found[steps[min(len(steps) - 1, int((sample + 0.5) * len(steps) / self.samples))]] = part
-        return found
+
+def sampled_steps(num_steps: int, parts: int, samples: int) -> dict[int, int]:
+    """The steps that are looked at, each with its part: so many of each part, spread over it."""
+    found: dict[int, int] = {}
+    for part in range(parts):
+        steps = [step for step in range(num_steps) if min(parts - 1, step * parts // num_steps) == part]
+        for sample in range(samples if steps else 0):
+            found[steps[min(len(steps) - 1, int((sample + 0.5) * len(steps) / samples))]] = part
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,16 @@ _EXPORTS = {
     "FirstBlockCacheConfig": "dit_accel.passes.first_block_cache",
     "GeneratorSpec": "dit_accel.schedules",
     "PatchParallelConfig": "dit_accel.passes.patch_parallel.apply",
+    "QuantizeConfig": "dit_accel.passes.quantize.apply",
+    "RettentionConfig": "dit_accel.passes.attention.rettention",
     "SLAConfig": "dit_accel.passes.attention.sla",
     "Schedule": "dit_accel.schedules",
     "SparseDConfig": "dit_accel.passes.attention.sparse_d",
     "StaticCacheConfig": "dit_accel.passes.static_cache",
+    "StaticMaskConfig": "dit_accel.passes.attention.static_mask",
     "TeaCacheConfig": "dit_accel.passes.teacache",
     "TrajectoryConfig": "dit_accel.passes.trajectory.apply",
+    "VMoBAConfig": "dit_accel.passes.attention.vmoba",
     "accelerate_pipeline": "dit_accel.api",
     "accelerated": "dit_accel.api",
     "certify": "dit_accel.evaluation.certify.certify",
@@ -40,13 +44,17 @@ if TYPE_CHECKING:
     from dit_accel.api import to_scheduler as to_scheduler
     from dit_accel.embedded import load_embedded as load_embedded
     from dit_accel.evaluation.certify.certify import certify as certify
+    from dit_accel.passes.attention.rettention import RettentionConfig as RettentionConfig
     from dit_accel.passes.attention.sla import SLAConfig as SLAConfig
     from dit_accel.passes.attention.sla import trainable_sla as trainable_sla
     from dit_accel.passes.attention.sparse_d import SparseDConfig as SparseDConfig
+    from dit_accel.passes.attention.static_mask import StaticMaskConfig as StaticMaskConfig
+    from dit_accel.passes.attention.vmoba import VMoBAConfig as VMoBAConfig
     from dit_accel.passes.compile import CompileConfig as CompileConfig
     from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig as EncoderPropagationConfig
     from dit_accel.passes.first_block_cache import FirstBlockCacheConfig as FirstBlockCacheConfig
     from dit_accel.passes.patch_parallel.apply import PatchParallelConfig as PatchParallelConfig
+    from dit_accel.passes.quantize.apply import QuantizeConfig as QuantizeConfig
     from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig
     from dit_accel.passes.teacache import TeaCacheConfig as TeaCacheConfig
     from dit_accel.passes.trajectory.apply import TrajectoryConfig as TrajectoryConfig

@@ -11,6 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from dit_accel.kernels.block_sparse import HEAD_DIMS, attend
 from dit_accel.kernels.block_table import BlockTable
+from dit_accel.kernels.low_bit import Precision
+from dit_accel.kernels.low_bit_attention import low_bit_attention
 
 _log = logging.getLogger("dit_accel.kernels")
 _said: set[str] = set()
@@ -19,7 +21,14 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def sparse_or_dense(
-    q: Tensor, k: Tensor, v: Tensor, table: BlockTable, *, scale: float | None = None, key_mask: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: BlockTable,
+    *,
+    scale: float | None = None,
+    key_mask: Tensor | None = None,
+    precision: Precision = "plain",
 ) -> Tensor:
     """Attention over the blocks of a table, or over everything where no kernel can do that.
 
@@ -30,6 +39,7 @@ def sparse_or_dense(
         table: For these lengths.
         scale: Of the scores; ``None``: 1 / sqrt(D).
         key_mask: bool [B or 1, Nk], false for padding.
+        precision: Of the products; few bits have no gradient, so that where one is wanted they are plain.
 
     Returns:
         [B, Nq, H, D].
@@ -39,6 +49,15 @@ def sparse_or_dense(
     """
     table.check(q.shape[1], k.shape[1])
     reason = why_dense(q)
+    if reason is None and precision != "plain":
+        reason = why_plain(q, k, v)
+        if reason is None:
+            few: Tensor = low_bit_attention(
+                q, k, v, table, precision=precision, scale=scale, key_mask=key_mask, lse=False
+            )
+            return few
+        say_once(reason, "attention is computed in plain precision")
+        reason = None
     if reason is None:
         out: Tensor = attend(q, k, v, table, scale=scale, key_mask=key_mask, lse=False)
         return out
@@ -64,9 +83,16 @@ def why_dense(q: Tensor) -> str | None:
     return None
 
 
+def why_plain(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    """Why few bits will not do for such inputs; ``None``: they will. Reads no values."""
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return "few bits have no gradient, and one is wanted"
+    return f"there is no low-bit kernel for {q.dtype}" if q.dtype == torch.float64 else None
+
+
 @torch.compiler.disable
-def say_once(reason: str) -> None:
-    """Log why attention is dense, once a process for each reason."""
+def say_once(reason: str, what: str = "attention is computed whole") -> None:
+    """Log why attention is not what was asked for, once a process for each reason."""
     if reason not in _said:
         _said.add(reason)
-        _log.warning("attention is computed whole: %s", reason)
+        _log.warning("%s: %s", what, reason)

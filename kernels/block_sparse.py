@@ -56,7 +56,7 @@ def block_sparse_attention(
     Raises:
         ValueError: Shapes, dtypes or sizes that do not fit each other or have no kernel.
     """
-    _check(q, k, v, lut, counts, block_q, block_k, key_mask)
+    check_attention(q, k, v, lut, counts, block_q, block_k, key_mask)
     lut_of_keys, counts_of_keys = transposed_table if transposed_table is not None else (None, None)
     out, log_sum = _attention(
         q,
@@ -204,7 +204,7 @@ def _triton() -> Any:
     return block_sparse_launch
 
 
-def _check(
+def check_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -214,6 +214,7 @@ def _check(
     block_k: int,
     key_mask: Tensor | None,
 ) -> None:
+    """Raise ``ValueError`` where inputs do not fit each other, or there is no kernel for them."""
     batch, num_queries, heads, head_dim = q.shape
     num_keys = k.shape[1]
     if k.shape != (batch, num_keys, heads, head_dim) or v.shape != k.shape:

@@ -23,6 +23,7 @@ def forward_kernel(
     lut_ptr,
     counts_ptr,
     key_mask_ptr,
+    order_ptr,
     q_stride_b,
     q_stride_n,
     q_stride_h,
@@ -44,6 +45,7 @@ def forward_kernel(
     counts_stride_b,
     counts_stride_h,
     key_mask_stride_b,
+    order_stride_h,
     num_heads,
     num_queries,
     num_keys,
@@ -54,6 +56,7 @@ def forward_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
     HAS_KEY_MASK: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
     ACC: tl.constexpr,
     UPCAST: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -62,6 +65,8 @@ def forward_kernel(
     so that its keys and values stay in L2.
 
     Inputs [B, N, H, D] by their strides, output [B, Nq, H, D] with D contiguous, ``lse`` fp32 [B, H, Nq] contiguous.
+    With an order, int32 [H or 1, N], blocks are of tokens in that order: rows are read and written where they lie, and
+    nothing is moved for it.
     """
     tile = tl.program_id(0)
     batch = (tl.program_id(1) // num_heads).to(tl.int64)
@@ -73,14 +78,12 @@ def forward_kernel(
     in_tile_k = tl.arange(0, TILE_K)
     dims = tl.arange(0, D)
     is_query = first + in_tile_q < num_queries
+    query = first + in_tile_q
+    if HAS_ORDER:
+        query = tl.load(order_ptr + head * order_stride_h + query, mask=is_query, other=0).to(tl.int64)
 
     q = tl.load(
-        q_ptr
-        + batch * q_stride_b
-        + head * q_stride_h
-        + first * q_stride_n
-        + in_tile_q[:, None] * q_stride_n
-        + dims[None, :] * q_stride_d,
+        q_ptr + batch * q_stride_b + head * q_stride_h + query[:, None] * q_stride_n + dims[None, :] * q_stride_d,
         mask=is_query[:, None],
         other=0.0,
     )
@@ -100,13 +103,16 @@ def forward_kernel(
         block = tl.load(lut_row + turn // TILES).to(tl.int64)
         start = block * BLOCK_K + (turn % TILES) * TILE_K
         is_key = start + in_tile_k < num_keys
+        key = start + in_tile_k
+        if HAS_ORDER:
+            key = tl.load(order_ptr + head * order_stride_h + key, mask=is_key, other=0).to(tl.int64)
         k = tl.load(
-            k_base + start * k_stride_n + in_tile_k[:, None] * k_stride_n + dims[None, :] * k_stride_d,
+            k_base + key[:, None] * k_stride_n + dims[None, :] * k_stride_d,
             mask=is_key[:, None],
             other=0.0,
         )
         v = tl.load(
-            v_base + start * v_stride_n + in_tile_k[:, None] * v_stride_n + dims[None, :] * v_stride_d,
+            v_base + key[:, None] * v_stride_n + dims[None, :] * v_stride_d,
             mask=is_key[:, None],
             other=0.0,
         )
@@ -114,7 +120,7 @@ def forward_kernel(
             k = k.to(tl.float32)
             v = v.to(tl.float32)
         if HAS_KEY_MASK:
-            is_key &= tl.load(key_mask_ptr + batch * key_mask_stride_b + start + in_tile_k, mask=is_key, other=0) != 0
+            is_key &= tl.load(key_mask_ptr + batch * key_mask_stride_b + key, mask=is_key, other=0) != 0
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=ACC) * log2_scale
         scores = tl.where(is_key[None, :], scores, float("-inf"))
         new_highest = tl.maximum(highest, tl.max(scores, 1))
@@ -132,13 +138,8 @@ def forward_kernel(
     out = acc / divisor[:, None]
     lse = tl.where(is_empty, float("-inf"), (highest + tl.log2(divisor)) * LN_2)
     tl.store(
-        out_ptr
-        + batch * out_stride_b
-        + head * out_stride_h
-        + first * out_stride_n
-        + in_tile_q[:, None] * out_stride_n
-        + dims[None, :],
+        out_ptr + batch * out_stride_b + head * out_stride_h + query[:, None] * out_stride_n + dims[None, :],
         out.to(out_ptr.dtype.element_ty),
         mask=is_query[:, None],
     )
-    tl.store(lse_ptr + (batch * num_heads + head) * num_queries + first + in_tile_q, lse, mask=is_query)
+    tl.store(lse_ptr + (batch * num_heads + head) * num_queries + query, lse, mask=is_query)

@@ -63,25 +63,29 @@ def run_forward(
     scale: float,
     block_q: int,
     block_k: int,
+    order: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Output [B, Nq, H, D] in the dtype of ``q``, and the log-sum-exp [B, H, Nq] in fp32 (fp64 of fp64)."""
+    """Output [B, Nq, H, D] in the dtype of ``q``, and the log-sum-exp [B, H, Nq] in fp32 (fp64 of fp64).
+
+    ``order`` int32 [H or 1, N]: the tokens in the order that blocks are cut from; ``None``: as they lie.
+    """
     batch, num_queries, heads, head_dim = q.shape
-    out = torch.empty(q.shape, dtype=_stored(q.dtype), device=q.device)
+    out = torch.empty(q.shape, dtype=stored(q.dtype), device=q.device)
     lse = torch.empty(batch, heads, num_queries, dtype=accumulated(q.dtype), device=q.device)
-    lut, counts = _for_all(lut, counts, batch, heads)
+    lut, counts = for_all(lut, counts, batch, heads)
     key_mask = None if key_mask is None else key_mask.contiguous()
     launch = launch_forward(block_q, block_k, head_dim)
-    _start(
+    start(
         forward_kernel,
         lambda: (num_blocks(num_queries, launch.tile_q), batch * heads),
         launch,
         (
-            *(q, k, v, out, lse, lut, counts, key_mask),
+            *(q, k, v, out, lse, lut, counts, key_mask, order),
             *(*q.stride(), *k.stride(), *v.stride(), *out.stride()[:3]),
-            *(*lut.stride()[:3], *counts.stride()[:2], _batch_stride(key_mask)),
+            *(*lut.stride()[:3], *counts.stride()[:2], _batch_stride(key_mask), _batch_stride(order)),
             *(heads, num_queries, k.shape[1], scale),
         ),
-        _constants(q, launch, block_q, block_k, key_mask),
+        {**_constants(q, launch, block_q, block_k, key_mask), "HAS_ORDER": order is not None},
     )
     return out.to(q.dtype), lse
 
@@ -106,24 +110,24 @@ def run_backward(
     """dQ, dK and dV in the dtypes of ``q``, ``k`` and ``v``."""
     batch, num_queries, heads, head_dim = q.shape
     num_keys = k.shape[1]
-    lut, counts = _for_all(lut, counts, batch, heads)
+    lut, counts = for_all(lut, counts, batch, heads)
     key_mask = None if key_mask is None else key_mask.contiguous()
-    lut_of_keys, counts_of_keys = _for_all(lut_of_keys, counts_of_keys, batch, heads)
+    lut_of_keys, counts_of_keys = for_all(lut_of_keys, counts_of_keys, batch, heads)
     launch = launch_backward(block_q, block_k, head_dim)
     constants = _constants(q, launch, block_q, block_k, key_mask)
 
     delta = torch.empty_like(lse)
-    _start(
+    start(
         delta_kernel,
         lambda: (num_blocks(num_queries, launch.tile_q), batch * heads),
         launch,
         (out, d_out, d_lse, delta, *out.stride(), *d_out.stride(), *d_lse.stride(), heads, num_queries),
         {"D": head_dim, "TILE_Q": launch.tile_q, "ACC": constants["ACC"]},
     )
-    d_q = torch.empty(q.shape, dtype=_stored(q.dtype), device=q.device)
+    d_q = torch.empty(q.shape, dtype=stored(q.dtype), device=q.device)
     inputs = (*q.stride(), *k.stride(), *v.stride(), *d_out.stride())
     sizes = (_batch_stride(key_mask), heads, num_queries, num_keys, scale)
-    _start(
+    start(
         d_query_kernel,
         lambda: (num_blocks(num_queries, launch.tile_q), batch * heads),
         launch,
@@ -133,9 +137,9 @@ def run_backward(
         ),
         constants,
     )
-    d_k = torch.empty(k.shape, dtype=_stored(k.dtype), device=k.device)
+    d_k = torch.empty(k.shape, dtype=stored(k.dtype), device=k.device)
     d_v = torch.empty_like(d_k)
-    _start(
+    start(
         d_key_kernel,
         lambda: (num_blocks(num_keys, launch.tile_k), batch * heads),
         launch,
@@ -153,7 +157,8 @@ def accumulated(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _stored(dtype: torch.dtype) -> torch.dtype:
+def stored(dtype: torch.dtype) -> torch.dtype:
+    """In what a kernel writes its results."""
     # The interpreter truncates where a GPU rounds, so it stores in fp32 and torch rounds.
     return accumulated(dtype) if INTERPRETED else dtype
 
@@ -174,7 +179,7 @@ def _constants(q: Tensor, launch: Launch, block_q: int, block_k: int, key_mask: 
     }
 
 
-def _for_all(lut: Tensor, counts: Tensor, batch: int, heads: int) -> tuple[Tensor, Tensor]:
+def for_all(lut: Tensor, counts: Tensor, batch: int, heads: int) -> tuple[Tensor, Tensor]:
     """Strides of 0 where samples or heads share a table; no copies."""
     return lut.expand(batch, heads, -1, -1), counts.expand(batch, heads, -1)
 
@@ -183,7 +188,7 @@ def _batch_stride(key_mask: Tensor | None) -> int:
     return 0 if key_mask is None or key_mask.shape[0] == 1 else key_mask.stride(0)
 
 
-def _start(
+def start(
     kernel: Any, grid: Callable[[], tuple[int, int]], launch: Launch, args: tuple[Any, ...], constants: dict[str, Any]
 ) -> None:
     """Run a kernel, with a shallower pipeline where the shared memory of this device is too small."""

@@ -1,15 +1,18 @@
 """What each block of a softmax holds: its sum, its largest weight, how many are small. For choosing which to compute.
 
-The weights are never held as a whole: a few rows of blocks at a time are computed, normalised and summed up, so that
-memory grows with the number of blocks and not with the square of the tokens.
+The weights are never held as a whole: on CUDA a kernel counts them up where they are computed
+(:mod:`dit_accel.kernels.pooled_scores_triton`), elsewhere a few rows of blocks at a time are computed, normalised and
+summed up. Memory grows with the number of blocks and not with the square of the tokens.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dit_accel.kernels.block_table import block_lengths, num_blocks
+from dit_accel.kernels.block_sparse import HEAD_DIMS, Backend, uses_triton
+from dit_accel.kernels.block_table import BLOCK_SIZES, block_lengths, num_blocks
 
 SMALL = 1e-3
 """Below this PAROAttention counts a weight as small (2506.16054)."""
@@ -39,6 +42,7 @@ def pooled_scores(
     block_q: int = 64,
     block_k: int = 64,
     small: float = SMALL,
+    backend: Backend = "auto",
 ) -> BlockStats:
     """Statistics of softmax(scale * q k^T) by blocks.
 
@@ -49,10 +53,16 @@ def pooled_scores(
         block_q: Queries in a block.
         block_k: Keys in a block.
         small: Limit of :attr:`BlockStats.small`.
+        backend: ``"auto"``: Triton on CUDA where it has a kernel for such heads and blocks, else PyTorch.
     """
     batch, num_queries, heads, dim = q.shape
     num_keys = k.shape[1]
     scale = dim**-0.5 if scale is None else scale
+    if uses_triton(q, backend) and _has_kernel(dim, block_q, block_k):
+        from dit_accel.kernels import pooled_scores_triton
+
+        found = pooled_scores_triton.run(q, k, scale=scale, block_q=block_q, block_k=block_k, small=small)
+        return BlockStats(sums=found[0], maxima=found[1], small=found[2])
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     keys = k.to(dtype).permute(0, 2, 3, 1)  # [B, H, D, Nk]
     of_keys = _membership(num_keys, block_k, dtype, k.device)  # [Nk, Mk]
@@ -73,7 +83,15 @@ def pooled_scores(
     return BlockStats(sums=sums, maxima=maxima, small=few)
 
 
-def pooled_sums(q: Tensor, k: Tensor, permutations: Tensor, *, scale: float | None = None, block: int = 64) -> Tensor:
+def pooled_sums(
+    q: Tensor,
+    k: Tensor,
+    permutations: Tensor,
+    *,
+    scale: float | None = None,
+    block: int = 64,
+    backend: Backend = "auto",
+) -> Tensor:
     """The sums of :func:`pooled_scores` for tokens in several orders, from one pass over the weights.
 
     Args:
@@ -82,12 +100,19 @@ def pooled_sums(q: Tensor, k: Tensor, permutations: Tensor, *, scale: float | No
         permutations: int64 [O, N]: the tokens in each order.
         scale: Of the scores; ``None``: 1 / sqrt(D).
         block: Tokens in a block.
+        backend: As in :func:`pooled_scores`.
 
     Returns:
         [O, B, H, M, M] in fp32 (fp64 of fp64).
     """
     batch, length, heads, dim = q.shape
     scale = dim**-0.5 if scale is None else scale
+    if uses_triton(q, backend) and _has_kernel(dim, block, block):
+        # As many passes as there are orders, none of which holds a weight.
+        places = permutations.to(q.device)
+        moved = ((q.index_select(1, each), k.index_select(1, each)) for each in places)
+        sizes: dict[str, Any] = {"scale": scale, "block_q": block, "block_k": block, "backend": backend}
+        return torch.stack([pooled_scores(*both, **sizes).sums for both in moved])
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     keys = k.to(dtype).permute(0, 2, 3, 1)
     in_order = _membership(length, block, dtype, q.device)
@@ -102,6 +127,10 @@ def pooled_sums(q: Tensor, k: Tensor, permutations: Tensor, *, scale: float | No
         of_rows = members[:, start : start + at_once].mT[:, None, None]  # [O, 1, 1, M, rows]
         sums += of_rows @ by_keys.unflatten(-1, (-1, blocks)).movedim(-2, 0)
     return sums
+
+
+def _has_kernel(head_dim: int, block_q: int, block_k: int) -> bool:
+    return head_dim in HEAD_DIMS and block_q in BLOCK_SIZES and block_k in BLOCK_SIZES
 
 
 def _membership(length: int, block: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -1,7 +1,30 @@
-"""Sparse attention's measurements as Markdown tables, from the results of ``benchmarks/attention.py`` and its like."""
+"""Sparse attention's measurements as Markdown tables, from the results of ``benchmarks/attention.py`` and its like.
 
-from collections.abc import Mapping
+A table whose result is not there says so, and which command makes it.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+from pages.documents import ROOT
+from pages.values import load
+
+RESULTS = ROOT / "benchmarks" / "results"
+NOT_YET = "not measured yet"
+
+
+def if_measured(name: str, command: str, block: Callable[[Mapping[str, Any]], str], folder: Path = RESULTS) -> str:
+    """A block of a result, or what makes that.
+
+    Args:
+        name: Of the result's file.
+        command: That writes it.
+        block: From the result to Markdown.
+        folder: Of results.
+    """
+    path = folder / name
+    return block(load(path)) if path.is_file() else f"Not measured yet: `{command}`."
 
 
 def attention_times_block(result: Mapping[str, Any]) -> str:
@@ -25,3 +48,119 @@ def attention_times_block(result: Mapping[str, Any]) -> str:
         f"{machine['torch_threads']} thread of {machine['cpu']}, torch {machine['packages']['torch']}.",
     ]
     return "\n".join(lines)
+
+
+def attention_quality_block(result: Mapping[str, Any]) -> str:
+    """One row for each technique, order and density: what was left out, and how far the videos are from dense ones."""
+    lines = [
+        "| technique | order of tokens | density | scores left out | PSNR | ST-LPIPS | flicker | moves as asked |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        order = row["order"] + (", every second step cached" if row["cached"] and row["order"] else "")
+        distance = f"{row['st_lpips']:.4f}" if row.get("st_lpips") is not None else ""
+        lines.append(
+            f"| {row['technique']} | {order} | {row['density']:g} | {row['not_computed_frac']:.0%} | "
+            f"{row['psnr_db']:.1f} dB | {distance} | {row['flicker_ratio']:.2f}x | {row['motion_right']:.0%} |"
+        )
+    settings = result["settings"]
+    lines += [
+        "",
+        f"{settings['model']}, {settings['num']} held-out prompts, {settings['tokens']:,} tokens, blocks of "
+        f"{settings['block']}, a fifth of the steps dense; against the same seeds computed whole, of which "
+        f"{result['plain_motion_right']:.0%} move as asked.",
+    ]
+    return "\n".join(lines)
+
+
+def attention_gpu_block(result: Mapping[str, Any]) -> str:
+    """The block-sparse kernel at each shape and density, against the best dense attention that was there."""
+    lines = ["| tokens | head | block | best dense | density | sparse | times faster | dense-equivalent |"]
+    lines.append("|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for row in result["block_sparse"]:
+        dense = {name: ms for name, ms in row["dense_ms"].items() if not isinstance(ms, str)}
+        best = min(dense, key=lambda name: dense[name])
+        for each in row["sparse"]:
+            lines.append(
+                f"| {row['length']:,} | {row['head_dim']} | {row['block']} | {best} {dense[best]:.2f} ms | "
+                f"{each['density']:g} | {each['ms']:.2f} ms | {dense[best] / each['ms']:.2f}x | "
+                f"{each['dense_equivalent_tflops']:.0f} TFLOPS |"
+            )
+    return "\n".join(lines)
+
+
+_PAPERS = (
+    (
+        "PAROAttention (2506.16054)",
+        "CogVideoX-5B, 720p: PSNR 29.14 at density 0.5, 22.89 at 0.3; operator 1.73x and 2.71x faster than FA2 (A100)",
+        "PAROAttention",
+        "an order for each head",
+        "ours is a model of 1,024 tokens in blocks of 32, theirs of 17,776 in blocks of 64; orders by kept mass",
+    ),
+    (
+        "SparseD (2509.24014)",
+        "LLaDA-1.5, scores kept, 1.23 to 1.50x at 64k tokens of context (A800)",
+        "SparseD",
+        "raster",
+        "made for text; taken to video by us, so the figures are of other things",
+    ),
+    (
+        "SLA (2509.24006)",
+        "Wan2.1-1.3B fine-tuned at 95 % sparsity, VBench kept; kernel 13.7x FA2 (RTX 5090)",
+        "SLA, untrained",
+        "raster",
+        "untrained here: no linear branch",
+    ),
+    (
+        "VMoBA (2506.23858)",
+        "Wan2.1-1.3B, 720p, untrained: PSNR 18.80, 1.35x; 33k tokens: PSNR 16.00, 1.01x (H800)",
+        "VMoBA",
+        "three kinds of boxes",
+        "a quarter of the steps dense there, a fifth here",
+    ),
+    (
+        "Re-ttention (2505.22918)",
+        "CogVideoX-2B, 96.9 % sparsity: PSNR 27.96, SSIM 0.894; no kernel of its own",
+        "Re-ttention",
+        "raster",
+        "its lowest density here is 0.1; whole steps are counted here, and are not in the 96.9 %",
+    ),
+    (
+        "sliding tiles (2502.04507)",
+        "Hunyuan video, 945 s to 685 s without training (H100)",
+        "static mask",
+        "tiles",
+        "one window for all heads here, one for each there, searched for",
+    ),
+    (
+        "radial attention (2506.19852)",
+        "Wan2.1-14B 1.8x, Hunyuan 1.9x (H100)",
+        "static mask, radial",
+        "raster",
+        "the same decay over frames, cut at a density in place of a width",
+    ),
+)
+
+
+def attention_papers_block(result: Mapping[str, Any] | None) -> str:
+    """Paper's figure, ours, setting, difference explained; ours at densities 0.5 and 0.3, where it was measured."""
+    lines = ["| technique | the paper's figure | ours, emoji-wan, density 0.5 | 0.3 | why they differ |"]
+    lines.append("|---|---|---|---|---|")
+    rows = (
+        {} if result is None else {(r["technique"], r["order"], r["cached"], r["density"]): r for r in result["rows"]}
+    )
+    for name, figure, technique, order, why in _PAPERS:
+        ours = []
+        for density in (0.5, 0.3):
+            row = rows.get((technique, order, False, density))
+            ours.append(
+                NOT_YET if row is None else f"{row['psnr_db']:.1f} dB, {row['not_computed_frac']:.0%} left out"
+            )
+        lines.append(f"| {name} | {figure} | {' | '.join(ours)} | {why} |")
+    return "\n".join(lines)
+
+
+def attention_papers(folder: Path = RESULTS) -> str:
+    """The table, with what there is of our own figures."""
+    path = folder / "attention-emoji-wan.json"
+    return attention_papers_block(load(path) if path.is_file() else None)

@@ -13,6 +13,7 @@ DOCUMENTS: dict[str, tuple[str, ...] | None] = {
     "docs/trajectories.md": None,
     "docs/zoo.md": (),
     "docs/families.md": (),
+    "docs/attention.md": None,
     "docs/evaluate.md": (),
     "docs/techniques.md": (),
     # What an option does, sizes of pinned packages, what a script allows for, and two configs.

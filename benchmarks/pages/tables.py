@@ -5,7 +5,13 @@ from typing import Any
 
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.reports.report import Report
-from pages.attention import attention_times_block
+from pages.attention import (
+    attention_gpu_block,
+    attention_papers,
+    attention_quality_block,
+    attention_times_block,
+    if_measured,
+)
 from pages.ecad import ecad_block
 from pages.families import ask_families, not_asked, own_passes
 from pages.family_tables import families_block, groups_block, kinds_block, passes_block
@@ -48,6 +54,15 @@ TABLES: dict[str, Table] = {
     "families": lambda paths: families_block(ask_families(), not_asked()),
     "family-groups": lambda paths: groups_block(ask_families()),
     "site-kinds": lambda paths: kinds_block(ask_families()),
-    "attention-times": lambda paths: "\n\n".join(attention_times_block(load(path)) for path in paths),
+    "attention-papers": lambda paths: attention_papers(),
+    "attention-times": lambda paths: if_measured(
+        "attention-cpu.json", "python benchmarks/attention.py", attention_times_block
+    ),
+    "attention-quality": lambda paths: if_measured(
+        "attention-emoji-wan.json", "python benchmarks/attention_quality.py", attention_quality_block
+    ),
+    "attention-gpu": lambda paths: if_measured(
+        "attention-gpu.json", "python benchmarks/attention_gpu.py", attention_gpu_block
+    ),
     "passes": lambda paths: passes_block(own_passes()),
 }

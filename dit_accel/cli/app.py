@@ -14,6 +14,7 @@ from dit_accel.cli.evaluate import evaluate_command
 from dit_accel.cli.explore import app_command
 from dit_accel.cli.generate import generate_command
 from dit_accel.cli.presets import presets_app
+from dit_accel.cli.quantize import quantize_command
 from dit_accel.cli.report import report_command
 from dit_accel.cli.train import train_embedded_command
 from dit_accel.version import __version__
@@ -41,6 +42,7 @@ app.command("generate")(generate_command)
 app.command("demo")(demo_command)
 app.command("app")(app_command)
 app.command("calibrate")(calibrate_command)
+app.command("quantize")(quantize_command)
 app.command("certify")(certify_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)

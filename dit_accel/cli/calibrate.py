@@ -91,6 +91,12 @@ def calibrate_command(
     judge: Annotated[str | None, typer.Option(help="With --ecad: who scores. Default: the best at hand.")] = None,
     population: Annotated[int | None, typer.Option(min=4, help="With --sites or --ecad. Default: 24, 72.")] = None,
     weights: Annotated[Path, typer.Option(metavar="FOLDER", help="With --ecad: of the judge.")] = Path("weights"),
+    attention: options.Attention = False,
+    density: options.Density = None,
+    mass: options.Mass = None,
+    block: options.Block = 64,
+    parts: options.Parts = 4,
+    dense_steps: options.DenseSteps = 0.0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch, in each process.")] = 1,
     workers: Annotated[
         int, typer.Option(min=0, help="Judge in so many processes of their own, with the same results.")
@@ -135,21 +141,33 @@ def calibrate_command(
     beginnings = [each if each in PRESETS else AccelerationPlan.from_pretrained(each) for each in plan or ()]
     if ecad and beginnings:
         raise ConfigError("--ecad begins with that paper's own schedules: leave out --plan")
-    if sites or ecad:
-        if ecad and (workers or ray or launched()):
-            raise ConfigError("--ecad searches in one process: leave out --workers, --ray and the launcher")
-        if cohort or guidance_range or tail or sweeps or half_calls or (ecad and branches):
+    if attention and (sites or ecad):
+        raise ConfigError(
+            "--attention, --sites and --ecad exclude each other; --plan joins masks with what they found"
+        )
+    if (ecad or attention) and (workers or ray or launched()):
+        raise ConfigError("--ecad and --attention take one process: leave out --workers, --ray and the launcher")
+    if sites or ecad or attention:
+        if cohort or guidance_range or tail or sweeps or half_calls or (branches and not sites):
             raise ConfigError(
-                "--sites takes --branches (half calls are among it) and --plan, --ecad neither, and none of both "
-                "--cohort, --guidance-range, --half-calls, --tail or --sweeps"
+                "--sites takes --branches (half calls are among it), --plan and workers of these options, --ecad and "
+                "--attention none; none takes --cohort, --guidance-range, --half-calls, --tail or --sweeps"
             )
-        from dit_accel.cli.calibrate_sites import run_ecad, run_sites
-
-        shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "seed": seed}
-        shared |= {"budget_s": budget_s, "generations": generations, "as_json": as_json}
-        shared |= {} if population is None else {"population": population}
+        shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "as_json": as_json}
         tell(f"loading {model} ...")
         load = partial(load_for_cli, model, own_device(device), dtype)
+        if attention:
+            from dit_accel.cli.calibrate_attention import run_attention
+
+            pipe = load()
+            wanted: dict[str, Any] = {"densities": density, "masses": mass, "block": block, "parts": parts}
+            wanted |= {"dense_steps_frac": dense_steps, "joined": _resolved(beginnings, pipe)}
+            run_attention(pipe, folder, **wanted, **shared)
+            return
+        from dit_accel.cli.calibrate_sites import run_ecad, run_sites
+
+        shared |= {"seed": seed, "budget_s": budget_s, "generations": generations}
+        shared |= {} if population is None else {"population": population}
         spread = _spread(load, workers, ray, threads)
         pipe = load()
         if not leads():

@@ -32,4 +32,21 @@ Width = Annotated[int | None, typer.Option(min=1, help="Pixels. Default: the pip
 Strict = Annotated[bool, typer.Option("--strict", help="Make every warning about the plan an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Only JSON on stdout; what is said to you goes to stderr.")]
 
+Attention = Annotated[
+    bool, typer.Option("--attention", help="Masks for self-attention instead; --plan: the plan to put them into.")
+]
+Density = Annotated[
+    list[float] | None,
+    typer.Option(min=0, max=1, help="With --attention: share of blocks to compute; repeatable. Default: 0.5, 0.3."),
+]
+Mass = Annotated[
+    list[float] | None,
+    typer.Option(min=0, max=1, help="With --attention: share of each head's weight to keep instead; repeatable."),
+]
+Block = Annotated[int, typer.Option(help="With --attention: tokens in a block: 16, 32, 64 or 128.")]
+Parts = Annotated[int, typer.Option(min=1, help="With --attention: parts of a run, each with masks of its own.")]
+DenseSteps = Annotated[
+    float, typer.Option(min=0, max=1, help="With --attention: share of the steps, from the first on, left dense.")
+]
+
 DEFAULT_MODEL = "emoji-pixart"

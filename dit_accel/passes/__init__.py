@@ -6,6 +6,7 @@ from dit_accel.passes.compile import CompileConfig
 from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig
 from dit_accel.passes.first_block_cache import FirstBlockCacheConfig
 from dit_accel.passes.patch_parallel.apply import PatchParallelConfig
+from dit_accel.passes.quantize.apply import QuantizeConfig
 from dit_accel.passes.static_cache import StaticCacheConfig
 from dit_accel.passes.teacache import TeaCacheConfig
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
@@ -16,6 +17,7 @@ __all__ = [
     "FirstBlockCacheConfig",
     "PAROAttentionConfig",
     "PatchParallelConfig",
+    "QuantizeConfig",
     "SparseDConfig",
     "StaticCacheConfig",
     "TeaCacheConfig",

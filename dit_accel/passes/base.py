@@ -32,6 +32,7 @@ class Pass(Generic[C]):
         conflicts: Names of passes it cannot be combined with, each with the reason.
         reversible: Whether :func:`dit_accel.remove_acceleration` can undo it. One that cannot be undone is refused
             wherever it would have to be: in ``accelerated``, in ``certify``, and where a plan replaces another.
+        irreversible: Whether a config makes it one that cannot be undone, where that depends on it.
         obstacles: Function of a target and the config to the reasons why the pass cannot act on it (none: it can).
         example: A mild config, for a check-up that has none at hand.
         apply: Makes the changes to one denoiser, through the runtime's sockets and ``runtime.ledger``, each with
@@ -46,6 +47,7 @@ class Pass(Generic[C]):
     claims: frozenset[str] = frozenset()
     conflicts: Mapping[str, str] = field(default_factory=dict)
     reversible: bool = True
+    irreversible: Callable[[C], bool] = lambda config: False
     obstacles: Callable[[Target, C], list[str]] = lambda target, config: []
     example: Callable[[], C]
     apply: Callable[[DenoiserRuntime, C], None]

@@ -23,11 +23,15 @@ _SHIPPED = {
     "first_block_cache": "dit_accel.passes.first_block_cache",
     "paro_attention": "dit_accel.passes.attention.paro",
     "patch_parallel": "dit_accel.passes.patch_parallel.apply",
+    "quantize": "dit_accel.passes.quantize.apply",
+    "rettention": "dit_accel.passes.attention.rettention",
     "sla": "dit_accel.passes.attention.sla",
     "sparse_d": "dit_accel.passes.attention.sparse_d",
     "static_cache": "dit_accel.passes.static_cache",
+    "static_mask": "dit_accel.passes.attention.static_mask",
     "teacache": "dit_accel.passes.teacache",
     "trajectory": "dit_accel.passes.trajectory.apply",
+    "vmoba": "dit_accel.passes.attention.vmoba",
 }
 
 

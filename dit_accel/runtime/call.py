@@ -177,6 +177,7 @@ class Effect:
         actual_frac: Share of the last run; ``None``: not counted (compiled rows do what is planned), or no run yet.
         total: How many of what the shares are of, to weigh denoisers against each other.
         shortfall: In words, what was planned and did not happen, and why; ``None``: all of it happened.
+        kept_bytes: Most memory that the pass held at once from one call to the next, kept values of sites not counted.
     """
 
     what: str
@@ -184,6 +185,7 @@ class Effect:
     actual_frac: float | None = None
     total: float = 1.0
     shortfall: str | None = None
+    kept_bytes: int = 0
 
 
 def _numbers(values: Any) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from dit_accel.errors import ConfigError
 from dit_accel.families.base import BoundSite, Layout
@@ -43,6 +44,7 @@ class Sockets:
         self.spans: dict[int, Span] = {}
         self.on_run: list[OnRun] = []
         self.eager_because: str | None = None
+        self.books: dict[str, Any] = {}  # what a pass notes of this denoiser for its own effect, by its name
 
     def claim(self, what: str, *, by: str) -> None:
         """Note that a pass is the only one to do something to this denoiser.

@@ -77,7 +77,11 @@ class Session:
     @property
     def irreversible(self) -> tuple[str, ...]:
         """Names of the passes that cannot be undone."""
-        return tuple(acceleration.name for acceleration, _ in self.passes if not acceleration.reversible)
+        return tuple(
+            acceleration.name
+            for acceleration, config in self.passes
+            if not acceleration.reversible or acceleration.irreversible(config)
+        )
 
     def apply(self) -> None:
         """Apply every pass of the plan in order; when one fails, undo the ones before it and let the error leave."""

@@ -116,6 +116,8 @@ def _effect_words(effect: Effect) -> str:
     if effect.actual_frac is None:
         return f"{effect.what}: {effect.planned_frac:.0%} planned"
     words = f"{effect.what}: {effect.actual_frac:.0%} ({effect.planned_frac:.0%} planned)"
+    if effect.kept_bytes:
+        words += f", {effect.kept_bytes / 2**20:.2f} MiB kept between steps"
     return words if effect.shortfall is None else f"{words}; {effect.shortfall}"
 
 

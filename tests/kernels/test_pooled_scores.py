@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sample_attention import relative_error
 
 from dit_accel.kernels import pooled_scores as module
 from dit_accel.kernels.block_table import block_lengths
@@ -26,6 +27,33 @@ def test_statistics_are_those_of_the_whole_softmax(monkeypatch, at_once: int) ->
             assert torch.allclose(found.maxima[..., row, column], block.amax((-1, -2)))
             assert torch.equal(found.small[..., row, column], (block < 0.01).sum((-1, -2)).double())
     assert torch.allclose(found.sums.sum(-1), block_lengths(75, 16).double().expand(2, 2, -1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [1.0, 4.0])
+def test_the_kernel_counts_up_the_same(dtype, size: float) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    q, k = (size * part.to(dtype) for part in _drawn(75, 91))
+    limits = {torch.float64: 1e-7, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 5e-3}
+    sizes = {"scale": 0.3 / size, "block_q": 16, "block_k": 32, "small": 0.01}
+    found = pooled_scores(q.to(device), k.to(device), backend="triton", **sizes)
+    true = pooled_scores(q.double(), k.double(), backend="gather", **sizes)
+    assert relative_error(found.sums, true.sums) < limits[dtype]
+    assert relative_error(found.maxima, true.maxima) < limits[dtype]
+    # A weight that rounding lifts over the limit is counted on the other side of it.
+    assert (found.small.cpu().double() - true.small).abs().max() <= (0 if dtype is torch.float64 else 2)
+
+
+def test_the_kernel_takes_strides_tall_blocks_and_orders() -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    q, k = (part.to(device).transpose(1, 2).contiguous().transpose(1, 2) for part in _drawn(100, 150, heads=1))
+    found = pooled_scores(q, k, block_q=64, block_k=128, backend="triton")
+    true = pooled_scores(q, k, block_q=64, block_k=128, backend="gather")
+    assert torch.allclose(found.sums, true.sums) and torch.equal(found.small, true.small)
+    q, k = (part.to(device) for part in _drawn(40, 40, heads=1))
+    orders = torch.stack([torch.arange(40), torch.randperm(40, generator=torch.Generator().manual_seed(1))])
+    both = [pooled_sums(q, k, orders, block=16, backend=backend) for backend in ("triton", "gather")]
+    assert torch.allclose(*both)
 
 
 @pytest.mark.parametrize("at_once", [1, 1 << 24])

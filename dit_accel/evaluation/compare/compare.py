@@ -196,6 +196,7 @@ def effects_of(seen: "Summary") -> Effects | None:
     names = dict.fromkeys(name for denoiser in ran for name in denoiser.effects)
     by_pass = {name: [each.effects[name] for each in ran if name in each.effects] for name in names}
     kept = sum(denoiser.last_run.peak_bytes for denoiser in ran if denoiser.last_run is not None)
+    kept += sum(effect.kept_bytes for effects in by_pass.values() for effect in effects)
     return Effects(passes=tuple(_claim(name, effects) for name, effects in by_pass.items()), kept_mib=kept / 2**20)
 
 

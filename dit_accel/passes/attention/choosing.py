@@ -8,7 +8,7 @@ import torch
 
 from dit_accel.families.tokens import TokenGrid
 from dit_accel.kernels.block_table import blocks_of_span
-from dit_accel.passes.attention.layers import SparseLayers
+from dit_accel.passes.attention.layers import Share, SparseLayers
 from dit_accel.passes.attention.layout import TokenLayout
 from dit_accel.passes.attention.rules import DenseRules
 from dit_accel.runtime.call import Call, Inner, Run
@@ -51,7 +51,7 @@ class Chooses(Protocol):
         """A run begins."""
         ...
 
-    def left_out(self, sequence: AttendedSequence) -> float:
+    def left_out(self, sequence: AttendedSequence) -> Share:
         """Share of the scores that it leaves out, as far as that is known beforehand."""
         ...
 
@@ -93,12 +93,12 @@ class Choosing:
         if self.sparse.dense_because is not None or call.step < self.config.dense_steps(call.run.num_steps):
             nothing = [0.0] * len(self.attends)
             return self.sparse.compute(call, inner, [None] * len(self.attends), nothing)
-        return self.sparse.compute(call, inner, self.attends, self._shares())
+        return self.sparse.compute(call, inner, self.attends, self._shares)
 
     def planned(self, num_steps: int) -> float:
         """Share of all self-attention scores of a run that is not computed."""
         acting = max(0, num_steps - self.config.dense_steps(num_steps))
-        return sum(self._shares()) * acting / (num_steps * max(1, len(self.attends)))
+        return float(sum(self._shares())) * acting / (num_steps * max(1, len(self.attends)))
 
     def why_dense(self) -> str | None:
         """In a sentence, why this run is dense."""
@@ -110,5 +110,5 @@ class Choosing:
             return f"{dense} {length} tokens are fewer than min_tokens = {self.config.min_tokens}"
         return None
 
-    def _shares(self) -> list[float]:
+    def _shares(self) -> list[Share]:
         return [0.0 if attend is None else attend.left_out(self.sequence) for attend in self.attends]

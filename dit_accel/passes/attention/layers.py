@@ -1,6 +1,6 @@
 """The attention modules of one denoiser, what answers for each in a call, and the books of what was left out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,9 @@ from dit_accel.runtime.trees import Tree
 
 WHAT = "attention scores not computed"
 DEFAULT_STEPS = 20  # what a plan says before the first run
+
+Share = float | Tensor
+Shares = Callable[[], Sequence[Share]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +55,7 @@ class SparseLayers:
             for site, module in routable(runtime.target)
         ]
         self.dense_because: str | None = None
-        self._left_out = 0.0
+        self._left_out: Share = 0.0
         self._acts = False
 
     def begin(self, *, length: int | None, dense_because: str | None) -> None:
@@ -68,14 +71,17 @@ class SparseLayers:
         if dense_because is not None:
             self.runtime.warn(dense_because)
 
-    def compute(self, call: Call, inner: Inner, attends: Sequence[Attend | None], left_out: Sequence[float]) -> Tree:
+    def compute(
+        self, call: Call, inner: Inner, attends: Sequence[Attend | None], left_out: Sequence[Share] | Shares
+    ) -> Tree:
         """One call of the denoiser.
 
         Args:
             call: The call.
             inner: Computes it.
             attends: What answers for each layer; ``None``: the model's own attention.
-            left_out: Which share of its scores each of them leaves out.
+            left_out: Which share of its scores each of them leaves out, or what says so when the call is over; numbers
+                on a device are not waited for.
         """
         before = [layer.route.answered for layer in self.layers]
         for layer, attend in zip(self.layers, attends, strict=True):
@@ -87,7 +93,8 @@ class SparseLayers:
         try:
             return inner(call)
         finally:
-            for layer, count, share in zip(self.layers, before, left_out, strict=True):
+            shares = left_out() if callable(left_out) else left_out
+            for layer, count, share in zip(self.layers, before, shares, strict=True):
                 layer.route.attend = None
                 self._left_out += (layer.route.answered - count) * share
 
@@ -100,7 +107,7 @@ class SparseLayers:
         return Effect(
             what=WHAT,
             planned_frac=planned_frac,
-            actual_frac=self._left_out / calls if calls else None,
+            actual_frac=float(self._left_out) / calls if calls else None,
             total=stats.calls * len(self.layers),
             shortfall=self._shortfall() if planned_frac else None,
         )

@@ -5,15 +5,18 @@ nearly every block; in one of the six orders of the axes it makes few full block
 from prompts that are not measured on, and are part of the plan.
 
 Departures: the order is chosen by the mass that the kept blocks hold, not by the published score, whose sign does not
-rank thin diagonals right; q, k and v keep their precision; a run is cut into as many parts as one likes.
+rank thin diagonals right; q, k and v keep their precision unless told otherwise; a run is cut into as many parts as
+one likes.
 """
 
 import torch
 from torch import Tensor
 
 from dit_accel.families.targets import Target
-from dit_accel.kernels.attention import sparse_or_dense
+from dit_accel.kernels.attention import sparse_or_dense, why_dense
 from dit_accel.kernels.block_table import BlockTable, table_of
+from dit_accel.kernels.low_bit import Precision
+from dit_accel.kernels.ordered_attention import moved, ordered_attention
 from dit_accel.passes.attention.layers import DEFAULT_STEPS, SparseLayers, device_of, no_attention
 from dit_accel.passes.attention.layout import TokenLayout
 from dit_accel.passes.attention.paro_config import NAME, PAROAttentionConfig
@@ -30,6 +33,7 @@ class PermutedAttention:
     Args:
         orders: int64 [H], see :class:`PAROAttentionConfig`.
         block: Tokens in a block.
+        precision: Of the products.
 
     Attributes:
         table: Of the current part of the run; tensors of one shape in all parts, so that no graph is compiled twice.
@@ -37,21 +41,36 @@ class PermutedAttention:
         inverses: int64 [6, N].
     """
 
-    def __init__(self, orders: Tensor, block: int) -> None:
+    def __init__(self, orders: Tensor, block: int, precision: Precision = "plain") -> None:
         self.orders = orders
         self.block = block
+        self.precision: Precision = precision
         self.moves = bool(orders.any())
         self.table: BlockTable | None = None
         self.permutations = self.inverses = torch.empty(0)
+
+    @classmethod
+    def of(cls, config: PAROAttentionConfig, part: int, layer: int, device: torch.device) -> "PermutedAttention":
+        """That of one layer of a plan, by its place there, in one part of a run."""
+        found = cls(config.orders[layer].long().to(device), config.block, config.precision)
+        found.permutations, found.inverses = (
+            each.to(device) for each in (config.layout.permutations, config.layout.inverses)
+        )
+        found.table = BlockTable.from_mask(
+            config.mask(part, layer, device), block_q=config.block, block_k=config.block, backward=False
+        )
+        return found
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """[B, N, H, D]."""
         assert self.table is not None
         if not self.moves:
-            return sparse_or_dense(q, k, v, self.table, scale=scale)
+            return sparse_or_dense(q, k, v, self.table, scale=scale, precision=self.precision)
+        if self.precision == "plain" and why_dense(q) is None and not _wants_gradient(q, k, v):
+            return ordered_attention(q, k, v, self.table, self.permutations[self.orders].int(), scale=scale)
         there, back = self.permutations[self.orders].mT, self.inverses[self.orders].mT  # [N, H]
-        q, k, v = (_moved(each, there) for each in (q, k, v))
-        return _moved(sparse_or_dense(q, k, v, self.table, scale=scale), back)
+        q, k, v = (moved(each, there) for each in (q, k, v))
+        return moved(sparse_or_dense(q, k, v, self.table, scale=scale, precision=self.precision), back)
 
 
 class ParoMasks:
@@ -75,7 +94,7 @@ class ParoMasks:
             for number, name in enumerate(names)
         ]
         self._attends = [
-            None if place is None else PermutedAttention(config.orders[place].long(), config.block)
+            None if place is None else PermutedAttention(config.orders[place].long(), config.block, config.precision)
             for place in self._places
         ]
         self._widths = _widths(config)
@@ -156,9 +175,8 @@ def effect_of_paro(runtime: DenoiserRuntime, config: PAROAttentionConfig) -> Eff
     return masks.sparse.effect(masks.planned(runtime.stats.num_steps if runtime.stats.calls else DEFAULT_STEPS))
 
 
-def _moved(tokens: Tensor, places: Tensor) -> Tensor:
-    """[B, N, H, D], the tokens of each head taken from their places [N, H]."""
-    return tokens.gather(1, places[None, :, :, None].expand(tokens.shape))
+def _wants_gradient(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
 
 
 def _widths(config: PAROAttentionConfig) -> list[int]:

@@ -8,9 +8,10 @@ import torch
 
 from dit_accel.errors import ConfigError
 from dit_accel.kernels.block_table import BLOCK_SIZES, block_lengths
+from dit_accel.kernels.low_bit import Precision
 from dit_accel.passes.attention.bits import unpack
 from dit_accel.passes.attention.layout import ORDER_NAMES, TokenLayout
-from dit_accel.passes.attention.rules import DenseRules
+from dit_accel.passes.attention.rules import DenseRules, check_precision
 
 NAME = "paro_attention"
 
@@ -29,6 +30,8 @@ class PAROAttentionConfig(DenseRules):
             steps.
         text: First and one past the last position of text in the sequence; ``None``: the sequence has none.
         block: Tokens in a block.
+        precision: Of the products: ``"plain"``, ``"int8"``, ``"int8+plain"`` or ``"int8+float8"``, see
+            :func:`~dit_accel.kernels.low_bit_attention.low_bit_attention`.
 
     Raises:
         ConfigError: The parts do not fit each other.
@@ -42,9 +45,11 @@ class PAROAttentionConfig(DenseRules):
     masks: torch.Tensor
     text: tuple[int, int] | None = None
     block: int = 64
+    precision: Precision = "plain"
 
     def __post_init__(self) -> None:
         self.check_rules()
+        check_precision(NAME, self.precision)
         for name in ("grid", "layers", "text"):
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else tuple(value))
@@ -115,6 +120,7 @@ class PAROAttentionConfig(DenseRules):
             "layers": list(self.layers),
             "text": None if self.text is None else list(self.text),
             "block": self.block,
+            "precision": self.precision,
             "dense_steps_frac": self.dense_steps_frac,
             "dense_layers": self.dense_layers,
             "min_tokens": self.min_tokens,

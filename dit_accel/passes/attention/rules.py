@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from dit_accel.errors import ConfigError
+from dit_accel.kernels.low_bit import PRECISIONS
 from dit_accel.plan.config import PassConfig
 
 
@@ -43,3 +44,13 @@ class DenseRules(PassConfig):
     def dense_steps(self, num_steps: int) -> int:
         """How many steps of a run are dense."""
         return math.ceil(self.dense_steps_frac * num_steps)
+
+
+def check_precision(name: str, precision: str) -> None:
+    """The precision of a pass is one that there is.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"'{name}': precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")

@@ -20,8 +20,10 @@ from dit_accel.errors import ConfigError, UnsupportedModelError
 from dit_accel.families.targets import Target, find_targets
 from dit_accel.kernels.block_table import BLOCK_SIZES
 from dit_accel.kernels.linear_attention import FEATURE_MAPS, FeatureMap
-from dit_accel.passes.attention.choosing import Choosing
+from dit_accel.passes.attention.choosing import AttendedSequence, Choosing
 from dit_accel.passes.attention.layers import DEFAULT_STEPS, no_attention
+from dit_accel.passes.attention.layout import TokenLayout
+from dit_accel.passes.attention.ordering import Order, check_order
 from dit_accel.passes.attention.routing import SCORES, routable, route
 from dit_accel.passes.attention.rules import DenseRules
 from dit_accel.passes.attention.sla_module import SCOPES, Scope, SLAAttention
@@ -45,6 +47,8 @@ class SLAConfig(DenseRules):
         feature_map: Of the linear branch: ``"softmax"`` (over a head's dimensions), ``"elu"`` or ``"relu"``.
         scope: What the linear branch sees: ``"marginal"`` or ``"all"``, see
             :class:`~dit_accel.passes.attention.sla_module.SLAAttention`.
+        order: What blocks are cut from: tokens as they are, ``"raster"``, or small boxes of frames, rows and columns,
+            ``"tiles"``, which gathers what is near into few blocks and costs four permutations.
         weights: fp32, for each trained layer ``"<site>.weight"`` [D, D] and ``"<site>.bias"`` [D]; without any there
             is no linear branch.
 
@@ -58,10 +62,12 @@ class SLAConfig(DenseRules):
     block: int = 64
     feature_map: FeatureMap = "softmax"
     scope: Scope = "marginal"
+    order: Order = "raster"
     weights: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.check_rules()
+        check_order(NAME, self.order)
         if not isinstance(self.density, int | float) or not 0 < self.density <= 1:
             raise ConfigError(f"'{NAME}': density must be a number in (0, 1], got {self.density!r}")
         for name, value, known in (
@@ -106,6 +112,7 @@ class SLAConfig(DenseRules):
             block=self.block,
             feature_map=self.feature_map,
             scope=self.scope,
+            order=self.order,
             linear=linear,
         )
 
@@ -136,6 +143,17 @@ class TrainableSLA:
             router.attend = attention
             self.layers[site.info.id] = attention
 
+    def begin(self, size: tuple[int, int, int], text: tuple[int, int] | None = None) -> None:
+        """Say how the sequences are made up that come next: where there is text, or ``order`` is tiles.
+
+        Args:
+            size: Frames, rows and columns of tokens.
+            text: First and one past the last token of text; ``None``: the sequence has none.
+        """
+        layout = TokenLayout(size, text)
+        for attention in self.layers.values():
+            attention.begin(AttendedSequence(length=layout.length, text=text, layout=layout))
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Of the projections alone."""
         for attention in self.layers.values():
@@ -163,8 +181,7 @@ def trainable_sla(denoiser: nn.Module, config: SLAConfig) -> TrainableSLA:
     """Put SLA into a bare denoiser, for fine-tuning it with gradients through both branches.
 
     Args:
-        denoiser: Of diffusers, with self-attention of no text (Wan) or with text whose place
-            ``layer.text`` is set to, for every layer.
+        denoiser: Of diffusers; where text is part of the sequence, :meth:`TrainableSLA.begin` has to say where.
         config: ``dense_layers`` is kept to; steps are the business of whoever trains. Weights in it are gone on with.
 
     Raises:

@@ -10,6 +10,7 @@ from dit_accel.kernels.block_select import kept_of, mean_scores, table_of_best
 from dit_accel.kernels.block_table import BlockTable, num_blocks
 from dit_accel.kernels.linear_attention import FeatureMap, features, linear_attention
 from dit_accel.passes.attention.choosing import AttendedSequence
+from dit_accel.passes.attention.ordering import Order, TokenOrder
 
 Scope = Literal["marginal", "all"]
 SCOPES: tuple[Scope, ...] = ("marginal", "all")
@@ -29,9 +30,11 @@ class SLAAttention(nn.Module):
         feature_map: phi of the linear branch.
         scope: What the linear branch sees: the ``"marginal"`` blocks, those that the sparse one leaves out (the
             paper), or ``"all"`` (the authors' later code).
+        order: What blocks are cut from: ``"raster"`` or ``"tiles"``; tiles need :meth:`begin` with a layout.
         linear: Whether there is a linear branch.
 
     Attributes:
+        order: Of the tokens.
         text: First and one past the last token of text: its queries see everything, its keys are always computed.
     """
 
@@ -43,6 +46,7 @@ class SLAAttention(nn.Module):
         block: int = 64,
         feature_map: FeatureMap = "softmax",
         scope: Scope = "marginal",
+        order: Order = "raster",
         linear: bool = True,
     ) -> None:
         super().__init__()
@@ -50,6 +54,7 @@ class SLAAttention(nn.Module):
         self.block = block
         self.feature_map: FeatureMap = feature_map
         self.scope: Scope = scope
+        self.order = TokenOrder(order, block)
         self.text: tuple[int, int] | None = None
         self.proj: nn.Linear | None = None
         if linear:
@@ -66,6 +71,10 @@ class SLAAttention(nn.Module):
             v: Values.
             scale: Of the scores; ``None``: 1 / sqrt(D). The linear branch has none.
         """
+        q, k, v = self.order.there(q, k, v)
+        return self.order.back(self._attended(q, k, v, scale))
+
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         table = self.table(q, k)
         out = sparse_or_dense(q, k, v, table, scale=scale)
         if self.proj is None or why_dense(q) is not None:
@@ -89,8 +98,9 @@ class SLAAttention(nn.Module):
         return table_of_best(scores, keep, block_q=self.block, block_k=self.block, text=text, text_rows=text)
 
     def begin(self, sequence: AttendedSequence) -> None:
-        """A run begins."""
+        """A run begins, or training on sequences of another size."""
         self.text = sequence.text
+        self.order.begin(sequence.layout)
 
     def left_out(self, sequence: AttendedSequence) -> float:
         """By blocks."""

@@ -19,10 +19,13 @@ from torch import Tensor
 from dit_accel.errors import ConfigError
 from dit_accel.kernels.attention import dense, sparse_or_dense
 from dit_accel.kernels.block_table import BLOCK_SIZES, BlockTable, blocks_of_span, num_blocks
+from dit_accel.kernels.low_bit import Precision
 from dit_accel.kernels.pooled_scores import pooled_scores
 from dit_accel.passes.attention.layers import DEFAULT_STEPS, SparseLayers, no_attention
+from dit_accel.passes.attention.layout import TokenLayout
+from dit_accel.passes.attention.ordering import Order, TokenOrder, check_order
 from dit_accel.passes.attention.routing import SCORES
-from dit_accel.passes.attention.rules import DenseRules
+from dit_accel.passes.attention.rules import DenseRules, check_precision
 from dit_accel.passes.base import Pass, register_pass
 from dit_accel.runtime.call import Call, Effect, Inner, Run
 from dit_accel.runtime.denoiser import DenoiserRuntime
@@ -39,6 +42,10 @@ class SparseDConfig(DenseRules):
         density: Share of the key blocks that each block of queries keeps, at least one; of the keys of text as large a
             share of their own.
         block: Tokens in a block.
+        order: What blocks are cut from: tokens as they are, ``"raster"``, or small boxes of frames, rows and columns,
+            ``"tiles"``, which gathers what is near into few blocks and costs four permutations.
+        precision: Of the products: ``"plain"``, ``"int8"``, ``"int8+plain"`` or ``"int8+float8"``, see
+            :func:`~dit_accel.kernels.low_bit_attention.low_bit_attention`.
         dense_steps_frac: Share of the steps that are dense; there is at least one, which the masks are taken from.
 
     Raises:
@@ -49,10 +56,14 @@ class SparseDConfig(DenseRules):
 
     density: float = 0.3
     block: int = 64
+    order: Order = "raster"
+    precision: Precision = "plain"
     dense_steps_frac: float = 0.2
 
     def __post_init__(self) -> None:
         self.check_rules()
+        check_precision(NAME, self.precision)
+        check_order(NAME, self.order)
         if not isinstance(self.density, int | float) or not 0 < self.density <= 1:
             raise ConfigError(f"'{NAME}': density must be a number in (0, 1], got {self.density!r}")
         if self.block not in BLOCK_SIZES:
@@ -76,6 +87,7 @@ class OneShot:
         tables: By guidance branch.
         branch: Of the call that is running.
         text: The span of text in the sequence.
+        order: Of the tokens.
     """
 
     def __init__(self, config: SparseDConfig) -> None:
@@ -83,12 +95,17 @@ class OneShot:
         self.tables: dict[Hashable, BlockTable] = {}
         self.branch: Hashable = None
         self.text: tuple[int, int] | None = None
+        self.order = TokenOrder(config.order, config.block)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """[B, N, H, D]."""
+        q, k, v = self.order.there(q, k, v)
+        return self.order.back(self._attended(q, k, v, scale))
+
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         table = self.tables.get(self.branch)
         if table is not None:
-            return sparse_or_dense(q, k, v, table, scale=scale)
+            return sparse_or_dense(q, k, v, table, scale=scale, precision=self.config.precision)
         sums = pooled_scores(q, k, scale=scale, block_q=self.config.block, block_k=self.config.block).sums
         mask = best_blocks(sums, self.config, self.text)
         self.tables[self.branch] = BlockTable.from_mask(
@@ -148,6 +165,7 @@ class SparseD:
         for attend in self._attends:
             if attend is not None:
                 attend.tables, attend.text = {}, text
+                attend.order.begin(None if grid is None else TokenLayout.of(grid))
         self._share = 1 - self.config.density if length is None else self._left_out(length, text)
 
     def __call__(self, call: Call, inner: Inner) -> Tree:

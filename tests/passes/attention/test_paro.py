@@ -244,3 +244,15 @@ def test_a_plan_without_a_layer_for_every_row_is_refused() -> None:
         PAROAttentionConfig(
             grid=good.grid, layers=good.layers, orders=good.orders, masks=good.masks.bool(), block=BLOCK
         )
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8+float8"])
+def test_products_in_few_bits(precision, caplog) -> None:
+    pipe = sparse_wan()
+    accelerate_pipeline(pipe, paro(pipe, 0.4), strict=True)
+    plain = draw(pipe)
+    accelerate_pipeline(pipe, paro(pipe, 0.4, precision=precision), strict=True)
+    few = draw(pipe)
+    assert 0 < (few - plain).norm() < 0.2 * plain.norm() and effect(pipe).actual_frac > 0.3
+    with pytest.raises(ConfigError, match="precision must be one of plain, int8"):
+        paro(pipe, precision="int4")

@@ -11,6 +11,7 @@ from dit_accel import (
     CompileConfig,
     GeneratorSpec,
     SLAConfig,
+    SparseDConfig,
     StaticCacheConfig,
     TrajectoryConfig,
     accelerate_pipeline,
@@ -197,3 +198,31 @@ def test_weights_of_another_model_are_refused() -> None:
         trainable_sla(pipe.transformer, SLAConfig(weights=wide))
     with pytest.raises(UnsupportedModelError, match="hands q, k and v on"):
         trainable_sla(tiny_pipeline("sana").transformer, SLAConfig())
+
+
+@pytest.mark.parametrize("config", [SLAConfig, SparseDConfig])
+def test_blocks_may_be_tiles(config) -> None:
+    pipe = sparse_wan()
+    plain = draw(pipe)
+    accelerate_pipeline(pipe, config(density=1.0, block=BLOCK, order="tiles"), strict=True)
+    assert torch.allclose(draw(pipe), plain, atol=1e-4)
+    pictures = []
+    for order in ("raster", "tiles"):
+        accelerate_pipeline(pipe, config(density=0.25, block=BLOCK, order=order), strict=True)
+        pictures.append(draw(pipe))
+    assert (pictures[0] - pictures[1]).abs().max() > 1e-3
+    with pytest.raises(ConfigError, match="order must be raster or tiles"):
+        config(order="spiral")
+
+
+def test_training_knows_where_text_and_tiles_are() -> None:
+    pipe = sparse_wan()
+    training = trainable_sla(pipe.transformer, SLAConfig(density=0.25, block=BLOCK, order="tiles"))
+    each = training.layers["blocks.0.attn1"]
+    q, k, v = (torch.randn(1, 192, 2, 16, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    raster = each(q, k, v)
+    training.begin((3, 8, 8))
+    assert (each(q, k, v) - raster).abs().max() > 1e-3
+    training.begin((3, 8, 8), text=(0, 10))
+    assert each.text == (0, 10)
+    training.remove()

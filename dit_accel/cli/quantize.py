@@ -1,0 +1,178 @@
+"""``dit-accel quantize``: find out how few bits each layer of a pipeline needs, and save that as a plan."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dit_accel.cli import options
+from dit_accel.cli.console import EXIT_STOPPED, err, out, print_json, tell
+
+if TYPE_CHECKING:
+    from dit_accel.calibration.quantise import OnProgress, Quantisation
+
+STAGES = {
+    "record": "recording what layers are given",
+    "fit": "rounding layers",
+    "gram": "seeing how errors add up",
+    "content": "seeing what single layers do to pictures",
+    "judge": "judging",
+}
+
+
+def quantize_command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FOLDER|HUB-ID", help="An embedded pipeline (emoji-pixart), a folder, or a hub id."
+        ),
+    ],
+    bits: Annotated[
+        str, typer.Option(metavar="SCHEME", help="Of layers inside of blocks, at least: w8a8, w4a8, w4a16, fp8, ...")
+    ] = "w4a8",
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of the weights' bytes that remains; layers share it by their errors."),
+    ] = None,
+    max_lpips: Annotated[
+        float | None,
+        typer.Option(min=0, help="The smallest memory with a mean LPIPS (else ST-LPIPS) to the plain run of this."),
+    ] = None,
+    latency: Annotated[
+        float | None, typer.Option(min=0, help="Share of the time that layers take in full on this machine.")
+    ] = None,
+    modulation: Annotated[
+        str, typer.Option(metavar="SCHEME", help="Of layers that see the timestep alone; plain: as they are.")
+    ] = "w8a16",
+    convs: Annotated[str, typer.Option(metavar="SCHEME", help="Of convolutions inside of blocks (UNets).")] = "w8a8",
+    exact_first: Annotated[int, typer.Option(min=0, help="Steps at the start with the weights as they were.")] = 0,
+    exact_last: Annotated[int, typer.Option(min=0, help="Steps at the end with the weights as they were.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="For plan and progress. Default: outputs/quantize/NAME."
+        ),
+    ] = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    frames: Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a video.")] = None,
+    num_prompts: Annotated[
+        int | None,
+        typer.Option(min=1, help="Recorded; up to 8 others are judged. Default: 64 images, 12 videos."),
+    ] = None,
+    how: Annotated[
+        str,
+        typer.Option(
+            metavar="gram|diagonal|decoupled",
+            help="By what layers get bits: errors and how they add up, each by itself, or each by what it is for.",
+        ),
+    ] = "gram",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Find a quantisation plan: record what layers are given, round them by that, and give each its bits.
+
+    Stopped at any time, the same command goes on where it was. The plan holds the weights in few bits, and is loaded
+    onto the same model in a second. Certify it before you trust it.
+
+    Example: dit-accel quantize emoji-pixart --bits w4a8 --max-lpips 0.05
+    """
+    import json
+
+    import torch
+
+    from dit_accel.calibration.quantise import quantise
+    from dit_accel.cli.model import load_for_cli
+    from dit_accel.evaluation.metrics.fidelity import require_metrics
+    from dit_accel.passes.quantize.config import scheme_of
+    from dit_accel.pipelines.generation import GenerationSettings
+
+    for text in (bits, modulation, convs):
+        scheme_of(text)
+    require_metrics()
+    torch.set_num_threads(threads)
+    name = Path(model).resolve().name if Path(model).exists() else model
+    folder = output or Path("outputs/quantize") / name.replace("/", "--")
+    settings = GenerationSettings(
+        num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, num_frames=frames
+    )
+    try:
+        tell(f"loading {model} ...")
+        pipe = load_for_cli(model, device, dtype)
+        with _bar(name) as show:
+            found = quantise(
+                pipe,
+                folder,
+                model=name,
+                bits=bits,
+                convs=convs,
+                modulation=modulation,
+                memory=memory,
+                max_lpips=max_lpips,
+                latency=latency,
+                how=how,  # type: ignore[arg-type]
+                settings=settings,
+                num_prompts=num_prompts,
+                exact_first=exact_first,
+                exact_last=exact_last,
+                on_progress=show,
+            )
+    except KeyboardInterrupt:
+        tell(f"stopped; what was found is kept in {folder}. The same command goes on from here.")
+        raise typer.Exit(EXIT_STOPPED) from None
+    if as_json:
+        config = found.plan.passes[0].to_dict()
+        judged = [{"memory": share, **scores} for share, scores in found.judged]
+        data = {"folder": str(folder), "memory": found.memory, "scores": found.scores, "judged": judged}
+        print_json(json.dumps(data | {"layers": config["layers"]}))
+        return
+    _say(found, folder, model)
+
+
+def _say(found: "Quantisation", folder: Path, model: str) -> None:
+    from collections import Counter
+
+    from rich.table import Table
+
+    table = Table("scheme", "layers", "share", title="inside of blocks")
+    layers = found.plan.passes[0].to_dict()["layers"]
+    for scheme, count in Counter(layers.values()).most_common():
+        table.add_row(scheme, str(count), f"{count / len(layers):.0%}")
+    out().print(table)
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in found.scores.items())
+    out().print(f"{found.memory:.1%} of the weights' bytes remain; on search prompts: {scores}", markup=False)
+    tell(f"plan: {folder}. It was judged on search prompts; for others:")
+    tell(f"dit-accel certify {model} --plan {folder}")
+
+
+@contextmanager
+def _bar(name: str) -> "Iterator[OnProgress]":
+    """A bar on a terminal; where there is none, a line when something else begins."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = err()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(name, total=None)
+        said = ""
+
+        def show(what: str, done: int, total: int) -> None:
+            nonlocal said
+            words = f"{name}: {STAGES[what]}"
+            progress.update(task, description=words, completed=done, total=total)
+            if words != said and not console.is_terminal:
+                tell(words)
+            said = words
+
+        yield show

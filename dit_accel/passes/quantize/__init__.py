@@ -1,0 +1,1 @@
+"""Post-training quantisation of the weights and activations of a denoiser."""

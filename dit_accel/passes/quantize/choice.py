@@ -1,0 +1,77 @@
+"""Which scheme each layer of a denoiser gets under a plan."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from dit_accel.errors import ConfigError, did_you_mean
+from dit_accel.families.targets import Target
+from dit_accel.passes.quantize.config import QuantizeConfig, scheme_of
+from dit_accel.passes.quantize.conv import PARTS, why_not
+from dit_accel.passes.quantize.roles import Found, layers_of
+from dit_accel.passes.quantize.scheme import QuantScheme
+
+Chosen = tuple[Found, QuantScheme]
+
+
+def chosen_layers(target: Target, config: QuantizeConfig) -> list[Chosen]:
+    """The layers that are quantised, each with its scheme, in the order of the modules."""
+    found = []
+    for layer in layers_of(target):
+        scheme = scheme_for(layer, target.name, config)
+        if scheme is not None:
+            found.append((layer, scheme))
+    return found
+
+
+def scheme_for(layer: Found, denoiser: str, config: QuantizeConfig) -> QuantScheme | None:
+    """The scheme of one layer; ``None``: it stays as it is."""
+    name = full_name(denoiser, layer.path)
+    text = config.layers.get(name)
+    if text is None:
+        text = next((text for pattern, text in config.layers.items() if fnmatchcase(name, pattern)), None)
+    if text is not None:
+        return scheme_of(text)
+    if layer.role == "edge":
+        return None
+    if isinstance(layer.layer, nn.Conv2d):
+        return scheme_of(config.convs) if why_not(layer.layer) is None else None
+    return scheme_of(config.modulation if layer.role == "modulation" else config.bits)
+
+
+def full_name(denoiser: str, path: str) -> str:
+    """What a layer is called in plans: ``transformer.blocks.0.attn1.to_q``, adapters around it left out."""
+    return f"{denoiser}.{path.removesuffix('.base_layer')}"
+
+
+def whole(name: str) -> str:
+    """The layer that a stored name is of: of a convolution in two parts that convolution."""
+    head, _, part = name.rpartition(".")
+    return head if part in PARTS else name
+
+
+def unmatched(config: QuantizeConfig, names: Iterable[str]) -> str | None:
+    """What a plan says of layers that are not there, in words."""
+    known = list(names)
+    own = tuple(f"{component}." for component in config.components)
+    for pattern in config.layers:
+        if pattern not in known and not any(fnmatchcase(name, pattern) for name in known):
+            return f"no layer matches '{pattern}'.{did_you_mean(pattern, known)}"
+    stored = {whole(name.rpartition(".")[0]) for name in config.stored}
+    missing = sorted(name for name in stored.difference(known) if not name.startswith(own or ("\0",)))
+    return f"something is stored of a layer '{missing[0]}' that it does not have" if missing else None
+
+
+def check_scales(layer: str, scheme: QuantScheme, config: QuantizeConfig) -> None:
+    """Refuse fixed scales that nobody has found.
+
+    Raises:
+        ConfigError: Names the layer.
+    """
+    if scheme.is_static and config.of_layer(layer, "act_scale") is None:
+        raise ConfigError(
+            f"'{layer}' is to have fixed scales ({scheme}) and none are stored; dit-accel quantize finds them, or use "
+            f"'{replace(scheme, granularity='token')}'"
+        )

@@ -1,0 +1,160 @@
+"""Rounding by what a layer is given: recorded, smoothed, rotated, column by column."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_call, tiny_pipeline
+from torch import nn
+
+from dit_accel import QuantizeConfig, accelerated, is_accelerated
+from dit_accel.calibration.quant_fit import as_rounded, fit_layer, moved_moments, smoothing
+from dit_accel.calibration.quant_record import LayerRecord, record_layers
+from dit_accel.calibration.quant_round import output_error, round_by_columns
+from dit_accel.errors import ConfigError
+from dit_accel.passes.quantize.replaced import turned
+from dit_accel.passes.quantize.scheme import QuantScheme
+from dit_accel.passes.quantize.weights import quantise_weight
+
+W4A8, W8A8 = QuantScheme.parse("w4a8"), QuantScheme()
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def record_of(rows: torch.Tensor, bins: int = 2) -> LayerRecord:
+    halves = rows.chunk(bins)
+    return LayerRecord(
+        bins=bins,
+        peaks=torch.stack([half.abs().amax(0) for half in halves]),
+        moments=rows.mT @ rows / len(rows),
+        rows=rows,
+        count=len(rows),
+    )
+
+
+def mixed_rows(size: int = 128, count: int = 400) -> torch.Tensor:
+    """Channels that depend on each other, as those behind a layer do."""
+    return drawn(count, size // 4) @ drawn(size // 4, size, seed=1) + 0.1 * drawn(count, size, seed=2)
+
+
+def with_outliers(size: int = 128) -> torch.Tensor:
+    rows = drawn(400, size)
+    rows[:, ::16] *= 40  # always there
+    rows[:200, 3::32] *= 15  # in the first half of a run
+    return rows
+
+
+def test_column_by_column_is_closer_than_to_the_nearest() -> None:
+    weight, rows = drawn(64, 128, seed=3), mixed_rows()
+    moments = record_of(rows).moments
+    nearest = output_error(weight, quantise_weight(weight, W4A8).dequantised(), moments)
+    fitted = output_error(weight, round_by_columns(weight, W4A8, moments).dequantised(), moments)
+    assert fitted < nearest / 4
+
+
+@pytest.mark.parametrize("size", [64, 100])
+def test_what_is_rounded_column_by_column_fits_into_its_bits(size: int) -> None:
+    weight = drawn(16, size, seed=3)
+    weight[:, 5] = 30.0
+    found = round_by_columns(weight, W4A8, record_of(mixed_rows(size)).moments)
+    whole = found.integers()
+    again = (found.dequantised() / found.scale[:, None]).round()
+    assert torch.equal(whole.float(), again) and len(whole[0, :64].unique()) <= 16
+    assert found.dequantised().isfinite().all()
+
+
+def test_inputs_of_which_nothing_is_known_are_rounded_to_the_nearest() -> None:
+    """Independent channels of one size: there is nothing to make good."""
+    weight = drawn(16, 64, seed=3)
+    found = round_by_columns(weight, W4A8, torch.eye(64))
+    assert torch.equal(found.values, quantise_weight(weight, W4A8).values)
+    with pytest.raises(ConfigError, match="4-bit weights in groups"):
+        round_by_columns(weight, W8A8, torch.eye(64))
+    # Channels that are always 0, and moments of fewer rows than channels.
+    few = torch.zeros(64, 64)
+    few[:2, :2] = 1.0
+    assert round_by_columns(weight, W4A8, few).dequantised().isfinite().all()
+
+
+@pytest.mark.parametrize("alpha", [None, 0.3, 0.7])
+@pytest.mark.parametrize("text", ["w4a8", "w4a8-had"])
+def test_smoothing_and_rotation_leave_the_product_as_it_is(alpha: float | None, text: str) -> None:
+    scheme = QuantScheme.parse(text)
+    weight, rows = drawn(32, 96, seed=3).double(), with_outliers(96)
+    record = record_of(rows)
+    smooth = smoothing(weight.float(), record.peak, alpha)
+    moved = turned(weight, scheme, smooth)
+    plain = as_rounded(rows, QuantScheme.parse("w4a16"), None, record)
+    assert torch.equal(plain, rows)
+    from dit_accel.calibration.quant_fit import _prepared
+
+    given = _prepared(rows, scheme, smooth)
+    assert torch.allclose((given @ moved.mT).double(), rows.double() @ weight.mT, rtol=1e-3, atol=1e-2)
+    moments = moved_moments(record, scheme, smooth)
+    assert torch.allclose(moments, given.mT @ given / len(given), rtol=1e-3, atol=1e-3)
+
+
+def test_outliers_are_smoothed_and_rotated_and_nothing_else_is() -> None:
+    layer = nn.Linear(128, 64)
+    found = fit_layer(layer, record_of(with_outliers()), W4A8, by_columns=False, correct_bias=False)
+    assert found.errors["balanced"] < found.errors["nearest"] / 2
+    assert found.alpha is not None and found.inverse_smooth is not None
+    plain = fit_layer(layer, record_of(drawn(400, 128)), W8A8)
+    assert plain.alpha is None and not plain.scheme.rotate and plain.inverse_smooth is None
+
+
+def test_a_mean_error_goes_into_the_bias() -> None:
+    layer = nn.Linear(128, 64, bias=False)
+    rows = drawn(400, 128) + 3.0
+    without = fit_layer(layer, record_of(rows), W4A8, by_columns=False, correct_bias=False, alphas=(), rotate=False)
+    found = fit_layer(layer, record_of(rows), W4A8, by_columns=False, alphas=(), rotate=False)
+    assert without.bias is None and found.bias is not None and found.bias.shape == (64,)
+    assert found.errors["fitted"] < without.errors["fitted"] / 2
+
+
+@pytest.mark.parametrize("text", ["w8a8-static", "w8a8-bins", "w8a8-tensor", "w8a8-aasym", "fp8"])
+def test_fixed_scales_and_other_grids(text: str) -> None:
+    layer, rows = nn.Linear(64, 32), drawn(200, 64)
+    rows[100:] *= 3
+    scheme = QuantScheme.parse(text)
+    found = fit_layer(layer, record_of(rows), scheme, alphas=())
+    assert found.errors["fitted"] < 0.01
+    if text == "w8a8-bins":
+        assert found.act_scale is not None and float(found.act_scale[1] / found.act_scale[0]) == pytest.approx(
+            3, rel=0.3
+        )
+    if text == "w8a8-static":
+        assert found.act_scale is not None and found.act_scale.shape == (1,)
+
+
+@pytest.mark.parametrize("name", ["pixart", "wan"])
+def test_recorded_layers_and_a_plan_of_them(name: str) -> None:
+    pipe = tiny_pipeline(name)
+
+    def run() -> Any:
+        first = pipe(**tiny_call(name, num_inference_steps=4))[0]
+        return first if isinstance(first, torch.Tensor) else torch.stack(list(first))
+
+    plain = run()
+    records = record_layers(pipe, run, bins=2, rows=50)
+    assert not is_accelerated(pipe) and torch.equal(run(), plain)
+    path = "transformer.transformer_blocks.0.ff.net.2" if name == "pixart" else "transformer.blocks.0.ffn.net.2"
+    layer = pipe.transformer.get_submodule(path.removeprefix("transformer."))
+    record = records[path]
+    assert record.rows.shape[0] <= 50 and record.moments.shape == (layer.in_features, layer.in_features)
+    assert (record.peaks > 0).all() and float(record.rows.abs().max()) <= float(record.peak.max())
+    assert torch.allclose(record.moments.diagonal().sqrt() <= record.peak, torch.tensor(True))
+    names = list(records)[:4]
+    stored: dict[str, torch.Tensor] = {}
+    schemes = {}
+    for each in names:
+        fit = fit_layer(pipe.transformer.get_submodule(each.removeprefix("transformer.")), records[each], W4A8)
+        stored |= fit.stored(each)
+        schemes[each] = str(fit.scheme)
+    errors = []
+    for kept in ({}, stored):
+        with accelerated(pipe, [QuantizeConfig(bits="plain", modulation="plain", layers=schemes, stored=kept)]):
+            errors.append(float((run() - plain).norm()))
+    assert 0 < errors[1] < errors[0]

@@ -1,0 +1,274 @@
+"""The pass: what it replaces, what it takes back, what it says, and what it goes together with."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from snapshot import assert_same, snapshot
+from tiny import tiny_call, tiny_pipeline
+from torch import nn
+
+from dit_accel import (
+    AccelerationPlan,
+    CompileConfig,
+    GeneratorSpec,
+    QuantizeConfig,
+    StaticCacheConfig,
+    TrajectoryConfig,
+    accelerate_pipeline,
+    accelerated,
+    remove_acceleration,
+    summary,
+)
+from dit_accel.errors import ConfigError, IrreversibleError, UnsupportedModelError
+from dit_accel.passes.quantize.apply import quantised_of, weights_to_store
+from dit_accel.passes.quantize.layer import QuantLinear
+from dit_accel.passes.quantize.replaced import bytes_of
+from dit_accel.session.session import session_of
+
+STEPS = 4
+EXACT = QuantizeConfig(backend="reference")
+
+
+def denoiser_of(pipe: Any) -> nn.Module:
+    module = getattr(pipe, "transformer", None) or pipe.unet
+    assert isinstance(module, nn.Module)
+    return module
+
+
+def run(pipe: Any, name: str) -> torch.Tensor:
+    first = pipe(**tiny_call(name, num_inference_steps=STEPS))[0]
+    return first if isinstance(first, torch.Tensor) else torch.stack(list(first))
+
+
+def quant_layers(pipe: Any) -> dict[str, QuantLinear]:
+    return {path: each for path, each in denoiser_of(pipe).named_modules() if isinstance(each, QuantLinear)}
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(10 * torch.log10((a.max() - a.min()) ** 2 / (a - b).float().square().mean()))
+
+
+@pytest.mark.parametrize("name", ["pixart", "flux", "wan", "sd"])
+def test_applied_and_removed(name: str) -> None:
+    pipe = tiny_pipeline(name)
+    plain, before = run(pipe, name), snapshot(pipe)
+    parameters = dict(denoiser_of(pipe).named_parameters())
+    accelerate_pipeline(pipe, [QuantizeConfig(bits="w8a8", backend="integers")])
+    assert quant_layers(pipe)
+    close = run(pipe, name)
+    assert not torch.equal(close, plain) and psnr(plain, close) > 25
+    remove_acceleration(pipe)
+    assert_same(snapshot(pipe), before)
+    after = dict(denoiser_of(pipe).named_parameters())
+    assert all(after[path] is parameter for path, parameter in parameters.items())
+    assert torch.equal(run(pipe, name), plain)
+
+
+def test_every_way_gives_the_same_picture() -> None:
+    pipe = tiny_pipeline("pixart")
+    pictures = []
+    for backend in ("reference", "int_mm", "integers"):
+        with accelerated(pipe, [QuantizeConfig(bits="w4a8", backend=backend)]):
+            pictures.append(run(pipe, "pixart"))
+    assert torch.equal(pictures[0], pictures[1]) and torch.equal(pictures[0], pictures[2])
+
+
+def test_who_is_quantised_and_who_is_not() -> None:
+    pipe = tiny_pipeline("flux")
+    with accelerated(
+        pipe,
+        [QuantizeConfig(bits="w4a8", backend="integers", layers={"*.single_transformer_blocks.0.proj_out": "plain"})],
+    ):
+        found = {path: layer.scheme.width for path, layer in quant_layers(pipe).items()}
+    assert found["transformer_blocks.0.attn.to_q"] == "w4a8" and found["transformer_blocks.0.norm1.linear"] == "w8a16"
+    assert "single_transformer_blocks.0.proj_out" not in found and "single_transformer_blocks.1.proj_out" in found
+    assert not any(path.startswith(("proj_out", "x_embedder", "context", "time_text", "norm_out")) for path in found)
+
+
+def test_it_says_what_it_takes_and_who_multiplies() -> None:
+    pipe = tiny_pipeline("pixart")
+    before = bytes_of(denoiser_of(pipe))
+    accelerate_pipeline(pipe, [QuantizeConfig(bits="w4a8", backend="integers")])
+    run(pipe, "pixart")
+    effect = summary(pipe).denoisers[0].effects["quantize"]
+    assert effect.actual_frac == pytest.approx(1 - bytes_of(denoiser_of(pipe)) / before)
+    assert effect.planned_frac == pytest.approx(effect.actual_frac, abs=0.05)
+    assert "w4a8" in effect.what and "full" in effect.what
+    assert "weight bytes saved" in str(summary(pipe))
+
+
+def test_exact_steps() -> None:
+    pipe = tiny_pipeline("pixart")
+    plain = run(pipe, "pixart")
+    with accelerated(pipe, [QuantizeConfig(bits="w4a8", exact_first=STEPS, backend="reference")]):
+        assert torch.equal(run(pipe, "pixart"), plain)
+        assert "100% full" in summary(pipe).denoisers[0].effects["quantize"].what
+        assert summary(pipe).denoisers[0].effects["quantize"].actual_frac == 0
+    errors = []
+    for first, last in ((0, 0), (1, 0), (2, 1)):
+        with accelerated(pipe, [QuantizeConfig(bits="w4a8", exact_first=first, exact_last=last, backend="reference")]):
+            errors.append(float((run(pipe, "pixart") - plain).norm()))
+    assert errors[0] > errors[2] > 0 and errors[1] != errors[0]
+
+
+def test_originals_that_are_dropped_are_gone() -> None:
+    pipe = tiny_pipeline("pixart")
+    held = denoiser_of(pipe).transformer_blocks[0].attn1.to_q
+    with pytest.raises(IrreversibleError, match="'quantize'"), accelerated(pipe, [QuantizeConfig(originals="drop")]):
+        pass
+    accelerate_pipeline(pipe, [QuantizeConfig(originals="drop", backend="reference")])
+    assert held.weight is not None
+    first = run(pipe, "pixart")
+    assert held.weight is None and all(layer.original is None for layer in quant_layers(pipe).values())
+    assert torch.equal(run(pipe, "pixart"), first)
+    with pytest.raises(IrreversibleError, match="cannot be undone"):
+        remove_acceleration(pipe)
+    twin = copy.deepcopy(denoiser_of(pipe))
+    assert isinstance(twin.transformer_blocks[0].attn1.to_q, QuantLinear)
+
+
+def test_a_plan_that_fails_half_way_leaves_nothing() -> None:
+    pipe = tiny_pipeline("pixart")
+    with torch.no_grad():
+        denoiser_of(pipe).transformer_blocks[1].ff.net[2].weight[0, 0] = float("nan")
+    before = snapshot(pipe)
+    with pytest.raises(ConfigError, match=r"cannot round 'transformer.transformer_blocks.1.ff.net.2'.*not finite"):
+        accelerate_pipeline(pipe, [QuantizeConfig(originals="drop")])
+    assert_same(snapshot(pipe), before)
+
+
+def test_a_copy_is_plain() -> None:
+    pipe = tiny_pipeline("pixart")
+    with accelerated(pipe, [EXACT]):
+        twin = copy.deepcopy(denoiser_of(pipe))
+    assert not any(isinstance(module, QuantLinear) for module in twin.modules())
+    mine = denoiser_of(pipe).state_dict()
+    assert twin.state_dict().keys() == mine.keys()
+    assert all(torch.equal(tensor, mine[name]) for name, tensor in twin.state_dict().items())
+
+
+def test_scales_stay_in_fp32_when_the_model_is_cast() -> None:
+    pipe = tiny_pipeline("pixart")
+    accelerate_pipeline(pipe, [EXACT])
+    denoiser_of(pipe).to(torch.bfloat16)
+    layer = next(iter(quant_layers(pipe).values()))
+    assert layer.scale.dtype == torch.float32 and layer.bias.dtype == torch.bfloat16
+    assert layer(torch.ones(1, layer.in_features, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_weights_in_few_bits_are_saved_and_come_back(tmp_path) -> None:
+    pipe = tiny_pipeline("pixart")
+    accelerate_pipeline(pipe, [QuantizeConfig(bits="w4a8", backend="reference")])
+    drawn = run(pipe, "pixart")
+    session = session_of(pipe)
+    assert session is not None
+    stored = weights_to_store(session.runtimes[0])
+    remove_acceleration(pipe)
+    config = QuantizeConfig(bits="w4a8", backend="reference", stored=stored)
+    AccelerationPlan(passes=(config,), name="small").save_pretrained(tmp_path)
+    read = AccelerationPlan.from_pretrained(tmp_path)
+    assert read.passes[0] == config and read.content_sha256() == AccelerationPlan(passes=(config,)).content_sha256()
+    with torch.no_grad():  # other weights: what is used is what was stored
+        denoiser_of(pipe).transformer_blocks[0].attn1.to_q.weight.zero_()
+    with accelerated(pipe, read):
+        assert torch.equal(run(pipe, "pixart"), drawn)
+    wrong = {name: tensor[:1] if name.endswith("attn1.to_q.values") else tensor for name, tensor in stored.items()}
+    with pytest.raises(ConfigError, match="takes"):
+        accelerate_pipeline(pipe, [QuantizeConfig(bits="w4a8", stored=wrong)])
+
+
+def test_with_what_it_goes_together() -> None:
+    pipe = tiny_pipeline("pixart")
+    every = StaticCacheConfig(schedule=GeneratorSpec("every_n", n=2), invariants=False)
+    with accelerated(pipe, [EXACT, every]):
+        cached = run(pipe, "pixart")
+        effects = summary(pipe).denoisers[0].effects
+        assert effects["static_cache"].actual_frac and effects["quantize"].actual_frac
+    with accelerated(pipe, [EXACT, TrajectoryConfig(speedup=2.0)]):
+        answered = run(pipe, "pixart")
+        assert summary(pipe).denoisers[0].last_run.answered == 2
+    with accelerated(pipe, [every]):
+        assert psnr(run(pipe, "pixart"), cached) > 25
+    with accelerated(pipe, [TrajectoryConfig(speedup=2.0)]):
+        assert psnr(run(pipe, "pixart"), answered) > 25
+
+
+def test_compiled_it_is_the_same(monkeypatch) -> None:
+    pipe = tiny_pipeline("pixart")
+    config = QuantizeConfig(backend="int_mm", exact_first=1)
+    with accelerated(pipe, [config]):
+        eager = run(pipe, "pixart")
+    with accelerated(pipe, [config, CompileConfig(backend="eager")]):
+        assert torch.allclose(run(pipe, "pixart"), eager, atol=1e-4)
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor, "freezing", True)
+    with pytest.raises(UnsupportedModelError, match="freezing is on"):
+        accelerate_pipeline(pipe, [config])
+
+
+def test_two_passes_that_change_weights() -> None:
+    pipe = tiny_pipeline("pixart")
+    with pytest.raises(ConfigError, match="given 2 times"):
+        accelerate_pipeline(pipe, [EXACT, QuantizeConfig(bits="w4a8")])
+
+
+def test_offloaded_weights() -> None:
+    pipe = tiny_pipeline("pixart")
+    denoiser_of(pipe).to("meta")
+    with pytest.raises(UnsupportedModelError, match="apply it first, then offload"):
+        accelerate_pipeline(pipe, [EXACT])
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"bits": "w5a8"}, "bits: 'w5a8' is no scheme"),
+        ({"layers": {"*.to_q": "w8a9"}}, "'w8a9' is no scheme"),
+        ({"layers": ["to_q"]}, "layers must be names"),
+        ({"bits": "plain"}, "nothing to do"),
+        ({"backend": "int_nm"}, "Did you mean 'int_mm'"),
+        ({"exact_first": -1}, "exact_first must be a whole number"),
+        ({"originals": "burn"}, "originals must be"),
+        ({"originals": "drop", "exact_last": 1}, "originals='keep'"),
+        ({"stored": {"a.colour": torch.ones(1)}}, "nothing that is stored"),
+    ],
+)
+def test_what_a_config_refuses(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        QuantizeConfig(**fields)
+
+
+def test_layers_that_there_are_not() -> None:
+    pipe = tiny_pipeline("pixart")
+    with pytest.raises(UnsupportedModelError, match=r"no layer matches 'transformer.\*.to_z'"):
+        accelerate_pipeline(pipe, [QuantizeConfig(layers={"transformer.*.to_z": "w4a8"})])
+    with pytest.raises(ConfigError, match=r"fixed scales.*none are stored"):
+        accelerate_pipeline(pipe, [QuantizeConfig(bits="w8a8-static")])
+
+
+def test_fixed_scales_by_part_of_a_run() -> None:
+    pipe = tiny_pipeline("pixart")
+    accelerate_pipeline(pipe, [EXACT])
+    session = session_of(pipe)
+    assert session is not None
+    peaks: dict[str, float] = {}
+    for name, layer in quantised_of(session.runtimes[0]).layers.items():
+        if layer.scheme.a_bits == 8:
+
+            def see(module: nn.Module, args: tuple[torch.Tensor, ...], name: str = name) -> None:
+                peaks[name] = max(peaks.get(name, 0.0), float(args[0].abs().max()))
+
+            layer.register_forward_pre_hook(see)
+    run(pipe, "pixart")
+    remove_acceleration(pipe)
+    plain = run(pipe, "pixart")
+    wide = {f"{name}.act_scale": torch.full((2,), peak / 127) for name, peak in peaks.items()}
+    half = {f"{name}.act_scale": torch.tensor([1e-6, peak / 127]) for name, peak in peaks.items()}
+    errors = []
+    for stored in (wide, half):
+        with accelerated(pipe, [QuantizeConfig(bits="w8a8-bins", stored=stored, backend="reference")]):
+            errors.append(float((run(pipe, "pixart") - plain).norm()))
+    assert errors[1] > 2 * errors[0] > 0

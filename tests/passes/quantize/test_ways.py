@@ -1,0 +1,153 @@
+"""The ways to multiply: the same integers by all of them, and which one is taken."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from dit_accel.errors import ConfigError
+from dit_accel.kernels.int8_truth import int_matmul
+from dit_accel.passes.quantize import products
+from dit_accel.passes.quantize.layer import QuantLinear, Step, reference
+from dit_accel.passes.quantize.products import PRODUCTS, Product, exact_products, is_exact, multiply_int_mm
+from dit_accel.passes.quantize.replaced import turned
+from dit_accel.passes.quantize.scheme import QuantScheme
+from dit_accel.passes.quantize.ways import Choice, Ways, bucket, candidates, in_one_operator, timed
+from dit_accel.passes.quantize.weights import quantise_weight
+
+CPU = torch.device("cpu")
+SCHEMES = ("w8a8", "w8a8-wasym-aasym", "w8a8-had", "w8a8-tensor", "w4a8", "w4a8-channel", "w4a4-had", "w4a16", "fp8")
+
+
+def layer_of(scheme: str, size: int = 64, outputs: int = 48, device: str = "cpu") -> QuantLinear:
+    known = QuantScheme.parse(scheme)
+    torch.manual_seed(0)
+    plain = nn.Linear(size, outputs).requires_grad_(False).to(device)
+    return QuantLinear(plain, quantise_weight(turned(plain.weight, known, None), known), known, Step())
+
+
+def rows(count: int, size: int = 64) -> torch.Tensor:
+    return torch.randn(count, size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("count", "size", "outputs"), [(1, 64, 48), (600, 64, 48), (17, 77, 33)])
+def test_every_way_is_the_reference(scheme: str, count: int, size: int, outputs: int) -> None:
+    layer, x = layer_of(scheme, size, outputs), rows(count, size)
+    wanted = reference(layer, x)
+    for each in candidates(layer, CPU, "auto"):
+        found = each.way(layer, x)
+        if each.name == "dequantise":
+            assert float((found - wanted).norm() / wanted.norm()) < 0.2
+        elif scheme == "fp8":  # sums of floats, in the order of whoever sums
+            assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-5)
+        else:
+            assert torch.equal(found, wanted)
+
+
+def test_the_operator_is_the_reference_too(monkeypatch) -> None:
+    layer, x = layer_of("w4a8"), rows(19)
+    assert torch.allclose(in_one_operator(layer, x), reference(layer, x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "size", "outputs"), [(1, 7, 3), (16, 64, 8), (33, 129, 65)])
+def test_int_mm_of_any_size(count: int, size: int, outputs: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(-128, 128, (n, size), generator=draw).to(torch.int8) for n in (count, outputs))
+    assert torch.equal(multiply_int_mm(a, b), int_matmul(a, b))
+
+
+def test_a_product_that_saturates_is_not_used(monkeypatch, caplog) -> None:
+    """As 8-bit units without VNNI do: pairs of products are summed in 16 bits."""
+
+    def saturating(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        pairs = a[:, None, ::2].int() * b[None, :, ::2].int() + a[:, None, 1::2].int() * b[None, :, 1::2].int()
+        return pairs.clamp(-(2**15), 2**15 - 1).sum(-1, dtype=torch.int32)
+
+    is_exact.cache_clear()
+    with (
+        PRODUCTS.temporarily("int_mm", Product(name="int_mm", devices=("cpu",), multiply=saturating)),
+        caplog.at_level(logging.WARNING, "dit_accel"),
+    ):
+        assert [product.name for product in exact_products(CPU)] == ["reference"]
+        assert "saturates" in caplog.text
+        layer, x = layer_of("w8a8"), rows(20)
+        layer.way = Ways("integers")
+        assert torch.equal(layer(x), reference(layer, x))
+        with pytest.raises(ConfigError, match="does not multiply integers exactly"):
+            candidates(layer, CPU, "int_mm")
+    is_exact.cache_clear()
+    assert products.is_exact("int_mm", "cpu")
+
+
+def test_a_product_that_fails_is_not_used(caplog) -> None:
+    def failing(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no such instruction")
+
+    with PRODUCTS.temporarily("new", Product(name="new", devices=("cpu",), multiply=failing)):
+        assert not is_exact("new", "cpu") and "no such instruction" in caplog.text
+    is_exact.cache_clear()
+
+
+def test_the_fastest_is_taken_once_for_a_shape(monkeypatch) -> None:
+    from dit_accel.passes.quantize import ways as module
+
+    monkeypatch.setattr(module, "_TIMED", {})
+    asked = []
+
+    def timing(layer: QuantLinear, x: torch.Tensor, among: list[Choice]) -> Choice:
+        asked.append(len(x))
+        return Choice(among[-1].name, among[-1].way, 1.01)
+
+    monkeypatch.setattr(module, "timed", timing)
+    layer = layer_of("w8a8")
+    layer.way = mine = Ways("auto")
+    for count in (100, 128, 129):
+        layer(rows(count))
+    assert asked == [100, 129]  # 128 is of the shape of 100
+    choice = mine.choice(layer, rows(100))
+    assert choice.name == "dequantise" and not choice.pays
+    other = Ways("auto")
+    other.choice(layer, rows(100))
+    assert asked == [100, 129]  # another pipeline of this process
+    assert [bucket(count) for count in (0, 1, 2, 3, 4096, 4097)] == [1, 1, 2, 4, 4096, 8192]
+
+
+def test_times_are_of_what_they_are_said_to_be() -> None:
+    layer, x = layer_of("w8a8", 256, 256), rows(64, 256)
+
+    def slow(layer: QuantLinear, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(200):
+            torch.linalg.matrix_norm(x)
+        return x
+
+    quick = candidates(layer, CPU, "int_mm")[0]
+    found = timed(layer, x, [Choice("slow", slow), quick])
+    assert found.name == "int_mm" and found.gain is not None and found.gain > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu(scheme: str, dtype: torch.dtype) -> None:
+    layer = layer_of(scheme, 256, 192, "cuda").to(dtype)
+    x = rows(300, 256).to("cuda", dtype)
+    wanted = reference(layer, x).float()
+    for each in candidates(layer, x.device, "auto"):
+        found = each.way(layer, x).float()
+        assert float((found - wanted).norm() / wanted.norm()) < (0.2 if each.name == "dequantise" else 0.01), each.name
+
+
+def test_torchao_rounds_as_we_do() -> None:
+    """Its grid has one point more on one side, so the integers differ, and the error is the same."""
+    torchao = pytest.importorskip("torchao.quantization")
+    layer, x = layer_of("w8a8", 256, 128), rows(64, 256)
+    assert layer.original is not None
+    wanted = layer.original(x)
+    theirs = nn.Sequential(nn.Linear(256, 128).requires_grad_(False))
+    theirs[0].load_state_dict(layer.original.state_dict())
+    torchao.quantize_(theirs, torchao.Int8DynamicActivationInt8WeightConfig(version=2))
+    errors = [float((found - wanted).norm()) for found in (layer(x), theirs(x))]
+    assert errors[0] == pytest.approx(errors[1], rel=0.1)
