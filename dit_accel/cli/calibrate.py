@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dit_accel.cli import options
-from dit_accel.cli.calibrate_output import say
+from dit_accel.cli.calibrate_output import choose_point, say
 from dit_accel.cli.console import EXIT_STOPPED, print_json, tell
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dit_accel.calibration.front import Point
     from dit_accel.calibration.spread import Spread
     from dit_accel.plan.plan import AccelerationPlan
 
@@ -180,7 +179,7 @@ def calibrate_command(
             run_sites(pipe, folder, plans=plans, branches=branches, spread=spread, **shared)
         return
     limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}
-    choose = partial(_choose, limits=limits, quiet=True)
+    choose = partial(choose_point, limits=limits, quiet=True)
     picture = Picture(folder, title=f"{name}, on search prompts", choose=choose, tell=tell)
     found, stopped = Calibration(), False
     try:
@@ -222,7 +221,7 @@ def calibrate_command(
     except KeyboardInterrupt:
         stopped = True
     picture.refresh(found.points, now=True)
-    chosen = _choose(found.front, limits, stopped)
+    chosen = choose_point(found.front, limits, stopped)
     if chosen is not None:
         best = found.plan(chosen)
         put(replace(best, name=plan_name or best.name), folder / "chosen")
@@ -276,22 +275,6 @@ def _resolved(plans: "Sequence[str | AccelerationPlan]", pipe: Any) -> "list[Acc
     from dit_accel.families.targets import find_targets
 
     return [resolve_plan(each, find_targets(pipe)) for each in plans]
-
-
-def _choose(front: "Sequence[Point]", limits: dict[str, Any], stopped: bool = False, quiet: bool = False) -> Any:
-    """The plan that was asked for; ``None``: none was, or it was stopped before there was one."""
-    from dit_accel.calibration.front import pick
-
-    if all(limit is None for limit in limits.values()):
-        return None
-    try:
-        return pick(front, **limits)
-    except ConfigError as error:
-        if not stopped and not quiet:
-            raise
-        if not quiet:
-            tell(f"so far: {error}")
-        return None
 
 
 def seconds_of(text: str) -> float:
