@@ -44,12 +44,26 @@ def taylor(steps: int, every: int, order: int) -> dict[int, dict[int, float]]:
     return found
 
 
+def neighbours(steps: int, ahead: int, order: int) -> dict[int, dict[int, float]]:
+    """The same from neighbouring steps: order + 1 in a row are computed, the next ``ahead`` are answered."""
+    found: dict[int, dict[int, float]] = {}
+    for start in range(0, steps, order + 1 + ahead):
+        last = start + order
+        for step in range(last + 1, min(steps, last + 1 + ahead)):
+            weights = [0.0] * (order + 1)
+            for k in range(order + 1):
+                for m in range(k + 1):
+                    weights[m] += (step - last) ** k / math.factorial(k) * (-1) ** m * math.comb(k, m)
+            found[step] = {last - m: weight for m, weight in enumerate(weights)}
+    return found
+
+
 def amplification(rows: dict[int, dict[int, float]], noise: torch.Tensor) -> list[float]:
-    """Of each forecast: the norm of what it makes of the outputs' noise [T, ...], by the mean norm of one."""
-    one = float(noise.flatten(1).norm(dim=1).mean())
+    """Of each forecast: the norm of what it makes of the outputs' noise [T, ...], by that of its own step."""
+    each = noise.flatten(1).norm(dim=1)
     return [
-        float(sum(weight * noise[step] for step, weight in weights.items() if step >= 0).norm()) / one
-        for weights in rows.values()
+        float(sum(weight * noise[step] for step, weight in weights.items() if step >= 0).norm() / each[answered])
+        for answered, weights in rows.items()
         if any(step >= 0 for step in weights)
     ]
 
@@ -89,6 +103,7 @@ def main() -> None:
     parser.add_argument("--speedup", type=float, default=2.5)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--num", type=int, default=8, help="prompts that are fitted to, and as many that are judged")
+    parser.add_argument("--noise-only", action="store_true", help="draw nothing with the plans")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -111,6 +126,8 @@ def main() -> None:
         joint = fit(pipe, draw, reference, computed, 0, args.num).config
     every = max(2, round(args.speedup))
     ways = {
+        "neighbours, order 1, 3 ahead": neighbours(len(noise), 3, 1),
+        "neighbours, order 2, 3 ahead": neighbours(len(noise), 3, 2),
         "Taylor, order 1": taylor(len(noise), every, 1),
         "Taylor, order 2": taylor(len(noise), every, 2),
         "Taylor, order 3": taylor(len(noise), every, 3),
@@ -123,8 +140,21 @@ def main() -> None:
     for name, rows in ways.items():
         gains = amplification(rows, noise)
         if gains:
-            result["noise"][name] = {"mean": sum(gains) / len(gains), "most": max(gains)}
-            print(f"{name:32s} noise times {sum(gains) / len(gains):.2f} on average, {max(gains):.2f} at most")
+            norms = [sum(w * w for step, w in row.items() if step >= 0) ** 0.5 for row in rows.values()]
+            alone = sum(norms) / len(norms)
+            result["noise"][name] = {"mean": sum(gains) / len(gains), "most": max(gains), "independent": alone}
+            print(
+                f"{name:32s} noise times {sum(gains) / len(gains):.2f} on average, {max(gains):.2f} at most; "
+                f"{alone:.2f} if errors of steps were independent"
+            )
+    flat = noise.flatten(1)
+    alike = torch.nn.functional.cosine_similarity(flat[1:], flat[:-1]).mean()
+    result["cosine of neighbouring errors"] = float(alike)
+    print(f"errors of neighbouring steps have a cosine of {alike:.2f}")
+    if args.noise_only:
+        if args.output is not None:
+            args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        return
     held = range(args.num, 2 * args.num)
     wanted = draw(held[0], held[-1] + 1)
     plans: dict[str, tuple[Any, ...]] = {"quantised": (config,), "plain fit": (config, plain)}

@@ -64,7 +64,13 @@ def main() -> None:
         for name, fields in NAIVE.items()  # type: ignore[arg-type]
     }
     if args.fit:
-        rows |= fitted_rows(pipe, lambda: draw(load_prompts("search", kind).prompts[: args.recorded], 60_000))
+        searched = load_prompts("search", kind).prompts
+        most = round(args.recorded * 0.75)
+        rows |= fitted_rows(
+            pipe,
+            lambda: draw(searched[:most], 60_000),
+            lambda: draw(searched[most : args.recorded], 60_000 + most),
+        )
     result: dict[str, Any] = {"model": args.model, "n": args.num, "prompts": "certify", "rows": {}}
     for name, config in rows.items():
         with accelerated(pipe, [config]):
@@ -87,9 +93,9 @@ def main() -> None:
             args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def fitted_rows(pipe: Any, run: Any) -> dict[str, QuantizeConfig]:
+def fitted_rows(pipe: Any, run: Any, check: Any) -> dict[str, QuantizeConfig]:
     """The same widths, calibrated; and fixed scales, which is what calibration alone cannot save."""
-    records = record_layers(pipe, run)
+    records = record_layers(pipe, run, check)
     found = {}
     for name, text, how in (
         ("w8a8, calibrated", "w8a8", {}),

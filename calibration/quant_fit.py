@@ -25,6 +25,7 @@ ALPHAS = (0.1, 0.3, 0.5, 0.7)
 SMALLEST_BLOCK = 16  # a rotation of fewer channels spreads nothing
 # Squared error that smoothing, and that rotation, must leave at most of what there is without.
 WORTH_SMOOTHING, WORTH_ROTATING = 0.9, 0.75
+DAMPINGS = (0.02, 0.3, 3.0)  # the more, the nearer to rounding to the nearest: for layers that were shown little
 SMALLEST_CHANNEL = 1e-5  # ViDiT-Q's, of a channel that is always 0
 
 
@@ -109,10 +110,12 @@ def fit_layer(
     best = tried[alpha, turn]
     errors = {"nearest": tried[None, turns[0]], "balanced": best, "fitted": best}
     if by_columns and scheme.w_bits == 4 and scheme.group:
-        better = round_by_columns(turned(weight, chosen, smooth), chosen, moved_moments(record, chosen, smooth))
-        error = _error(rows, wanted, better, chosen, smooth, record)
-        if error < best:
-            rounded, errors["fitted"] = better, error
+        matrix, moments = turned(weight, chosen, smooth), moved_moments(record, chosen, smooth)
+        for damping in DAMPINGS:
+            better = round_by_columns(matrix, chosen, moments, damping=damping)
+            error = _error(rows, wanted, better, chosen, smooth, record)
+            if error < errors["fitted"]:
+                rounded, errors["fitted"] = better, error
     bias = None
     if correct_bias:
         bias, errors["fitted"] = _bias(layer, rows, wanted, rounded, chosen, smooth, record)

@@ -99,18 +99,10 @@ def keep_calls(pipe: Any, run: Callable[[], object], *, count: int = CALLS, sche
 class _Keeper:
     def __init__(self, name: str, kept: list[KeptCall], count: int) -> None:
         self.name, self.kept, self.count = name, kept, count
-        self.last: tuple[int, int] | None = None
-        self.place = 0
 
     def __call__(self, call: Call, inner: Inner) -> Any:
-        here = (call.run.number, call.step)
-        self.place = self.place + 1 if here == self.last else 0
-        self.last = here
         output = inner(call)
-        every = max(1, call.run.num_steps // self.count)
-        # Of two guidance branches that are two calls, each in turn.
-        own_turn = call.step % every == 0 and (call.step // every) % 2 == self.place % 2
-        if own_turn or call.run.num_steps <= self.count:
+        if call.step % max(1, call.run.num_steps // self.count) == 0:
             args, kwargs = map_tree(_cloned, call.args), map_tree(_cloned, call.kwargs)
             self.kept.append(KeptCall(denoiser=self.name, args=args, kwargs=kwargs, output=flat(output)))
         return output

@@ -6,7 +6,7 @@ of all prompts, steps and guidance branches alike. Memory, bytes: a layer takes 
 channels; a layer of 3072 channels 50 MB, so that a model of hundreds of such layers is recorded in ``parts``.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +27,7 @@ from dit_accel.session.session import session_of
 BY = "calibration"
 BINS = 4  # parts of a run, as in ViDiT-Q
 ROWS = 384  # of a layer, kept as they were
+RECORDED_BYTES = 8 * 2**30  # of layers that are recorded at a time
 _EVERYTHING = StaticCacheConfig(schedule=GeneratorSpec("every_n", n=1), invariants=False)
 
 
@@ -38,7 +39,7 @@ class LayerRecord:
         bins: Parts that a run is cut into.
         peaks: fp32 [bins, K], the largest absolute value of each channel; noughts of a part that was not seen.
         moments: fp32 [K, K], mean of the products of two channels.
-        rows: fp32 [R, K], some rows.
+        rows: fp32 [R, K], some rows: what rounded weights are judged by, best of prompts that moments are not of.
         count: Rows that ``moments`` is the mean of.
     """
 
@@ -64,8 +65,7 @@ class _Gathered:
     count: int = 0
     kept: list[Tensor] = field(default_factory=list)
 
-    def add(self, rows: Tensor, part: int, each: int) -> None:
-        rows = rows.detach().float()
+    def add(self, rows: Tensor, part: int) -> None:
         if self.peaks is None or self.moments is None:
             size = rows.shape[1]
             self.peaks = torch.zeros(self.bins, size, device=rows.device)
@@ -73,12 +73,16 @@ class _Gathered:
         self.peaks[part] = torch.maximum(self.peaks[part], rows.abs().amax(0))
         self.moments.addmm_(rows.mT, rows)
         self.count += len(rows)
+
+    def keep(self, rows: Tensor, each: int) -> None:
         places = torch.randint(len(rows), (min(each, len(rows)),), generator=self.draw)
         self.kept.append(rows[places.to(rows.device)].cpu())
 
     def record(self, name: str) -> LayerRecord:
         if self.peaks is None or self.moments is None:
             raise ConfigError(f"'{name}' was never called, so there is nothing to round it by")
+        if not self.kept:
+            raise ConfigError(f"'{name}' was not called for the prompts that it is judged by")
         rows = torch.cat(self.kept)
         chosen = torch.randperm(len(rows), generator=self.draw)[: self.wanted]
         moments = (self.moments / max(1, self.count)).cpu()
@@ -92,6 +96,7 @@ class _Gathered:
 def record_layers(
     pipe: Any,
     run: Callable[[], object],
+    check: Callable[[], object] | None = None,
     *,
     names: Collection[str] | None = None,
     bins: int = BINS,
@@ -103,6 +108,8 @@ def record_layers(
     Args:
         pipe: A pipeline, or a bare denoiser. What is applied to it is taken off meanwhile.
         run: Draws with it, as it will be used, for prompts that it is not judged by.
+        check: Draws other prompts, of which the rows are kept: layers that see text alone are soon fitted to the few
+            texts they were shown, and only others tell. ``None``: rows are of ``run``.
         names: Of the linear layers, as plans call them; ``None``: all inside of blocks.
         bins: Parts that a run is cut into.
         rows: Rows of each layer that are kept.
@@ -115,9 +122,31 @@ def record_layers(
     with accelerated(pipe, _EVERYTHING, scheduler=scheduler):
         session = session_of(pipe)
         assert session is not None
-        with _watching(session.runtimes, gathered, names, bins, rows):
+        phase = _Phase(keeps=check is None)
+        with _watching(session.runtimes, gathered, names, bins, rows, phase):
             run()
+            if check is not None:
+                phase.sums, phase.keeps = False, True
+                check()
     return {name: each.record(name) for name, each in gathered.items()}
+
+
+def in_parts(columns: Mapping[str, int]) -> list[list[str]]:
+    """The layers in parts that fit into memory together while they are recorded.
+
+    Args:
+        columns: K of each layer, by name.
+    """
+    parts: list[list[str]] = []
+    room = 0
+    for name, size in columns.items():
+        need = 4 * size * (size + 4 * ROWS)
+        if need > room:
+            parts.append([])
+            room = RECORDED_BYTES
+        parts[-1].append(name)
+        room -= need
+    return parts
 
 
 def recordable(runtime: DenoiserRuntime, names: Collection[str] | None) -> Iterator[tuple[str, Found]]:
@@ -138,6 +167,7 @@ def _watching(
     names: Collection[str] | None,
     bins: int,
     rows: int,
+    phase: "_Phase",
 ) -> Iterator[None]:
     handles = []
     try:
@@ -146,11 +176,19 @@ def _watching(
             runtime.around(place, order=100, by=BY)
             for number, (name, found) in enumerate(recordable(runtime, names)):
                 gathered[name] = _Gathered(bins, rows, torch.Generator().manual_seed(number))
-                handles.append(found.layer.register_forward_pre_hook(_hook(gathered[name], place, rows)))
+                handles.append(found.layer.register_forward_pre_hook(_hook(gathered[name], place, rows, phase)))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Phase:
+    """Whether what layers see now goes into sums, and whether rows of it are kept."""
+
+    keeps: bool
+    sums: bool = True
 
 
 class _Place:
@@ -165,11 +203,18 @@ class _Place:
         return inner(call)
 
 
-def _hook(gathered: _Gathered, place: _Place, rows: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+def _hook(
+    gathered: _Gathered, place: _Place, rows: int, phase: _Phase
+) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     def see(module: nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0]
-        if isinstance(x, Tensor) and x.numel():
+        if not isinstance(x, Tensor) or not x.numel():
+            return
+        given = x.detach().reshape(-1, x.shape[-1]).float()
+        if phase.sums:
+            gathered.add(given, place.part)
+        if phase.keeps:
             # More than the share of a step, for there may be one prompt or many: the rest is drawn from at the end.
-            gathered.add(x.reshape(-1, x.shape[-1]), place.part, max(8, 2 * rows // place.steps))
+            gathered.keep(given, max(8, 2 * rows // place.steps))
 
     return see

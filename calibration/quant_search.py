@@ -14,7 +14,7 @@ from dit_accel.calibration.quant_fit import LayerFit, fit_layer
 from dit_accel.calibration.quant_gram import CALLS, Gram, Place, gram_matrix, keep_calls
 from dit_accel.calibration.quant_job import QuantJob, key_of
 from dit_accel.calibration.quant_latency import layer_seconds
-from dit_accel.calibration.quant_record import ROWS, record_layers
+from dit_accel.calibration.quant_record import in_parts, record_layers
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.metrics.fidelity import differences
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
@@ -32,9 +32,9 @@ from dit_accel.prompts import load_prompts
 
 # That layers are recorded on; with fewer, what reads text alone is fitted to those few.
 NUM_IMAGES, NUM_VIDEOS = 64, 12
+CHECKED_FRAC = 0.25  # of these, that rounded layers are judged by and not fitted to
 JUDGED = 8  # others, that choices are judged on
 SEED = 60_000  # of the first prompt; certificates count from 0, trajectories from 50 000
-RECORDED_BYTES = 8 * 2**30  # of layers that are recorded at a time
 TOLERANCE = 0.01  # of the memory as it was, to which a budget is searched
 
 CONTENT_PROMPTS = 2  # that single layers are drawn with
@@ -120,9 +120,16 @@ class Search:
         widths = [low, QuantScheme()] if mixed and low.w_bits < 8 else [low]
         missing = [name for name in self.layers if any((name, str(width)) not in self.fits for width in widths)]
         done = len(self.layers) - len(missing)
-        for names in self._parts(missing):
+        for names in in_parts({name: self.layers[name].columns for name in missing}):
             self.tell("record", done, len(self.layers))
-            records = record_layers(self.pipe, lambda: self.draw(self.recorded), names=names)
+            most = max(1, round(len(self.recorded) * (1 - CHECKED_FRAC)))
+            shown, kept_back = self.recorded[:most], self.recorded[most:] or self.recorded
+            records = record_layers(
+                self.pipe,
+                lambda some=shown: self.draw(some),  # type: ignore[misc]
+                lambda some=kept_back: self.draw(some),  # type: ignore[misc]
+                names=names,
+            )
             for name in names:
                 layer = self.layers[name].layer
                 assert isinstance(layer, nn.Linear)
@@ -134,20 +141,6 @@ class Search:
                 done += 1
                 self.tell("fit", done, len(self.layers))
             self.job.keep_fits(self.fits)
-
-    def _parts(self, names: Sequence[str]) -> list[list[str]]:
-        """The layers in parts that fit into memory together while they are recorded."""
-        parts: list[list[str]] = []
-        room = 0
-        for name in names:
-            size = self.layers[name].columns
-            need = 4 * size * (size + 4 * ROWS)
-            if need > room:
-                parts.append([])
-                room = RECORDED_BYTES
-            parts[-1].append(name)
-            room -= need
-        return parts
 
     def measure_gram(self) -> None:
         self.gram = self.job.gram()

@@ -146,6 +146,9 @@ def test_recorded_layers_and_a_plan_of_them(name: str) -> None:
     assert record.rows.shape[0] <= 50 and record.moments.shape == (layer.in_features, layer.in_features)
     assert (record.peaks > 0).all() and float(record.rows.abs().max()) <= float(record.peak.max())
     assert torch.allclose(record.moments.diagonal().sqrt() <= record.peak, torch.tensor(True))
+    shown: list[int] = []
+    other = record_layers(pipe, lambda: shown.append(1) or run(), lambda: shown.append(2) or run(), bins=2, rows=50)
+    assert shown == [1, 2] and torch.equal(other[path].moments, record.moments) and len(other[path].rows) == 50
     names = list(records)[:4]
     stored: dict[str, torch.Tensor] = {}
     schemes = {}
@@ -158,3 +161,10 @@ def test_recorded_layers_and_a_plan_of_them(name: str) -> None:
         with accelerated(pipe, [QuantizeConfig(bits="plain", modulation="plain", layers=schemes, stored=kept)]):
             errors.append(float((run() - plain).norm()))
     assert 0 < errors[1] < errors[0]
+
+
+def test_large_layers_are_recorded_in_parts() -> None:
+    from dit_accel.calibration.quant_record import in_parts
+
+    assert in_parts({"a": 256, "b": 1024}) == [["a", "b"]]
+    assert in_parts(dict.fromkeys("abc", 30_000)) == [["a", "b"], ["c"]]

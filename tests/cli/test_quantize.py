@@ -60,6 +60,7 @@ def test_a_budget_is_kept_and_the_search_goes_on(
     assert other.exit_code == 2 and "quantisation plan" in other.output
 
 
+@pytest.mark.slow
 def test_the_distance_that_was_asked_for_is_kept(run: Any, tiny_folder: str, tmp_path: Path) -> None:
     pytest.importorskip("scipy")
     from dit_accel.evaluation.metrics.perceptual import available_perceptual
