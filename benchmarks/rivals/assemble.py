@@ -13,10 +13,12 @@ from dit_accel.families.pipeline import find_denoisers
 from rivals.arena import Arena
 from rivals.base import Setting
 from rivals.measure import FEWER, PLAIN, Entry, Measurement
+from rivals.registry import all_rivals
 from rivals.work import Tally, action
 
 KINDS = {PLAIN: "plain", FEWER: "fewer_steps", "dit-accel": "plan"}
 FEW_IMAGES = 100
+NOT_ASKED_FOR = "this run was told to leave it out"
 
 
 def assemble(measurement: Measurement, entries: Sequence[Entry], command: Sequence[str]) -> Report:
@@ -44,6 +46,12 @@ def assemble(measurement: Measurement, entries: Sequence[Entry], command: Sequen
         outcome = store.outcome(rival.name)
         if rival.name not in present and outcome is not None:
             absent.append(Absent(name=rival.name, **outcome["absent"]))
+    asked_for = {rival.name for rival in measurement.rivals}
+    absent += [
+        Absent(name=rival.name, rival=rival.name, status="not measured", reason=NOT_ASKED_FOR)
+        for rival in all_rivals()
+        if rival.name not in asked_for
+    ]
     return Report(
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=tuple(command),

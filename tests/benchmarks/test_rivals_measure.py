@@ -135,6 +135,7 @@ def test_everyone_is_accounted_for(whole: Report, tmp_path: Path) -> None:
     assert "a quick run: 6 settings of the sweeps were left out" in whole.notes
     absent = {each.name: each for each in whole.absent}
     assert absent["Broken 1"].status == "failed" and "no such luck" in absent["Broken 1"].reason
+    assert absent["T-GATE"].reason == "this run was told to leave it out" and "FORA" not in absent
     assert absent["Missing"].status == "no adapter" and absent["Missing"].reason == "it needs a UNet"
     idle = whole.variant("Idle 1").contender
     assert idle is not None and idle.action is not None and not idle.action.acted
@@ -153,8 +154,7 @@ def test_a_deadline_ends_with_a_report_that_says_so(model: Path, tmp_path: Path)
     clock = itertools.count()
     measurement.limits = Limits(rounds=5, deadline=6, quick=True, clock=lambda: float(next(clock)))
     report = _report(measurement)
-    late = [each for each in report.absent if each.status == "not measured"]
-    assert late and all(each.reason == "the time allowed was over" for each in late)
+    assert any(each.reason == "the time allowed was over" for each in report.absent)
     assert report.settings.repeats == 3
 
 

@@ -71,7 +71,7 @@ class Absent(Record):
         name: Of the setting, or of the technique where none of its settings could be run.
         rival: Name of the technique.
         status: ``no adapter``: it cannot act on this model; ``failed``: it raised an error; ``not measured``: the time
-            allowed was over.
+            allowed was over, or it was left out.
         reason: One sentence.
     """
 
