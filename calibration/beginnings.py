@@ -6,7 +6,7 @@ the calls of that plan, with weights fitted anew to this search's prompts, or at
 
 from collections.abc import Collection, Sequence
 
-from dit_accel.calibration.books import Steps
+from dit_accel.calibration.calls import Steps, joined
 from dit_accel.calibration.choose import Gaps, choose_steps
 from dit_accel.errors import ConfigError
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
@@ -14,15 +14,20 @@ from dit_accel.plan.plan import AccelerationPlan
 from dit_accel.schedules.theory import typical_steps
 
 
-def first_choices(gaps: Gaps, plans: Sequence[AccelerationPlan] = ()) -> list[Steps]:
+def first_choices(gaps: Gaps, plans: Sequence[AccelerationPlan] = (), *, half_calls: bool = False) -> list[Steps]:
     """The sets of steps that a search begins with: of the surrogate for every size, of theory for twofold, of plans.
+
+    Half calls of plans are among them where ``half_calls`` are searched for.
 
     Raises:
         ConfigError: A plan says nothing of which evaluations are computed.
     """
     found = [choice.computed for size in ladder(gaps.steps) for choice in choose_steps(gaps, size, count=1)]
     found.append(tuple(sorted({*typical_steps(gaps.steps, max(2, gaps.steps // 2)), *gaps.boundaries})))
-    found += [steps_of_plan(plan, gaps.steps, gaps.boundaries) for plan in plans]
+    for plan in plans:
+        steps, config = steps_of_plan(plan, gaps.steps, gaps.boundaries), trajectory_of(plan)
+        half = [step for step, alone in enumerate(config.conditional) if alone]
+        found.append(joined(steps, half if half_calls and config.num_steps == gaps.steps else ()))
     return list(dict.fromkeys(found))
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dit_accel.calibration.calls import Steps as Steps
 from dit_accel.calibration.front import Point
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.progress_files import claim, read_sound, write_json
 
-Steps = tuple[int, ...]
 JOB_FILE, STATE_FILE, COPY_FILE = "job.json", "judged.json", "judged.last-generation.json"
 WORDS = 625  # of a Mersenne twister's state
 

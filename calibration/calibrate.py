@@ -14,6 +14,7 @@ import torch
 
 from dit_accel.calibration.beginnings import first_choices, told, trajectory_of
 from dit_accel.calibration.books import Books, Steps
+from dit_accel.calibration.calls import cost_of
 from dit_accel.calibration.choose import Gaps, gram_of
 from dit_accel.calibration.cohorts import in_cohorts
 from dit_accel.calibration.evolve import evolve
@@ -90,6 +91,7 @@ def calibrate(
     seed: int = 0,
     guidance_values: Sequence[float] = (),
     branches: bool = False,
+    half_calls: bool = False,
     tail: float = 0.0,
     sweeps: int = 0,
     cohort: int | None = None,
@@ -111,6 +113,7 @@ def calibrate(
         seed: Of the search.
         guidance_values: Further guidance scales to fit the weights of plans to; between them they are interpolated.
         branches: Fit weights of its own to each guidance branch: closer wherever there are two, and no scheduler form.
+        half_calls: Also try calls of which the conditional branch alone is computed; takes ``branches``.
         tail: How much more difficult prompts count in every fit; see :mod:`.emphasis`. Triples what judging costs.
         sweeps: How often the answers of the front's plans are refitted at last for the end of the run; see
             :mod:`.sweeps`.
@@ -139,10 +142,13 @@ def calibrate(
             )
     if sweeps < 0 or not 0 <= tail < float("inf"):
         raise ConfigError(f"'sweeps' and 'tail' must be numbers from 0, got {sweeps!r} and {tail!r}")
+    if half_calls and (not branches or guidance_values):
+        raise ConfigError("half calls take weights of each guidance branch ('branches'), and one guidance scale")
     folder = Path(folder)
     identity = subject.identity(
         seed=seed,
         branches=branches,
+        half_calls=half_calls,
         tail=tail or None,
         sweeps=sweeps or None,
         cohort=cohort,
@@ -196,8 +202,8 @@ def calibrate(
         return [books.points.get(steps) for steps in batch]
 
     calibration._plan = finisher.plan
-    seeds = first_choices(gaps, plans)
-    first = min(seeds, key=lambda steps: abs(gaps.steps / len(steps) - FIRST_SPEEDUP))
+    seeds = first_choices(gaps, plans, half_calls=half_calls)
+    first = min(seeds, key=lambda steps: abs(gaps.steps / cost_of(steps) - FIRST_SPEEDUP))
     calibration.take(books)
     errand = Errand(
         prompts=subject.prompts,
@@ -208,7 +214,16 @@ def calibrate(
         cohort=cohort,
     )
     with spread(errand, judge) as spread_out:
-        for generation in evolve(seeds, judge_all, gaps, seed=seed, standing=books.standing, tried=books.tried()):
+        search = evolve(
+            seeds,
+            judge_all,
+            gaps,
+            seed=seed,
+            standing=books.standing,
+            tried=books.tried(),
+            half_calls=half_calls,
+        )
+        for generation in search:
             if not books.points:
                 raise _nothing_judged(books)
             books.stand(generation.number, [point.computed for point in generation.population], generation.rng)

@@ -33,13 +33,10 @@ from dit_accel.calibration.ecad_genome import (
     schedule_of,
     sites_of,
 )
+from dit_accel.calibration.ecad_judges import closeness, judge_named
 from dit_accel.calibration.site_times import count_plain_macs
-from dit_accel.errors import AccelerationWarning, ConfigError, MissingDependencyError
-from dit_accel.evaluation.metrics.alignment import Judge
-from dit_accel.evaluation.metrics.perceptual import load_perceptual
+from dit_accel.errors import AccelerationWarning, ConfigError
 from dit_accel.evaluation.progress_files import claim, read_json, write_json
-from dit_accel.evaluation.suites.judges import load_judge
-from dit_accel.evaluation.suites.protocols import IMAGE_REWARD, TWO_TOWER
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.static_cache import StaticCacheConfig
 from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video, steps_of
@@ -52,11 +49,8 @@ from dit_accel.schedules.lowering import REUSE, SKIP, lower
 NUM_PROMPTS, SEEDS_EACH = 100, 10  # 1,000 images a candidate
 BATCH = 16
 JOB_FILE, STATE_FILE = "job.json", "judged.json"
-ST_LPIPS = "st_lpips"
 NOTE = f"found by ECAD's search with the judge '{{}}', {NOT_CERTIFIED}: `dit-accel certify` measures it"
 
-Score = Callable[[torch.Tensor, Sequence[str], Sequence[int]], Sequence[float]]
-"""From pictures, captions and the places of these among all images to scores, higher is better."""
 OnEcad = Callable[[str, float, "EcadCalibration"], None]
 
 
@@ -170,7 +164,7 @@ def calibrate_ecad(
     graph, sites, steps = target.layout.graph, sites_of(target.layout.graph), steps_of(pipe, chosen)
     if not sites:
         raise ConfigError("no attention or feed-forward was found that a genome could decide on")
-    name, scorer = _judge(judge, Path(weights))
+    name, scorer = judge_named(judge, Path(weights))
     sample = sample_weights(target.denoiser)
     identity = {
         "what": "ecad",
@@ -193,7 +187,7 @@ def calibrate_ecad(
             return generate(pipe, captions[first:last], range(SEED + first, SEED + last), chosen)
 
     batches = [(first, min(first + BATCH, len(captions))) for first in range(0, len(captions), BATCH)]
-    score = scorer if scorer is not None else _closeness([draw(*batch) for batch in batches])
+    score = scorer if scorer is not None else closeness([draw(*batch) for batch in batches])
     report = count_plain_macs(pipe, lambda: draw(0, 1))[target.name]
 
     def macs(bits: Bits) -> int:
@@ -280,34 +274,6 @@ def _children(
             if child not in known:
                 made[child] = None
     return list(made)[:count]
-
-
-def _judge(name: str | None, weights: Path) -> tuple[str, Score | None]:
-    """A judge's name and its scores; ``None`` in place of these for the distance from the plain pictures."""
-    wanted = (name,) if name is not None else (IMAGE_REWARD, TWO_TOWER, ST_LPIPS)
-    reasons = []
-    for each in wanted:
-        try:
-            if each == ST_LPIPS:
-                load_perceptual(ST_LPIPS)
-                return each, None
-            return each, _by(load_judge(each, weights))
-        except (ConfigError, MissingDependencyError) as error:
-            if name is not None:
-                raise
-            reasons.append(f"{each}: {error}")
-    raise MissingDependencyError("no judge is at hand; " + "; ".join(reasons))
-
-
-def _by(judge: Judge) -> Score:
-    return lambda images, texts, places: judge.scores(images, texts)
-
-
-def _closeness(plain: Sequence[torch.Tensor]) -> Score:
-    """1 - ST-LPIPS to the plain pictures: not what ECAD maximises, but at hand offline for any model."""
-    every = torch.cat(list(plain))
-    distance = load_perceptual(ST_LPIPS)
-    return lambda images, texts, places: (1 - distance(images, every[list(places)])).tolist()
 
 
 def _hypervolume(points: Sequence[EcadPoint]) -> float | None:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dit_accel.calibration.books import Standing, Steps, rng_of, text_of
+from dit_accel.calibration.books import Standing, rng_of, text_of
+from dit_accel.calibration.calls import Steps, at, cost_of, halves, joined, whole
 from dit_accel.calibration.choose import Gaps
 from dit_accel.calibration.front import Point
 from dit_accel.errors import MissingDependencyError
@@ -53,6 +54,7 @@ def evolve(
     seed: int = 0,
     standing: Standing | None = None,
     tried: Mapping[Steps, Point | None] | None = None,
+    half_calls: bool = False,
 ) -> Iterator[Generation]:
     """Generation after generation, without end; the caller stops.
 
@@ -65,6 +67,7 @@ def evolve(
         seed: Of the random choices.
         standing: Go on from the end of this generation, which is the first that is told.
         tried: All that had been tried by then.
+        half_calls: Whether the conditional guidance branch alone may be computed.
 
     Raises:
         MissingDependencyError: DEAP is not installed.
@@ -79,7 +82,7 @@ def evolve(
     while True:
         points, all_points = tuple(alive.values()), [point for point in everyone.values() if point is not None]
         yield Generation(number=number, population=points, hypervolume=hypervolume(all_points), rng=text_of(rng))
-        new = _judged(judge, _brood(rng, list(alive), everyone, gaps, children) if alive else [])
+        new = _judged(judge, _brood(rng, list(alive), everyone, gaps, children, half_calls) if alive else [])
         everyone |= new
         alive |= _alive(new, new)
         alive = {steps: alive[steps] for steps in select(alive, population)}
@@ -94,39 +97,43 @@ def _alive(among: Mapping[Steps, Point | None], which: Collection[Steps]) -> dic
     return {steps: point for steps in which if (point := among[steps]) is not None}
 
 
-def _brood(rng: random.Random, parents: list[Steps], known: Collection[Steps], gaps: Gaps, count: int) -> list[Steps]:
-    """Children that were never judged, those that the surrogate likes best for their number of steps."""
+def _brood(
+    rng: random.Random, parents: list[Steps], known: Collection[Steps], gaps: Gaps, count: int, half_calls: bool
+) -> list[Steps]:
+    """Children that were never judged, those that the surrogate likes best for what they cost."""
     made: dict[Steps, float] = {}
     for _ in range(50 * count):
         if len(made) >= BROOD * count:
             break
         first, second = (rng.choice(parents) for _ in range(2))
         child = mutated(rng, crossed(rng, first, second, gaps.steps) if rng.random() < 0.5 else first, gaps)
+        if half_calls and rng.random() < 0.5:
+            child = halved(rng, child, gaps)
         if child not in known and child not in made:
             made[child] = surrogate(gaps, child)
-    best_of: dict[int, float] = {}
-    for steps, cost in made.items():
-        best_of[len(steps)] = min(cost, best_of.get(len(steps), cost))
-    ranked = sorted(made, key=lambda steps: (made[steps] / max(best_of[len(steps)], 1e-30), steps))
+    best_of: dict[float, float] = {}
+    for steps, error in made.items():
+        best_of[cost_of(steps)] = min(error, best_of.get(cost_of(steps), error))
+    ranked = sorted(made, key=lambda steps: (made[steps] / max(best_of[cost_of(steps)], 1e-30), steps))
     chosen: list[Steps] = []
-    sizes: set[int] = set()
+    sizes: set[float] = set()
     for steps in ranked:  # one of each size first, so that the whole front goes forward
-        if len(steps) not in sizes and len(chosen) < count:
+        if cost_of(steps) not in sizes and len(chosen) < count:
             chosen.append(steps)
-            sizes.add(len(steps))
+            sizes.add(cost_of(steps))
     return [*chosen, *(steps for steps in ranked if steps not in chosen)][:count]
 
 
 def crossed(rng: random.Random, first: Steps, second: Steps, num_steps: int) -> Steps:
     """The early steps of one parent and the late ones of the other."""
     cut = rng.randrange(1, num_steps)
-    return tuple([step for step in first if step < cut] + [step for step in second if step >= cut])
+    return tuple([name for name in first if at(name) < cut] + [name for name in second if at(name) >= cut])
 
 
 def mutated(rng: random.Random, steps: Steps, gaps: Gaps) -> Steps:
-    """One or two computed steps moved, one left out or one put in; the first and every boundary stay."""
+    """One or two computed steps moved, one left out or put in; the first and every boundary stay, half calls too."""
     fixed = {0, *gaps.boundaries}
-    chosen = set(steps) | fixed
+    chosen = set(whole(steps)) | fixed
     for _ in range(rng.choice((1, 1, 2))):
         free = sorted(chosen - fixed)
         what = rng.random()
@@ -140,11 +147,30 @@ def mutated(rng: random.Random, steps: Steps, gaps: Gaps) -> Steps:
             chosen.remove(rng.choice(free))
         else:
             chosen.add(rng.randrange(1, gaps.steps))
-    return tuple(sorted(chosen))
+    return joined(chosen, halves(steps))
+
+
+def halved(rng: random.Random, steps: Steps, gaps: Gaps) -> Steps:
+    """A whole call becomes two halves, or a half one comes or goes; or two of these."""
+    full, half = set(whole(steps)), set(halves(steps))
+    for _ in range(rng.choice((1, 2))):
+        free, what = sorted(full - {0, *gaps.boundaries}), rng.random()
+        if what < 0.4 and free:  # another half beside the one that is left, so that the cost is the same
+            old = rng.choice(free)
+            full.remove(old)
+            half |= {old, rng.randrange(1, gaps.steps)}
+        elif what < 0.7 and half:
+            half.remove(rng.choice(sorted(half)))
+        else:
+            half.add(rng.randrange(1, gaps.steps))
+    return joined(full, half - full)
 
 
 def surrogate(gaps: Gaps, steps: Steps) -> float:
-    """What the Gram matrix expects of a set of steps."""
+    """What the Gram matrix expects of a set of steps; of half calls half of what whole ones would spare."""
+    if halves(steps):
+        full = whole(steps)
+        return (surrogate(gaps, full) + surrogate(gaps, tuple(sorted({*full, *halves(steps)})))) / 2
     cost = 0.0
     for place, step in enumerate(steps):
         following = steps[place + 1] if place + 1 < len(steps) else gaps.steps
@@ -159,7 +185,7 @@ def hypervolume(points: Any) -> float | None:
         import moocore
     except ImportError:
         return None
-    table = [[len(point.computed) / point.num_steps, -point.score_db] for point in points]
+    table = [[point.cost_frac, -point.score_db] for point in points]
     return float(moocore.hypervolume(table, ref=[1.0, -15.0])) if table else 0.0
 
 
@@ -175,7 +201,7 @@ def _selection() -> Callable[[dict[Steps, Point], int], list[Steps]]:
     class Individual:
         def __init__(self, steps: Steps, point: Point) -> None:
             self.steps = steps
-            self.fitness = Fitness((len(point.computed) / point.num_steps, point.score_db))
+            self.fitness = Fitness((point.cost_frac, point.score_db))
 
     def select(alive: dict[Steps, Point], count: int) -> list[Steps]:
         individuals = [Individual(steps, point) for steps, point in alive.items()]

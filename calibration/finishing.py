@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dit_accel.calibration.books import Steps
+from dit_accel.calibration.calls import Steps, words
 from dit_accel.calibration.cohorts import in_cohorts
 from dit_accel.calibration.front import Point
 from dit_accel.calibration.guard import with_guard
@@ -53,7 +53,7 @@ class Finisher:
             return kept
         config = self.configs.get(point.computed) or self.judge.fit(point.computed).config
         return AccelerationPlan(
-            name=f"trajectory-{len(point.computed)}-of-{point.num_steps}",
+            name=f"trajectory-{words(point.computed)}-of-{point.num_steps}",
             passes=(config,),
             fingerprints=self.subject.fingerprints,
             conditions=self.judge.reference.conditions,

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dit_accel.calibration.calls import cost_of
 from dit_accel.errors import ConfigError
 
 
@@ -12,7 +13,7 @@ class Point:
     """A set of computed evaluations that was fitted and judged by real runs on search prompts.
 
     Attributes:
-        computed: The evaluations.
+        computed: The evaluations; half calls as :mod:`.calls` has them.
         num_steps: T.
         psnr_db: Mean over prompts of the PSNR of pictures to the plain run's.
         worst_db: Mean over the worst tenth of the prompts, at least one.
@@ -27,8 +28,13 @@ class Point:
 
     @property
     def saved(self) -> float:
-        """Evaluations of a run by those that are computed: what the wall clock can show at most."""
-        return self.num_steps / len(self.computed)
+        """Evaluations of a run by those that are computed, halves as such: what the wall clock can show at most."""
+        return self.num_steps / cost_of(self.computed)
+
+    @property
+    def cost_frac(self) -> float:
+        """The share of evaluations that are computed."""
+        return cost_of(self.computed) / self.num_steps
 
     @property
     def score_db(self) -> float:
@@ -47,11 +53,12 @@ class Point:
 
 def front_of(points: Iterable[Point]) -> tuple[Point, ...]:
     """Those that no other one beats, fewest computed evaluations first."""
-    best: dict[int, Point] = {}
+    best: dict[float, Point] = {}
     for point in points:
-        known = best.get(len(point.computed))
+        cost = cost_of(point.computed)
+        known = best.get(cost)
         if known is None or point.score_db > known.score_db:
-            best[len(point.computed)] = point
+            best[cost] = point
     found: list[Point] = []
     for size in sorted(best):
         if not found or best[size].score_db > found[-1].score_db:

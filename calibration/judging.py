@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dit_accel.calibration.books import Steps
+from dit_accel.calibration.calls import Steps, halves, whole
 from dit_accel.calibration.cohorts import in_cohorts
 from dit_accel.calibration.fit import Fitted, fit
 from dit_accel.calibration.front import Point
@@ -113,10 +113,11 @@ class Judge:
                 self.pipe,
                 self.draw,
                 self.reference,
-                steps,
+                whole(steps),
                 0,
                 count,
                 branches=self.branches,
+                conditional=halves(steps),
                 tail=self.tail,
                 sweeps=sweeps,
             )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dit_accel.calibration.calls import words
 from dit_accel.calibration.front import Point, front_of
 from dit_accel.errors import MissingDependencyError
 from dit_accel.evaluation.progress_files import write_whole
@@ -46,7 +47,7 @@ def draw_front(points: Sequence[Point], path: Path, *, chosen: Point | None = No
         saved, worst, "o--", color=BLUE, markersize=3, linewidth=1, alpha=0.6, label="front: worst tenth", zorder=2
     )
     if chosen is not None:
-        label = f"chosen: {len(chosen.computed)} of {chosen.num_steps}, {chosen.psnr_db:.1f} dB"
+        label = f"chosen: {words(chosen.computed)} of {chosen.num_steps}, {chosen.psnr_db:.1f} dB"
         axes.plot([chosen.saved], [chosen.psnr_db], "o", color=RED, markersize=8, label=label, zorder=4)
     axes.set_xlim(1.0, max(2.5, 1.05 * max(saved)))
     axes.set_xlabel("evaluations saved: of a run by those that are computed")

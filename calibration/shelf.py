@@ -10,16 +10,17 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from dit_accel.calibration.calls import halves, whole, words
 from dit_accel.calibration.front import Point
 from dit_accel.errors import ConfigError
 from dit_accel.plan.plan import PLAN_FILE, TENSOR_FILE, AccelerationPlan
 
-NAME = re.compile(r"\d+-of-\d+")
+NAME = re.compile(r"\d+(\.5)?-of-\d+")
 
 
 def place_of(folder: Path, point: Point) -> Path:
     """Where the plan of a point belongs."""
-    return folder / f"{len(point.computed)}-of-{point.num_steps}"
+    return folder / f"{words(point.computed)}-of-{point.num_steps}"
 
 
 def plan_at(folder: Path, point: Point) -> AccelerationPlan | None:
@@ -28,9 +29,10 @@ def plan_at(folder: Path, point: Point) -> AccelerationPlan | None:
         plan = AccelerationPlan.from_pretrained(place_of(folder, point))
     except ConfigError:
         return None
-    computed = getattr(plan.passes[0], "computed", None) if plan.passes else None
-    wanted = tuple(step in point.computed for step in range(point.num_steps))
-    return plan if computed == wanted else None
+    found = [getattr(plan.passes[0], name, None) for name in ("computed", "conditional")] if plan.passes else []
+    full, half = whole(point.computed), halves(point.computed)
+    computed, conditional = (tuple(step in each for step in range(point.num_steps)) for each in (full, half))
+    return plan if found == [computed, conditional if half else ()] else None
 
 
 def put(plan: AccelerationPlan, place: Path) -> None:

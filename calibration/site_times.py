@@ -9,15 +9,15 @@ wrapper. At some evaluations all leaves are reused together: they save less than
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from statistics import fmean, median
+from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 
 from dit_accel.api import accelerated
-from dit_accel.calibration.latency import DenoiserTimes, Deviation, Pricing, SiteTimes, products_of
+from dit_accel.calibration.latency import Deviation, Pricing, SiteTimes
+from dit_accel.calibration.site_samples import Sample, lent, solved, typical
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.compare.cost import call_macs
 from dit_accel.families.base import submodule
@@ -30,8 +30,6 @@ from dit_accel.runtime.call import Call, Inner
 from dit_accel.runtime.trees import leaves
 from dit_accel.schedules import GeneratorSpec, Schedule
 from dit_accel.schedules.generators import LEAF_KINDS
-from dit_accel.schedules.graph import SiteGraph
-from dit_accel.schedules.lowering import REUSE, SKIP
 from dit_accel.session.session import session_of
 
 BY = "calibration"
@@ -46,20 +44,12 @@ def now() -> float:
     return time.perf_counter()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sample:
-    denoiser: str
-    step: int
-    actions: tuple[str, ...]
-    seconds: float
-
-
 @dataclass(slots=True)
 class _Ear:
     """Times every denoiser call of a run, and remembers what the first one of each denoiser was given."""
 
     clock: Clock
-    samples: list[_Sample] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     run_s: float = 0.0
 
@@ -81,7 +71,7 @@ class _Ear:
             began = self.clock()
             output = inner(call)
             taken = self.clock() - began
-            self.samples.append(_Sample(denoiser=name, step=call.step, actions=call.row.actions, seconds=taken))
+            self.samples.append(Sample(denoiser=name, step=call.step, actions=call.row.actions, seconds=taken))
             return output
 
         return around
@@ -115,7 +105,7 @@ def measure_site_times(
     leaves_of_all = tuple(site for site, shape in shapes.items() if shape[0] in LEAF_KINDS)
     slots = list(range(2, steps, 2))
     wanted = [entry for _ in range(rounds) for entry in (*entries, leaves_of_all)]
-    samples: list[list[_Sample]] = []
+    samples: list[list[Sample]] = []
     outside = [plain.run_s - sum(sample.seconds for sample in plain.samples)]
     place = 0
     while place < len(wanted):
@@ -129,14 +119,14 @@ def measure_site_times(
     halved = _Ear(clock).timed(pipe, [trajectory], run).samples
     answered = [sample for sample in halved if sample.step % 2 and sample.step != begins[sample.denoiser]]
     denoisers = {
-        name: _solved(target, entries, [plain.samples, *samples], answered) for name, target in targets.items()
+        name: solved(target, entries, [plain.samples, *samples], answered) for name, target in targets.items()
     }
     times = SiteTimes(
         device=str(next(next(iter(targets.values())).denoiser.parameters()).device),
         evaluations=tuple(owner[step] for step in range(steps)),
         calls=len(plain.samples) / steps,
         outside_s=typical(outside),
-        denoisers=_lent(denoisers),
+        denoisers=lent(denoisers),
     )
     counted = {name: call_macs(target.denoiser, plain.inputs[name]) for name, target in targets.items() if macs}
     return Pricing(times=times, graphs={name: target.layout.graph for name, target in targets.items()}, macs=counted)
@@ -184,28 +174,6 @@ def check_site_times(
     ]
 
 
-def _lent(denoisers: Mapping[str, DenoiserTimes]) -> dict[str, DenoiserTimes]:
-    """Of two denoisers that take turns one may have too few evaluations: what was not seen is the other's."""
-    seen: dict[str, float] = {}
-    for times in denoisers.values():
-        seen = {**times.sites_s, **seen}
-    overlap = max(times.overlap for times in denoisers.values())
-    return {
-        name: replace(
-            times,
-            sites_s={**seen, **times.sites_s},
-            overlap=times.overlap or overlap,
-        )
-        for name, times in denoisers.items()
-    }
-
-
-def typical(samples: Sequence[float]) -> float:
-    """The mean of the middle four fifths: a run adds calls up, so that the mean counts, but for what disturbed one."""
-    cut = len(samples) // 10
-    return fmean(sorted(samples)[cut : len(samples) - cut])
-
-
 def _shapes(targets: Iterable[Target], run: Callable[[], object]) -> dict[str, tuple[Any, ...]]:
     """Of every schedulable site that is called, what it shares with those that cost the same."""
     found: dict[str, tuple[Any, ...]] = {}
@@ -245,64 +213,3 @@ def _schedule(steps: int, reused: Mapping[int, Sequence[str]]) -> Schedule:
         for site in sites:
             rows.setdefault(site, [True] * steps)[step] = False
     return Schedule(steps, rows)
-
-
-def _solved(
-    target: Target, entries: Sequence[tuple[str, ...]], runs: Sequence[list[_Sample]], answered: Sequence[_Sample]
-) -> DenoiserTimes:
-    """Of one denoiser: a typical whole call, and what each entry saves against its neighbours."""
-    graph = target.layout.graph
-    entry_of = {site: place for place, entry in enumerate(entries) for site in entry if site in graph}
-    whole: list[float] = []
-    first: list[float] = []
-    saved: dict[tuple[int, ...], list[float]] = {}
-    for run in runs:
-        own = [sample for sample in run if sample.denoiser == target.name]
-        idle = [_idle(graph, sample.actions, entry_of) for sample in own]
-        whole += [sample.seconds for place, sample in enumerate(own) if place and not idle[place]]
-        first += [sample.seconds for sample in own if sample.step == own[0].step]
-        for place, sample in enumerate(own):
-            around = [own[k].seconds for k in _plain_neighbours(place, idle)]
-            if idle[place] and around:
-                saved.setdefault(idle[place], []).append(sum(around) / len(around) - sample.seconds)
-    # Where a reuse leaves other sites unread, what these cost is known from their own entry: one equation each.
-    leaf = {place for site, place in entry_of.items() if graph.sites[graph.index[site]].kind in LEAF_KINDS}
-    single = {row: typical(each) for row, each in saved.items() if len(leaf) < 2 or not leaf <= {*row}}
-    counts = np.array([[row.count(place) for place in range(len(entries))] for row in single])
-    each = np.linalg.lstsq(counts, np.array([*single.values()]), rcond=None)[0] if single else np.zeros(len(entries))
-    each = np.maximum(each, 0.0)
-    unseen = {place for place in range(len(entries)) if not any(place in row for row in single)}
-    call_s, overlaps = typical(whole), []
-    for row, differences in saved.items():
-        apart = [row.count(place) * float(each[place]) for place in {*row}]
-        if row not in single and products_of(apart) > 0:
-            overlaps.append((sum(apart) - typical(differences)) * call_s / products_of(apart))
-    times = [sample.seconds for sample in answered if sample.denoiser == target.name]
-    return DenoiserTimes(
-        call_s=call_s,
-        answered_s=typical(times) if times else 0.0,
-        first_s=max(0.0, typical(first) - call_s),
-        sites_s={site: float(each[place]) for site, place in entry_of.items() if place not in unseen},
-        entries={site: place for site, place in entry_of.items() if place in leaf},
-        overlap=max(0.0, typical(overlaps)) if overlaps else 0.0,
-    )
-
-
-def _plain_neighbours(place: int, idle: Sequence[tuple[int, ...]]) -> list[int]:
-    """The nearest calls before and after in which everything was computed; the first call of a run warms up."""
-    before = next((k for k in range(place - 1, 0, -1) if not idle[k]), None)
-    after = next((k for k in range(place + 1, len(idle)) if not idle[k]), None)
-    return [k for k in (before, after) if k is not None]
-
-
-def _idle(graph: SiteGraph, actions: Sequence[str], entry_of: Mapping[str, int]) -> tuple[int, ...]:
-    """The entries of the outermost sites that a call does not compute, one for each site."""
-    gone: set[str] = set()
-    found = []
-    for site, action in zip(graph, actions, strict=True):
-        if site.parent in gone:
-            gone.add(site.id)
-        elif action in (REUSE, SKIP):
-            gone.add(site.id)
-            found += [entry_of[site.id]] if site.id in entry_of else []
-    return tuple(sorted(found))

@@ -9,9 +9,11 @@ from dit_accel.version import __version__ as __version__
 _EXPORTS = {
     "AccelerationPlan": "dit_accel.plan.plan",
     "CompileConfig": "dit_accel.passes.compile",
+    "DistilledConfig": "dit_accel.passes.distilled",
     "EncoderPropagationConfig": "dit_accel.passes.encoder_propagation.apply",
     "FirstBlockCacheConfig": "dit_accel.passes.first_block_cache",
     "GeneratorSpec": "dit_accel.schedules",
+    "LinearAttentionConfig": "dit_accel.passes.linear_attention",
     "PatchParallelConfig": "dit_accel.passes.patch_parallel.apply",
     "QuantizeConfig": "dit_accel.passes.quantize.apply",
     "RettentionConfig": "dit_accel.passes.attention.rettention",
@@ -51,8 +53,10 @@ if TYPE_CHECKING:
     from dit_accel.passes.attention.static_mask import StaticMaskConfig as StaticMaskConfig
     from dit_accel.passes.attention.vmoba import VMoBAConfig as VMoBAConfig
     from dit_accel.passes.compile import CompileConfig as CompileConfig
+    from dit_accel.passes.distilled import DistilledConfig as DistilledConfig
     from dit_accel.passes.encoder_propagation.apply import EncoderPropagationConfig as EncoderPropagationConfig
     from dit_accel.passes.first_block_cache import FirstBlockCacheConfig as FirstBlockCacheConfig
+    from dit_accel.passes.linear_attention import LinearAttentionConfig as LinearAttentionConfig
     from dit_accel.passes.patch_parallel.apply import PatchParallelConfig as PatchParallelConfig
     from dit_accel.passes.quantize.apply import QuantizeConfig as QuantizeConfig
     from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig

@@ -50,7 +50,8 @@ def quantise_rows_shifted(x: Tensor, *, bits: int = 8) -> tuple[Tensor, Tensor, 
 
 def to_grid(x: Tensor, inverse_scale: Tensor, top: int) -> Tensor:
     """int8: x times a given inverse scale, rounded half to even and clamped to [-top, top]."""
-    return torch.round(x.float() * inverse_scale).clamp_(-top, top).to(torch.int8)
+    # In place: on a CPU fresh pages for each of these would cost more than the arithmetic.
+    return (x.float() * inverse_scale).round_().clamp_(-top, top).to(torch.int8)
 
 
 def int_matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -60,8 +61,8 @@ def int_matmul(a: Tensor, b: Tensor) -> Tensor:
 
 def rescale(acc: Tensor, row_scale: Tensor, column_scale: Tensor, bias: Tensor | None) -> Tensor:
     """fp32 [M, N]: the sums int32 [M, N] in units of the rows [M, 1] and columns [N], plus a bias [N]."""
-    out = acc.float() * row_scale * column_scale
-    return out if bias is None else out + bias.float()
+    out = acc.float().mul_(row_scale).mul_(column_scale)
+    return out if bias is None else out.add_(bias.float())
 
 
 def int8_linear_truth(

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dit_accel.cli import options
-from dit_accel.cli.calibrate_output import say
+from dit_accel.cli.calibrate_output import choose_point, say
 from dit_accel.cli.console import EXIT_STOPPED, print_json, tell
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dit_accel.calibration.front import Point
     from dit_accel.calibration.spread import Spread
     from dit_accel.plan.plan import AccelerationPlan
 
@@ -51,6 +50,9 @@ def calibrate_command(
     ] = None,
     branches: Annotated[
         bool, typer.Option(help="Weights of its own for each guidance branch: closer, and no form as a scheduler.")
+    ] = False,
+    half_calls: Annotated[
+        bool, typer.Option("--half-calls", help="With --branches: also try to compute the conditional branch alone.")
     ] = False,
     plan: Annotated[
         list[str] | None,
@@ -145,10 +147,10 @@ def calibrate_command(
     if (ecad or attention) and (workers or ray or launched()):
         raise ConfigError("--ecad and --attention take one process: leave out --workers, --ray and the launcher")
     if sites or ecad or attention:
-        if cohort or guidance_range or tail or sweeps or (branches and not sites):
+        if cohort or guidance_range or tail or sweeps or half_calls or (branches and not sites):
             raise ConfigError(
-                "--sites takes --branches, --plan and workers of these options, --ecad and --attention none; none "
-                "takes --cohort, --guidance-range, --tail or --sweeps"
+                "--sites takes --branches (half calls are among it), --plan and workers of these options, --ecad and "
+                "--attention none; none takes --cohort, --guidance-range, --half-calls, --tail or --sweeps"
             )
         shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "as_json": as_json}
         tell(f"loading {model} ...")
@@ -177,7 +179,7 @@ def calibrate_command(
             run_sites(pipe, folder, plans=plans, branches=branches, spread=spread, **shared)
         return
     limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}
-    choose = partial(_choose, limits=limits, quiet=True)
+    choose = partial(choose_point, limits=limits, quiet=True)
     picture = Picture(folder, title=f"{name}, on search prompts", choose=choose, tell=tell)
     found, stopped = Calibration(), False
     try:
@@ -208,6 +210,7 @@ def calibrate_command(
                 seed=seed,
                 guidance_values=guidance_range or (),
                 branches=branches,
+                half_calls=half_calls,
                 tail=tail,
                 sweeps=sweeps,
                 cohort=cohort,
@@ -218,7 +221,7 @@ def calibrate_command(
     except KeyboardInterrupt:
         stopped = True
     picture.refresh(found.points, now=True)
-    chosen = _choose(found.front, limits, stopped)
+    chosen = choose_point(found.front, limits, stopped)
     if chosen is not None:
         best = found.plan(chosen)
         put(replace(best, name=plan_name or best.name), folder / "chosen")
@@ -272,22 +275,6 @@ def _resolved(plans: "Sequence[str | AccelerationPlan]", pipe: Any) -> "list[Acc
     from dit_accel.families.targets import find_targets
 
     return [resolve_plan(each, find_targets(pipe)) for each in plans]
-
-
-def _choose(front: "Sequence[Point]", limits: dict[str, Any], stopped: bool = False, quiet: bool = False) -> Any:
-    """The plan that was asked for; ``None``: none was, or it was stopped before there was one."""
-    from dit_accel.calibration.front import pick
-
-    if all(limit is None for limit in limits.values()):
-        return None
-    try:
-        return pick(front, **limits)
-    except ConfigError as error:
-        if not stopped and not quiet:
-            raise
-        if not quiet:
-            tell(f"so far: {error}")
-        return None
 
 
 def seconds_of(text: str) -> float:

@@ -1,12 +1,31 @@
 """What ``dit-accel calibrate`` says at its end."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.cli.console import out, tell
+from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
     from dit_accel.calibration.calibrate import Calibration
+    from dit_accel.calibration.front import Point
+
+
+def choose_point(front: "Sequence[Point]", limits: dict[str, Any], stopped: bool = False, quiet: bool = False) -> Any:
+    """The plan that was asked for; ``None``: none was, or it was stopped before there was one."""
+    from dit_accel.calibration.front import pick
+
+    if all(limit is None for limit in limits.values()):
+        return None
+    try:
+        return pick(front, **limits)
+    except ConfigError as error:
+        if not stopped and not quiet:
+            raise
+        if not quiet:
+            tell(f"so far: {error}")
+        return None
 
 
 def say(found: "Calibration", chosen: Any, folder: Path, model: str, stopped: bool) -> None:
@@ -36,10 +55,12 @@ def say(found: "Calibration", chosen: Any, folder: Path, model: str, stopped: bo
 def _table(found: "Calibration", chosen: Any) -> Any:
     from rich.table import Table
 
+    from dit_accel.calibration.calls import words
+
     table = Table("computed", "evaluations saved", "PSNR", "worst tenth", "ST-LPIPS", title="on search prompts")
     for point in found.front:
         mark = " *" if point == chosen else ""
         distance = "" if point.st_lpips is None else f"{point.st_lpips:.4f}"
-        count = f"{len(point.computed)} of {point.num_steps}{mark}"
+        count = f"{words(point.computed)} of {point.num_steps}{mark}"
         table.add_row(count, f"{point.saved:.2f}x", f"{point.psnr_db:.1f} dB", f"{point.worst_db:.1f} dB", distance)
     return table

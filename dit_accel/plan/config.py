@@ -19,8 +19,10 @@ ENTRY_POINTS = "dit_accel.passes"
 # Modules that register the passes of this library, by the name of the pass: imported when a file names one.
 _SHIPPED = {
     "compile": "dit_accel.passes.compile",
+    "distilled": "dit_accel.passes.distilled",
     "encoder_propagation": "dit_accel.passes.encoder_propagation.apply",
     "first_block_cache": "dit_accel.passes.first_block_cache",
+    "linear_attention": "dit_accel.passes.linear_attention",
     "paro_attention": "dit_accel.passes.attention.paro",
     "patch_parallel": "dit_accel.passes.patch_parallel.apply",
     "quantize": "dit_accel.passes.quantize.apply",

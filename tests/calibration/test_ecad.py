@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_pipeline
 
 from dit_accel import load_embedded
-from dit_accel.calibration import ecad
+from dit_accel.calibration import ecad_judges
 from dit_accel.calibration.ecad import calibrate_ecad
 from dit_accel.calibration.ecad_genome import (
     bits_of,
@@ -96,7 +96,7 @@ def test_stopped_and_called_again_ends_as_if_never_stopped(
         def scores(self, images: torch.Tensor, texts: Any) -> tuple[float, ...]:
             return tuple(images[:, 0].mean(dim=(1, 2)).tolist())
 
-    monkeypatch.setattr(ecad, "load_judge", lambda name, weights: Red())
+    monkeypatch.setattr(ecad_judges, "load_judge", lambda name, weights: Red())
 
     class Stopped(Exception):
         pass

@@ -11,7 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 from dit_accel import GeneratorSpec, StaticCacheConfig, TrajectoryConfig
 from dit_accel.calibration.latency import DenoiserTimes, Deviation, Pricing, SiteTimes, largest
-from dit_accel.calibration.site_times import check_site_times, measure_site_times, typical
+from dit_accel.calibration.site_samples import typical
+from dit_accel.calibration.site_times import check_site_times, measure_site_times
 from dit_accel.errors import ConfigError
 from dit_accel.passes.compile import CompileConfig
 from dit_accel.schedules import Schedule, SiteGraph, SiteInfo

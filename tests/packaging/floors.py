@@ -25,7 +25,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
     "evaluation": (
         "errors", "version", "schedules", "families", "plan", "runtime", "session", "api", "pipelines", "prompts",
     ),
-    "training": ("errors", "evaluation", "pipelines", "embedded", "prompts"),
+    "training": ("errors", "plan", "passes", "evaluation", "pipelines", "embedded", "prompts"),
     "calibration": (
         "errors", "registry", "schedules", "kernels", "families", "plan", "runtime", "passes", "session", "api",
         "pipelines", "embedded", "prompts", "evaluation",

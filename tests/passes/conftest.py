@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "runtime")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "runtime"), str(HERE.parent / "training" / "distill")]
 
 
 @pytest.fixture(scope="session")

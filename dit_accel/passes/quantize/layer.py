@@ -213,10 +213,13 @@ def reference(layer: QuantLinear, rows: Tensor) -> Tensor:
     return on_integers(layer, rows, int_matmul)
 
 
-def on_integers(layer: QuantLinear, rows: Tensor, multiply: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """fp32 [M, N] by a product of integers."""
+def on_integers(
+    layer: QuantLinear, rows: Tensor, multiply: Callable[[Tensor, Tensor], Tensor], weight: Tensor | None = None
+) -> Tensor:
+    """fp32 [M, N] by a product of integers; ``weight`` int8 [N, K], where it is unpacked already."""
+    weight = layer.weight_as_kept().integers() if weight is None else weight
     values, scale, zero = layer.quantised(rows)
-    acc = layer.with_zeros(multiply(values, layer.weight_as_kept().integers()), values, zero)
+    acc = layer.with_zeros(multiply(values, weight), values, zero)
     return rescale(acc, scale, layer.scale, layer.bias)
 
 

@@ -17,7 +17,8 @@ from dit_accel.registry import Registry
 
 logger = logging.getLogger("dit_accel")
 
-CHUNK = 256  # rows at a time on a CPU: fresh pages for large buffers cost as much as the product
+CHUNK = 2**17  # numbers of the output at a time on a CPU: fresh pages for large buffers cost as much as the product
+FEWEST_ROWS = 64  # at a time, below which a product is slow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

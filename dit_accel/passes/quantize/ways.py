@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dit_accel.errors import ConfigError, did_you_mean
 from dit_accel.passes.quantize.layer import QuantLinear, dequantise, on_integers, quantise_floats, reference
-from dit_accel.passes.quantize.products import CHUNK, PRODUCTS, exact_products, is_exact
+from dit_accel.passes.quantize.products import CHUNK, FEWEST_ROWS, PRODUCTS, exact_products, is_exact
 
 logger = logging.getLogger("dit_accel")
 
@@ -245,13 +245,15 @@ def _by_product(name: str, layer: QuantLinear) -> Way:
 
     def way(layer: QuantLinear, rows: Tensor) -> Tensor:
         # A graph fuses what a chunk is for; one scale for all rows is found from all of them.
-        whole = rows.shape[0] <= CHUNK or rows.device.type != "cpu" or torch.compiler.is_compiling()
+        step = max(FEWEST_ROWS, CHUNK // layer.out_features)
+        whole = rows.shape[0] <= step or rows.device.type != "cpu" or torch.compiler.is_compiling()
         if whole or layer.scheme.granularity == "tensor":
             return on_integers(layer, rows, multiply)
         out = torch.empty(rows.shape[0], layer.out_features, dtype=rows.dtype)
-        for start in range(0, rows.shape[0], CHUNK):
-            part = rows[start : start + CHUNK]
-            out[start : start + CHUNK] = on_integers(layer, part, multiply)
+        weight = layer.weight_as_kept().integers()
+        for start in range(0, rows.shape[0], step):
+            part = rows[start : start + step]
+            out[start : start + step] = on_integers(layer, part, multiply, weight)
         return out
 
     return way

@@ -1,0 +1,95 @@
+"""Writes a student: an adapter that ``load_lora_weights`` loads, its facts, and a plan that folds it in.
+
+The adapter holds the averaged weights in half precision, so what is shipped is what is measured.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import save_file
+
+from dit_accel.errors import ConfigError
+from dit_accel.training.distill.roles import STUDENT
+from dit_accel.training.distill.trainer import DistillTrainer
+
+FORMAT = 1
+LORA_FILE, FACTS_FILE, WEIGHTS_FOLDER = "pytorch_lora_weights.safetensors", "student.json", "denoiser"
+
+
+def export_student(
+    trainer: DistillTrainer, pipe: DiffusionPipeline, folder: Path, *, steps: tuple[int, ...], more: dict[str, Any]
+) -> Path:
+    """Write the averaged student.
+
+    Args:
+        trainer: When it has been trained.
+        pipe: The teacher's pipeline.
+        folder: Where to.
+        steps: Numbers of steps that the student is for.
+        more: Facts of the training to keep beside it.
+
+    Returns:
+        The folder: an adapter, or for a full copy the folder ``denoiser`` in diffusers format.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    setting: Any = trainer.objective.setting  # type: ignore[attr-defined]
+    facts = {
+        "format": FORMAT,
+        "method": trainer.objective.name,
+        "steps": list(steps),
+        "guidance_scale": setting.guidance.scale,
+        "scheduler": scheduler_of(pipe, renoise=trainer.objective.renoise),
+        "pipeline": type(pipe).__name__,
+        "training": {"steps": trainer.step, "seconds": round(trainer.train_seconds), **more},
+    }
+    with trainer.averaged():
+        weights = {name: p.detach().cpu().half() for name, p in trainer.roles.parameters(STUDENT).items()}
+    if trainer.roles.adapters:
+        prefix = setting.backbone.kind.denoiser_name
+        config = trainer.roles.config
+        if (config.alpha or config.rank) != config.rank:  # readers take alpha from the rank where no file says it
+            scale = (config.alpha or config.rank) / config.rank
+            weights = {name: w * scale if "lora_B" in name else w for name, w in weights.items()}
+        save_file({f"{prefix}.{name}": w.contiguous() for name, w in weights.items()}, folder / LORA_FILE)
+    else:
+        with trainer.averaged(), trainer.roles.acting(STUDENT) as network:
+            network.save_pretrained(folder / WEIGHTS_FOLDER)  # type: ignore[operator]
+    (folder / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+    return folder
+
+
+def scheduler_of(pipe: DiffusionPipeline, *, renoise: bool) -> dict[str, Any]:
+    """Class and settings of the scheduler that a student of this pipeline is run with.
+
+    Euler's, deterministic or with fresh noise. diffusers' ``FlowMatchEulerDiscreteScheduler`` does both; of a pipeline
+    with another one (Wan's UniPC, which keeps earlier outputs) the time shift is carried over.
+
+    Raises:
+        ConfigError: The shift of the pipeline's scheduler cannot be told.
+    """
+    own: Any = pipe.scheduler  # type: ignore[attr-defined]
+    settings: dict[str, Any] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "stochastic_sampling": renoise}
+    if type(own).__name__ == settings["_class_name"]:
+        return settings
+    shift = own.config.get("flow_shift", own.config.get("shift"))
+    if shift is None:
+        raise ConfigError(f"{type(own).__name__} has no time shift that a student's scheduler could take over")
+    return {**settings, "shift": float(shift)}
+
+
+@torch.no_grad()
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The adapter of a student by the names of :meth:`Roles.parameters`, float32, to go on training from.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    from safetensors.torch import load_file
+
+    file = folder / LORA_FILE
+    if not file.is_file():
+        raise ConfigError(f"'{folder}' holds no distilled student: it has no {LORA_FILE}")
+    return {name.split(".", 1)[1]: weight.float() for name, weight in load_file(file).items()}

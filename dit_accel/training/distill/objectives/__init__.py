@@ -1,0 +1,1 @@
+"""What a distilled network is to learn, one method a file."""

@@ -1,0 +1,164 @@
+"""A distillation from beginning to end: trajectories, roles, objective, training, and what is written in the end."""
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from dit_accel.errors import ConfigError
+from dit_accel.training.distill.backbone import Backbone, take
+from dit_accel.training.distill.export import load_weights
+from dit_accel.training.distill.guard import GuardConfig
+from dit_accel.training.distill.guidance import Guidance
+from dit_accel.training.distill.methods import get_method
+from dit_accel.training.distill.objectives.base import DistillObjective
+from dit_accel.training.distill.objectives.setting import Setting
+from dit_accel.training.distill.roles import STUDENT, AdapterConfig, Roles
+from dit_accel.training.distill.sampling import sample_latents
+from dit_accel.training.distill.sheets import decode
+from dit_accel.training.distill.trainer import DistillTrainer
+from dit_accel.training.distill.trajectories import noise_of, solve_trajectories
+from dit_accel.training.distill.workers import Workers
+from dit_accel.training.loop import LoopConfig
+from dit_accel.training.samples import save_sheet
+
+logger = logging.getLogger("dit_accel")
+
+SHEET_PROMPTS, SHEET_SEED = 8, 77
+PROBE_SAMPLES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillJob:
+    """What to distil and how.
+
+    Attributes:
+        method: One of ``METHODS``.
+        steps: Numbers of steps that the student is to run at.
+        loop: Length, rates and intervals.
+        run_dir: Folder of checkpoint, log and sheets.
+        trajectories_dir: Folder of the teacher's trajectories; methods may share it.
+        trajectories: How many.
+        teacher_steps: Of each.
+        guidance: Of the teacher, folded into the student.
+        adapter: Rank and targets.
+        init: Folder of another student of the same rank to begin with; ``None``: the teacher.
+        options: Fields of the method's config that are not the defaults.
+        seed: Of everything random.
+        dtype: Autocast type.
+        height_px: Of what is drawn in training; ``None``: as in a plain call of the pipeline. So are the others.
+        width_px: Likewise.
+        frames: Of a video.
+        guard: When to roll back.
+    """
+
+    method: str
+    steps: tuple[int, ...]
+    loop: LoopConfig
+    run_dir: Path
+    trajectories_dir: Path
+    trajectories: int = 512
+    teacher_steps: int = 28
+    guidance: Guidance = field(default_factory=lambda: Guidance(3.5))
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    init: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+    height_px: int | None = None
+    width_px: int | None = None
+    frames: int | None = None
+    guard: GuardConfig = field(default_factory=GuardConfig)
+
+    def __post_init__(self) -> None:
+        get_method(self.method)
+        if not self.steps or any(step < 1 for step in self.steps):
+            raise ConfigError(f"a student runs at one step or more, got {self.steps}")
+
+
+def build_trainer(
+    pipe: DiffusionPipeline, prompts: Sequence[str], job: DistillJob, workers: Workers | None = None
+) -> DistillTrainer:
+    """Solve or read the trajectories, give out the roles, and set up the trainer; nothing is trained yet.
+
+    Args:
+        pipe: The teacher; it gets the student's adapters.
+        prompts: What the teacher is asked to draw.
+        job: What to do.
+        workers: Processes that train together.
+    """
+    method = get_method(job.method)
+    backbone = Backbone.of(pipe, height_px=job.height_px, width_px=job.width_px, frames=job.frames)
+    solved = solve_trajectories(
+        backbone, prompts, job.trajectories_dir, count=job.trajectories, steps=job.teacher_steps,
+        guidance=job.guidance, seed=job.seed, dtype=job.dtype,
+    )  # fmt: skip
+    roles = Roles(backbone.denoiser, method.roles, job.adapter, job.seed)
+    if job.init is not None:
+        roles.load(STUDENT, load_weights(job.init))
+    setting = Setting(
+        backbone=backbone, roles=roles, trajectories=solved, batch_size=job.loop.batch_size, guidance=job.guidance,
+        dtype=job.dtype, folded=method.folded,
+    )  # fmt: skip
+    try:
+        objective = method.make(setting, job.steps, job.options)
+    except TypeError as error:
+        raise ConfigError(f"'{job.method}' does not know that setting: {error}") from error
+    return DistillTrainer(
+        objective, roles, job.loop, run_dir=job.run_dir, seed=job.seed, lr_of=dict(method.lr_of or {}),
+        guard=job.guard, probe=_probe(setting, objective), sample_fn=_sheets(setting, objective, job), workers=workers,
+    )  # fmt: skip
+
+
+def _sheets(setting: Setting, objective: DistillObjective, job: DistillJob) -> Any:
+    """A sheet: first trajectories' ends, then what the student makes of their noise in each number of steps."""
+    solved, backbone = setting.trajectories, setting.backbone
+    count = min(SHEET_PROMPTS, len(solved))
+    text = {name: rows.to(setting.device) for name, rows in take(solved.text, solved.rows[:count]).items()}
+    noise, ends = (solved.points[:count, place].float().to(setting.device) for place in (0, -1))
+
+    def draw(step: int) -> None:
+        rows = [decode(backbone, ends)]
+        for steps in job.steps:
+            generator = torch.Generator().manual_seed(SHEET_SEED)
+            with objective.acting():
+                latents = sample_latents(
+                    setting, STUDENT, noise, text, steps, renoise=objective.renoise, generator=generator
+                )
+            rows.append(decode(backbone, latents))
+        save_sheet(torch.cat(rows), job.run_dir / f"{objective.name}-{step:06d}.png", columns=count, zoom=2)
+
+    return draw
+
+
+def _probe(setting: Setting, objective: DistillObjective) -> Any:
+    """Mean distance between one-step samples of one prompt, as a share of the teacher's."""
+    solved = setting.trajectories
+    count = min(PROBE_SAMPLES, len(solved))
+    text = {name: rows.to(setting.device) for name, rows in take(solved.text, solved.rows[:count]).items()}
+    noise = torch.stack([noise_of(number, 0, setting.backbone.latent_shape) for number in range(count)])
+    noise = noise.to(setting.device)
+    teachers = _spread(solved.points[:count, -1].float())
+
+    @torch.no_grad()
+    def look() -> float:
+        with objective.acting():
+            samples = sample_latents(setting, STUDENT, noise, text, 1, renoise=False)
+        return _spread(samples.cpu()) / max(teachers, 1e-12)
+
+    return look
+
+
+def _spread(samples: torch.Tensor) -> float:
+    return float(torch.pdist(samples.detach().flatten(1)).mean())
+
+
+def call_default(pipe: DiffusionPipeline, name: str, otherwise: Any) -> Any:
+    """What a plain call of the pipeline takes for a setting."""
+    parameter = inspect.signature(type(pipe).__call__).parameters.get(name)
+    return parameter.default if parameter is not None and isinstance(parameter.default, int | float) else otherwise

@@ -1,0 +1,81 @@
+"""``dit-accel distill``, as a user runs it, from the command to a picture."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "training" / "distill")]
+
+QUICK = ("--iterations", "2", "--batch-size", "2", "--rank", "2", "--trajectories", "4", "--teacher-steps", "4")
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> str:
+    from tiny_flux import tiny_flux
+
+    tiny_flux().save_pretrained(tmp_path / "teacher")
+    return str(tmp_path / "teacher")
+
+
+def test_a_student_is_written_that_diffusers_and_a_plan_load(run: Any, teacher: str, tmp_path: Path) -> None:
+    import diffusers
+
+    from dit_accel import AccelerationPlan, DistilledConfig, accelerate_pipeline, remove_acceleration
+
+    (tmp_path / "prompts.txt").write_text("a red apple\n\nan owl\n")
+    arguments = (
+        "distill", teacher, "--method", "lcm", "--steps", "1,2", *QUICK, "--prompts", str(tmp_path / "prompts.txt"),
+        "--run-dir", str(tmp_path / "run"), "--set", "skip=2", "--device", "cpu", "--dtype", "fp32",
+    )  # fmt: skip
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    student = tmp_path / "run" / "student"
+    assert str(student) in result.stdout
+
+    pipe = diffusers.FluxPipeline.from_pretrained(teacher)
+    pipe.set_progress_bar_config(disable=True)
+    call = {"prompt": "an owl", "height": 64, "width": 64, "output_type": "latent", "max_sequence_length": 16}
+
+    def draw() -> torch.Tensor:
+        return pipe(num_inference_steps=1, generator=torch.Generator().manual_seed(0), **call).images
+
+    plain = draw()
+    config = DistilledConfig.from_student(student)
+    assert config.steps == (1, 2) and config.method == "lcm" and config.scheduler["stochastic_sampling"]
+    AccelerationPlan(passes=(config,)).save_pretrained(tmp_path / "plan")
+    accelerate_pipeline(pipe, AccelerationPlan.from_pretrained(tmp_path / "plan"))
+    folded = draw()
+    remove_acceleration(pipe)
+    assert torch.equal(draw(), plain) and not torch.equal(folded, plain)
+    pipe.load_lora_weights(student)
+    torch.testing.assert_close(draw(), folded, atol=1e-4, rtol=1e-3)
+
+    again = run(*arguments)  # everything is done: it says so by writing the same student
+    assert again.exit_code == 0 and "at step 2 of 2" in again.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--method", "perflo"), "Did you mean 'perflow'?"),
+        (("--steps", "0"), "--steps must be whole numbers"),
+        (("--steps", "one"), "--steps must be whole numbers"),
+        (("--prompts", "nowhere.txt"), "no prompts 'nowhere.txt'"),
+        (("--prompts", "certify"), "kept for measuring"),
+        (("--prompts", "train"), "is no embedded pipeline"),
+        (("--set", "windows"), "--set takes KEY=VALUE"),
+    ],
+)
+def test_bad_input_is_named(run: Any, teacher: str, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    result = run("distill", teacher, *QUICK, "--run-dir", str(tmp_path / "run"), "--device", "cpu", *arguments)
+    assert result.exit_code == 2, result.output
+    assert words in " ".join(result.output.split())
+
+
+def test_a_setting_that_the_method_has_not_is_named(run: Any, teacher: str, tmp_path: Path) -> None:
+    arguments = ("distill", teacher, *QUICK, "--run-dir", str(tmp_path), "--device", "cpu", "--prompts", "search")
+    result = run(*arguments, "--set", "window=2", "--trajectories", "1", "--steps", "2")
+    assert result.exit_code == 2 and "'perflow' does not know that setting" in " ".join(result.output.split())

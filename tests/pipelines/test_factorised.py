@@ -1,0 +1,109 @@
+"""Text to image to video: who is called with what, that chunks continue each other, a run on emoji-wan."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dit_accel.errors import ConfigError, UnsupportedModelError
+from dit_accel.pipelines.factorised import FactorisedConfig, FactorisedTextToVideo
+from dit_accel.pipelines.first_frames import FirstFrames
+
+
+class Places:
+    """Remembers where it was moved."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+        self.moves: list[str] = []
+
+    def to(self, device: str) -> None:
+        self.moves.append(device)
+
+
+class Painter(Places):
+    def __call__(self, prompt: str, *, generator: Any, output_type: str, num_inference_steps: int = 28) -> Any:
+        self.calls.append({"prompt": prompt, "steps": num_inference_steps, "seed": generator.initial_seed()})
+        return SimpleNamespace(images=torch.rand(1, 3, 8, 8, generator=generator))
+
+
+class Animator(Places):
+    """Brightens the image a little from frame to frame."""
+
+    def __call__(
+        self, *, image: Any, prompt: str, generator: Any, output_type: str, num_frames: int = 5, height: int = 16,
+        width: int = 16, guidance_scale: float = 5.0,
+    ) -> Any:  # fmt: skip
+        import numpy as np
+
+        first = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255
+        self.calls.append(
+            {"prompt": prompt, "size": image.size, "seed": generator.initial_seed(), "scale": guidance_scale}
+        )
+        return SimpleNamespace(frames=torch.stack([(first + 0.1 * k).clamp(0, 1) for k in range(num_frames)])[None])
+
+
+def test_each_half_is_called_with_what_is_its_own() -> None:
+    painter, animator = Painter(), Animator()
+    config = FactorisedConfig(chunks=3, image={"num_inference_steps": 4}, video={"guidance_scale": 1.0})
+    told = []
+    make = FactorisedTextToVideo(painter, animator, config)
+    motions = ["it moves", "it stops", "it grows"]
+    video = make("an apple", motion=motions, seed=7, on_chunk=lambda n, new: told.append((n, len(new))))
+    assert painter.calls == [{"prompt": "an apple", "steps": 4, "seed": 7}]
+    assert [call["prompt"] for call in animator.calls] == motions
+    assert [call["seed"] for call in animator.calls] == [8, 9, 10]
+    assert all(
+        call["size"] == (16, 16) and call["scale"] == 1.0 for call in animator.calls
+    )  # resized, and no guidance
+    assert told == [(0, 4), (1, 4), (2, 4)]
+    assert len(video) == 1 + 3 * 4
+
+
+def test_a_chunk_continues_the_last_frame_of_the_one_before() -> None:
+    make = FactorisedTextToVideo(Painter(), Animator(), FactorisedConfig(chunks=2, video={"height": 8, "width": 8}))
+    video = make("an apple", seed=1)
+    for k in range(1, len(video)):  # brighter by 0.1 each time, across the border of chunks too
+        torch.testing.assert_close(video[k], (video[k - 1] + 0.1).clamp(0, 1), atol=0.01, rtol=0)
+    assert make.to_video.calls[1]["prompt"] == "an apple"
+
+
+def test_only_the_half_that_works_is_on_the_device() -> None:
+    painter, animator = Painter(), Animator()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    FactorisedTextToVideo(painter, animator, FactorisedConfig(chunks=2, offload=True))("an apple")
+    assert painter.moves == [device, "cpu"] and animator.moves == [device, "cpu"]
+
+
+def test_what_cannot_be_is_said() -> None:
+    with pytest.raises(ConfigError, match="'overlap' must be 1"):
+        FactorisedTextToVideo(Painter(), Animator(), FactorisedConfig(overlap=2))
+    with pytest.raises(ConfigError, match="wanted one motion, or 2, got 3"):
+        FactorisedTextToVideo(Painter(), Animator(), FactorisedConfig(chunks=2))("a", motion=["b", "c", "d"])
+    with pytest.raises(ConfigError, match="has nothing new"):
+        FactorisedTextToVideo(Painter(), Animator(), FactorisedConfig(video={"num_frames": 1}))("a")
+    with pytest.raises(ConfigError, match="1 or more"):
+        FactorisedConfig(chunks=0)
+    with pytest.raises(UnsupportedModelError, match="one latent frame of several"):
+        FactorisedTextToVideo(Painter(), Painter())
+
+
+def test_first_frames_are_put_back_at_every_step_at_its_noise() -> None:
+    """On the emoji model, in three steps: latents hold the frame exactly in the end, and the video goes on from it."""
+    from dit_accel import load_embedded
+
+    pipe = load_embedded("emoji-wan")
+    pipe.set_progress_bar_config(disable=True)
+    frames = torch.ones(1, 3, 64, 64)
+    frames[:, 1:, 20:40, 20:40] = 0.1
+    first = FirstFrames(pipe)
+    call = {"num_frames": 3, "num_inference_steps": 3, "guidance_scale": 1.0}
+    prompt = "a red apple moves right"
+    video = first(prompt, frames=frames, generator=torch.Generator().manual_seed(0), **call)
+    assert video.shape == (3, 3, 64, 64)
+    assert torch.equal(video[:1], frames)
+    again = first(prompt, frames=frames, generator=torch.Generator().manual_seed(0), **call)
+    assert torch.equal(video, again)
+    other = pipe(prompt, generator=torch.Generator().manual_seed(0), output_type="pt", **call).frames[0]
+    assert not torch.equal(video[1:], other[1:].clamp(0, 1))
