@@ -1,6 +1,7 @@
 """What the browser tests do on a page of the explorer, and read from it."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ def choose_model(page: Any, model: str, selector: str = "#model") -> None:
     page.get_by_role("option", name=model, exact=True).click()
 
 
-def brush(page: Any, low: float, high: float) -> None:
-    """Drag across a range of times, seconds."""
+def brush(page: Any, low: float, high: float, *, height: float = 62.0, then: Callable[[], None] | None = None) -> None:
+    """Drag across a range of times, seconds, above all points; ``then`` something before the button is let go."""
     svg = page.locator("#plot svg")
     svg.scroll_into_view_if_needed()
     box = svg.bounding_box()
@@ -73,11 +74,13 @@ def brush(page: Any, low: float, high: float) -> None:
         share = (value - data["low"]) / (data["high"] - data["low"])
         return float(box["x"] + scale * (data["x0"] + share * (data["x1"] - data["x0"])))
 
-    y = box["y"] + scale * 90
+    y = box["y"] + scale * height
     page.mouse.move(left(low), y)
     page.mouse.down()
     page.mouse.move(left((low + high) / 2), y)
     page.mouse.move(left(high), y)
+    if then is not None:
+        then()
     page.mouse.up()
 
 

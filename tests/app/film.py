@@ -5,7 +5,6 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -30,7 +29,7 @@ def film(path: Path) -> None:
     frames: list[tuple[Image.Image, int]] = []
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
         served = launch(folder=Path(folder), output=Path(folder) / "out", device="cpu", block=False)
-        found = next(path for name in ("chromium", "google-chrome") if (path := shutil.which(name)))
+        found = next(there for name in ("chromium", "google-chrome") if (there := shutil.which(name)))
         page = play.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"]).new_page(
             viewport={"width": SIZE[0], "height": SIZE[1]}
         )
@@ -53,7 +52,7 @@ def film(path: Path) -> None:
         front = front_of_model("emoji-flux")
         seconds = front.time_s(front.point("ours/turbo"))
         assert seconds is not None
-        _brushed(page, seconds, brush, take)
+        brush(page, seconds * 0.9, seconds * 1.1, then=lambda: take(2 * SHORT_MS))
         wait_for(page, "ours/turbo")
         wait_for_pictures(page)
         take(LONG_MS)
@@ -67,19 +66,6 @@ def film(path: Path) -> None:
     first.save(
         path, save_all=True, append_images=rest, duration=[each for _, each in frames], loop=0, quality=80, method=6
     )
-
-
-def _brushed(page: Any, seconds: float, brush: Any, take: Any) -> None:
-    """Drag across times, with a picture while the brush is out."""
-    up = page.mouse.up
-
-    def taken() -> None:
-        take(SHORT_MS * 2)
-        up()
-
-    page.mouse.up = taken
-    brush(page, seconds * 0.9, seconds * 1.1)
-    page.mouse.up = up
 
 
 if __name__ == "__main__":
