@@ -78,7 +78,7 @@ def dial(
     """
     known = sorted(set(stops))
     if len(known) < 2:
-        return f'<p class="dial none">{escape(label)}: nothing is measured yet.</p>'
+        return f'<p class="dial none" title="nothing is measured yet">{escape(label)}: no limit to set yet</p>'
     low, high = (max(known[0], floor), known[-1]) if log else (known[0], known[-1])
     axis = Axis(low=low, high=max(high, low * 1.001), start=0, end=POSITIONS, log=log)
     stand = known[0] if value is None else value

@@ -14,6 +14,10 @@ SHOWN = (
     "notes", "gallery",
 )  # fmt: skip
 HINT = "Click a point, drag across times, set a limit below, or pick a row or a picture."
+UNMEASURED = (
+    "Nothing is measured on this model yet, so there is no front. Pick a plan in the table below and draw with it, "
+    "or let *Calibrate* find plans and certify one."
+)
 METRIC_WORDS = {
     "st_lpips": "ST-LPIPS is how differently two pictures look to a network that minds no small shifts; 0 is equal.",
     "lpips": "LPIPS is how differently two pictures look to a network; 0 is equal.",
@@ -46,7 +50,7 @@ def values_of(
         "rivals": {"value": rivals, "visible": any(each.kind == "rival" for each in front.points)},
         "message": {"value": message, "visible": bool(message)},
         "plot": {"value": show.plot(front, metric, rivals=rivals, chosen=point.key)},
-        "hint": {"value": f"{HINT} {METRIC_WORDS[metric]}"},
+        "hint": {"value": f"{HINT} {METRIC_WORDS[metric]}" if front.metrics else UNMEASURED},
         "time": {"value": show.time_dial(front, stops, point)},
         "quality": {"value": show.quality_dial(stops, point, metric)},
         "verdict": {"value": show.verdict(front, point, metric)},

@@ -1,6 +1,6 @@
 """Errors for people: what happened and what to do, in one sentence or two."""
 
-from dit_accel.errors import DitAccelError
+from dit_accel.errors import DitAccelError, PlanMismatchError
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 
@@ -19,4 +19,6 @@ def in_words(error: BaseException) -> str:
             "frames or search prompts, or another device (dit-accel app --device). "
             f"The machine said: {words or type(error).__name__}"
         )
+    if isinstance(error, PlanMismatchError):
+        return f"{error}. Choose the model that it was made for, or let Calibrate find a plan for this one."
     return str(error) if isinstance(error, DitAccelError) else f"{type(error).__name__}: {words}"

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dit_accel.app import show
 from dit_accel.app.points import Front, FrontPoint
 from dit_accel.app.views import Explorer
+from dit_accel.app.work import Tell
 from dit_accel.plan.facts import SPEEDUP, interval_words, metric_facts
 
 CELL_PX, GAP_PX, LABEL_PX, HEADER_PX, FOOTER_PX = 192, 8, 250, 34, 30
@@ -16,7 +17,9 @@ INK, GREY, PAPER = (20, 20, 20), (100, 100, 100), (255, 255, 255)
 NUM_PROMPTS = 4
 
 
-def comparison_grid(explorer: Explorer, front: Front, metric: str, owner: str) -> Path:
+def comparison_grid(
+    explorer: Explorer, front: Front, metric: str, owner: str, tell: Tell = lambda words, share: None
+) -> Path:
     """Draw what is not kept yet, and write the grid as PNG; returns its path.
 
     Args:
@@ -24,6 +27,7 @@ def comparison_grid(explorer: Explorer, front: Front, metric: str, owner: str) -
         front: Its plain run, plans, and plain with fewer steps in their time.
         metric: Whose numbers are written.
         owner: Who may stop it.
+        tell: Told how far it is.
 
     Raises:
         BusyError: The device has another job.
@@ -40,6 +44,7 @@ def comparison_grid(explorer: Explorer, front: Front, metric: str, owner: str) -
     wanted = [(point, shown) for point in points for shown in prompts]
     for number, (point, picture) in enumerate(explorer.draw_all(front, wanted, owner)):
         row, column = divmod(number, len(prompts))
+        tell(f"drawing the grid: {number + 1} of {len(wanted)}", (number + 1) / len(wanted))
         top = HEADER_PX + row * (CELL_PX + GAP_PX)
         if column == 0:
             draw.text((GAP_PX, top + 4), point.label, fill=INK, font=big)
@@ -63,7 +68,9 @@ def _facts(point: FrontPoint, metric: str) -> list[str]:
     facts, measured = metric_facts(metric), point.errors.get(metric)
     lines = [] if point.ratio is None else [interval_words(SPEEDUP, point.ratio, point.ratio_ci95)]
     if measured is not None:
-        lines += [f"{facts.label} {interval_words(facts, measured.mean, measured.ci95)}"]
-        lines += [f"worst 5 % {facts.number(measured.worst5)}, n = {point.n}"]
+        mean, low, high, worst = (
+            show.number(metric, value) for value in (measured.mean, *measured.ci95, measured.worst5)
+        )
+        lines += [f"{facts.label} {mean}{facts.unit} [{low}, {high}]", f"worst 5 % {worst}{facts.unit}, n = {point.n}"]
     lines += ["not measured"] if not lines else []
     return [*lines, *([point.state] if point.state else [])]

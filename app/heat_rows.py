@@ -79,7 +79,7 @@ def rows_of_passes(
         if kind in WHILE_IT_RUNS:
             said.append(f"'{kind}' decides at every step while it runs, so it has no map")
         elif kind not in drawn:
-            said.append(f"'{kind}' does the same at every step")
+            said.append(f"'{kind}' does not decide by step and site, so it is not in this map")
     return grouped(rows), tuple(said)
 
 
@@ -126,7 +126,8 @@ def _cache_rows(config: Mapping[str, Any], runs: Bits, known: Known, said: list[
         rows.append(HeatRow(name=site, cells=_under(runs, cells) if len(runs) == len(cells) else cells))
     if known.graph is not None:
         others = _untouched(known.graph, schedule)
-        said.append(f"{_rule_words(config)}. The other {others} modules are computed whenever the denoiser is.")
+        rest = f" {others} more modules are computed whenever the denoiser is." if others else ""
+        said.append(f"{_rule_words(config)}.{rest}")
     return rows
 
 

@@ -6,7 +6,7 @@ from html import escape
 from dit_accel.app.heat_rows import ANSWERED, COMPUTED, FORECAST, REUSED, SPARSE, HeatRow
 
 CELL_WIDTH, CELL_HEIGHT = 22, 20
-LETTER, LEAST_LABEL, MOST_LABEL = 7.4, 110, 290
+LETTER, LEAST_LABEL, MOST_LABEL = 8.0, 110, 310
 SHRUNK = 0.62  # a map may be drawn this much smaller before it scrolls
 WORDS = {
     COMPUTED: "computed",

@@ -44,6 +44,8 @@ CSS = """
 .badge.good { color: var(--good); } .badge.doubt { color: var(--doubt); }
 .note { border-left: 4px solid var(--rival); padding: .4em .8em; background: var(--block-background-fill); }
 .note.bad { border-color: #d1242f; } .note.wait { border-color: var(--doubt); }
+#lost { position: fixed; bottom: 0; left: 0; right: 0; z-index: 1000; padding: .9em 1.2em; background: #8f1d1d;
+        color: #fff; font-weight: 600; text-align: center; }
 .nothing { padding: 1.2em; opacity: .8; }
 .pixels img { image-rendering: pixelated; }
 .dial .head { display: flex; justify-content: space-between; align-items: center; gap: .6em; font-size: .92em; }
@@ -70,6 +72,7 @@ footer { display: none !important; }
   .front .name { font-size: 16px; }
   .front .label { display: none; } .front .chosen .label { display: inline; }
   .front .legend { display: none; }
+  #limits { flex-direction: column; }
   #thumbs .grid-container { grid-template-columns: repeat(4, 1fr) !important; }
 }
 """

@@ -1,4 +1,7 @@
-"""Opens what people bring: a plan, a folder of plans, a report, or a plan on the hub. Checked before it is shown."""
+"""Opens what people bring: a plan, a folder of plans, a report, a pipeline, or what the hub has. Checked first.
+
+What says that it is certified is held against its digests, which imports torch.
+"""
 
 import hashlib
 import json
@@ -8,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dit_accel.app.fronts import assemble, models
+from dit_accel.app.library import verified
 from dit_accel.app.own_models import front_of_pipeline
 from dit_accel.app.places import HUB_ID, Places, check_size
 from dit_accel.app.plans import PlanFolder, plans_of, read_plan_folder, shipped_folder
@@ -43,7 +47,7 @@ def open_path(places: Places, text: str, model: str = "") -> tuple[str, Front]:
         folder = _from_hub(text)
         if not (folder / PLAN_FILE).is_file():
             return text, front_of_pipeline(text, folder / MODEL_INDEX)
-        front = _front([read_plan_folder(folder)], model)
+        front = verified(_front([read_plan_folder(folder)], model))
         return text, replace(front, points=tuple(replace(p, hub=text) if p.folder else p for p in front.points))
     path = places.inside(text)
     if (path / MODEL_INDEX).is_file():
@@ -93,7 +97,7 @@ def open_search(folder: Path, model: str) -> Front:
     kept = [p for p in plans if p.certificate is not None or (p.name not in certified and p.folder.name != "chosen")]
     if not kept:
         raise ConfigError(f"the search in '{folder.name}' has saved no plan yet")
-    return assemble(model, kept, [], notes)
+    return verified(assemble(model, kept, [], notes))
 
 
 def _open(path: Path, model: str) -> Front:
@@ -107,10 +111,10 @@ def _open(path: Path, model: str) -> Front:
             )
         path = path.parent
     if (path / PLAN_FILE).is_file():
-        return _front([read_plan_folder(path)], model)
+        return verified(_front([read_plan_folder(path)], model))
     plans, faults = plans_of(path)
     if plans:
-        return _front(plans, model, faults)
+        return verified(_front(plans, model, faults))
     if (path / REPORT_FILE).is_file():
         return _of_report(Report.load(path))
     raise ConfigError(faults[0] if faults else f"'{path.name}' holds nothing to open; give {WANTED}")

@@ -10,6 +10,7 @@ from dit_accel.app.api import add_api
 from dit_accel.app.device import Device
 from dit_accel.app.library import Library
 from dit_accel.app.looks import CSS
+from dit_accel.app.lost import HEAD
 from dit_accel.app.pictures import Kept
 from dit_accel.app.places import Places
 from dit_accel.app.searches import running_in
@@ -86,6 +87,7 @@ def launch_options(output: Path) -> dict[str, Any]:
     return {
         "theme": theme,
         "css": CSS,
+        "head": HEAD,
         "max_file_size": MAX_UPLOAD,
         "allowed_paths": [str(output / "app" / name) for name in ("generated", "grids")],
         "footer_links": [],

@@ -118,6 +118,7 @@ def scatter(
     y_floor: float | None = None,
     good_is_low: bool = True,
     legend: Mapping[str, str] = KIND_WORDS,
+    x_whole: bool = False,
 ) -> str:
     """An SVG, or a sentence where there is nothing to draw.
 
@@ -132,10 +133,11 @@ def scatter(
         y_floor: Smaller errors stand at the edge.
         good_is_low: Whether the plain run stands below.
         legend: What kinds are called.
+        x_whole: Whether there is nothing between whole numbers to the right.
     """
     measured = [mark.y for mark in marks if mark.y is not None]
     if not measured:
-        return f'<p class="nothing">{escape(title)}: nothing is measured yet.</p>'
+        return f'<p class="nothing">{escape(title)}: nothing is measured yet</p>'
     x = Axis.around([mark.x for mark in marks], LEFT, WIDTH - RIGHT)
     y = Axis.around(measured, HEIGHT - BOTTOM, TOP, log=y_log, floor=y_floor)
     edge = y.low if good_is_low else y.high
@@ -144,7 +146,7 @@ def scatter(
         f'<svg class="front" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{escape(title)}" '
         f'data-x0="{x.start}" data-x1="{x.end}" data-low="{x.low!r}" data-high="{x.high!r}" data-log="{int(x.log)}">',
         f'<text class="title" x="{LEFT}" y="18">{escape(title)}</text>',
-        *_frame(x, y, x_title, y_title),
+        *_frame(x, y, x_title, y_title, x_whole),
         f'<rect class="brush" x="0" width="0" y="{TOP}" height="{HEIGHT - BOTTOM - TOP}"/>',
         _line([spots[key] for key in line if key in spots]),
     ]
@@ -159,10 +161,10 @@ def scatter(
     return "".join(parts)
 
 
-def _frame(x: Axis, y: Axis, x_title: str, y_title: str) -> list[str]:
+def _frame(x: Axis, y: Axis, x_title: str, y_title: str, x_whole: bool) -> list[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = [f'<rect class="plane" x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}"/>']
-    for value in x.ticks():
+    for value in (tick for tick in x.ticks() if not x_whole or tick == int(tick)):
         parts.append(f'<line class="grid" x1="{x.at(value):.1f}" x2="{x.at(value):.1f}" y1="{TOP}" y2="{bottom}"/>')
         parts.append(
             f'<text class="tick" x="{x.at(value):.1f}" y="{bottom + 18}" text-anchor="middle">{short(value)}</text>'
@@ -225,7 +227,7 @@ def _label_places(names: Mapping[str, tuple[str, float, float]]) -> dict[str, tu
 
 def _hits(box: tuple[float, float, float, float], taken: Sequence[tuple[float, float, float, float]]) -> bool:
     left, top, width, height = box
-    if left < LEFT or left + width > WIDTH or top + height > HEIGHT - BOTTOM:
+    if left < LEFT or left + width > WIDTH or top < TOP - 2 or top + height > HEIGHT - BOTTOM:
         return True
     return any(left < x + w and x < left + width and top < y + h and y < top + height for x, y, w, h in taken)
 

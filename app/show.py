@@ -74,13 +74,13 @@ def _cells(front: Front, point: FrontPoint, metric: str) -> list[str]:
     if measured is None:
         unknown = "not measured"
         return ["", point.label, whose, _seconds(seconds) or unknown, speed, unknown, "", "", point.state]
-    low, high = (_number(metric, end) for end in measured.ci95)
-    error = f"{_number(metric, measured.mean)}{facts.unit} [{low}, {high}]"
-    worst = f"{_number(metric, measured.worst5)}{facts.unit}"
+    low, high = (number(metric, end) for end in measured.ci95)
+    error = f"{number(metric, measured.mean)}{facts.unit} [{low}, {high}]"
+    worst = f"{number(metric, measured.worst5)}{facts.unit}"
     return ["", point.label, whose, _seconds(seconds), speed, error, worst, str(point.n), point.state]
 
 
-def _number(metric: str, value: float) -> str:
+def number(metric: str, value: float) -> str:
     """Distances span decades, so they get two figures; the others their decimals."""
     if metric not in FLOORS:
         return f"{value:.{metric_facts(metric).digits}f}"
@@ -120,12 +120,12 @@ def _tiles(front: Front, point: FrontPoint, metric: str) -> list[tuple[str, str]
     if point.ratio is None or measured is None:
         return [("not measured", "speed and quality on this model")]
     speed, _, span = interval_words(SPEEDUP, point.ratio, point.ratio_ci95).partition(" ")
-    low, high = (_number(metric, end) for end in measured.ci95)
+    low, high = (number(metric, end) for end in measured.ci95)
     better = "higher is better" if facts.higher_is_better else "lower is better"
     return [
         (_seconds(seconds), f"{'a video' if front.video else 'an image'}, plain {_seconds(front.plain_s)}"),
         (speed.replace("x", "×"), f"as fast, whole runs {span}"),
-        (f"{_number(metric, measured.mean)}{facts.unit}", f"{facts.label} [{low}, {high}], {better}"),
+        (f"{number(metric, measured.mean)}{facts.unit}", f"{facts.label} [{low}, {high}], {better}"),
     ]
 
 
@@ -203,6 +203,6 @@ def quality_dial(points: Sequence[FrontPoint], chosen: FrontPoint, metric: str) 
     value = chosen.errors[metric].mean if metric in chosen.errors else best if chosen.kind == "plain" else None
     bound = "at least" if facts.higher_is_better else "at most"
     label = f"{facts.label} {bound}{',' + facts.unit if facts.unit else ''}"
-    shown = "" if value is None else f"{value:.3g}" if metric in FLOORS else _number(metric, value)
+    shown = "" if value is None else f"{value:.3g}" if metric in FLOORS else number(metric, value)
     log = metric in FLOORS
     return dial(label, values, value, shown=shown, log=log, floor=FLOORS.get(metric, 0.0))

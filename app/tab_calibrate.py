@@ -225,6 +225,7 @@ def search_plot(search: Search) -> str:
         y_log=False,
         good_is_low=False,
         legend={"ours": "the front", "fewer_steps": "beaten"},
+        x_whole=True,
     )
 
 

@@ -16,6 +16,7 @@ from dit_accel.app.looks import note, progress_bar
 from dit_accel.app.scatter import BEHAVIOUR
 from dit_accel.app.views import AUTO_S, Choice, Explorer
 from dit_accel.app.visits import Visits
+from dit_accel.app.work import Work
 from dit_accel.errors import DitAccelError
 
 LIGHT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -231,9 +232,16 @@ class ExploreTab:
     def save_grid(self, choice: Choice, opened: Any, request: gr.Request) -> Iterator[Any]:
         """Prompts by points as one picture with its numbers."""
         front, _ = self.explorer.front_and_point(choice, opened)
-        yield gr.update(visible=False), note("drawing the grid ...", "wait")
+        owner = owner_of(request)
+        yield gr.update(visible=False), progress_bar("drawing the grid ...", 0.0)
+        work = Work(lambda tell: comparison_grid(self.explorer, front, choice.metric, owner, tell))
         try:
-            path = comparison_grid(self.explorer, front, choice.metric, owner_of(request))
+            for words, share in work.watch():
+                yield gr.skip(), progress_bar(words, share)
+            path = work.result
+        except GeneratorExit:  # the page was closed
+            self.explorer.device.stop(owner)
+            raise
         except Exception as error:  # memory that ran out has no class of its own on every device
             yield gr.skip(), note(in_words(error), "bad")
             return

@@ -231,5 +231,4 @@ def _image(label: str, elem_id: str) -> dict[str, Any]:
     return {
         "label": label, "elem_id": elem_id, "elem_classes": "pixels", "interactive": False, "type": "filepath",
         "format": "webp", "min_width": 150, "buttons": ["download", "fullscreen"],
-        "placeholder": "Press *Draw both*.",
     }  # fmt: skip

@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+WAIT_MS = 120_000  # of a machine that is busy with other things
+
 
 def go_to(page: Any, tab: str) -> None:
     page.get_by_role("tab", name=tab).click()
@@ -24,10 +26,12 @@ def wait_for_pictures(page: Any) -> None:
     page.wait_for_function("!document.querySelector('#drawing .note') && !document.querySelector('#halt')")
 
 
-def says(page: Any, selector: str, words: str) -> None:
-    """Wait until a part of the page says these words."""
+def says(page: Any, selector: str, words: str, *, patience: int = 1) -> None:
+    """Wait until a part of the page says these words, so many times as long as for other things."""
     page.wait_for_function(
-        "([selector, words]) => document.querySelector(selector)?.innerText.includes(words)", arg=[selector, words]
+        "([selector, words]) => document.querySelector(selector)?.innerText.includes(words)",
+        arg=[selector, words],
+        timeout=patience * WAIT_MS,
     )
 
 

@@ -17,6 +17,7 @@ from pages.families import ask_families, not_asked, own_passes
 from pages.family_tables import families_block, groups_block, kinds_block, passes_block
 from pages.glance import glance_block
 from pages.markers import Table
+from pages.parallel import parallel_block, simulator_block
 from pages.reports import quality_block, results_block, speed_block
 from pages.techniques import techniques_block
 from pages.theory import theory_block
@@ -54,6 +55,8 @@ TABLES: dict[str, Table] = {
     "families": lambda paths: families_block(ask_families(), not_asked()),
     "family-groups": lambda paths: groups_block(ask_families()),
     "site-kinds": lambda paths: kinds_block(ask_families()),
+    "parallel": lambda paths: parallel_block(_json(*paths)),
+    "parallel-simulator": lambda paths: simulator_block(_json(*paths)),
     "attention-papers": lambda paths: attention_papers(),
     "attention-times": lambda paths: if_measured(
         "attention-cpu.json", "python benchmarks/attention.py", attention_times_block

@@ -15,6 +15,7 @@ from dit_accel.cli.evaluate import evaluate_command
 from dit_accel.cli.explore import app_command
 from dit_accel.cli.generate import generate_command
 from dit_accel.cli.linearize import linearize_command
+from dit_accel.cli.parallel_plan import parallel_plan_command
 from dit_accel.cli.presets import presets_app
 from dit_accel.cli.quantize import quantize_command
 from dit_accel.cli.report import report_command
@@ -51,6 +52,7 @@ app.command("report")(report_command)
 app.add_typer(presets_app, name="presets")
 app.command("env")(env_command)
 app.command("doctor")(doctor_command)
+app.command("parallel-plan")(parallel_plan_command)
 app.command("train-embedded")(train_embedded_command)
 app.command("distill")(distill_command)
 app.command("linearize")(linearize_command)

@@ -8,6 +8,7 @@ import typer
 from dit_accel.cli import options
 from dit_accel.cli.console import out, print_json, tell
 from dit_accel.cli.output import Output
+from dit_accel.cli.sharing import Parallel, ParallelMode, ParallelTimeout, ParallelWarmup, Sharing, traffic_words
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ def generate_command(
         float | None,
         typer.Option(min=1, help="Instead of a preset: the most faithful plan certified to be so many times faster."),
     ] = None,
+    parallel: Parallel = 1,
+    parallel_mode: ParallelMode = "stale",
+    parallel_warmup: ParallelWarmup = 4,
+    parallel_timeout: ParallelTimeout = 120.0,
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
@@ -100,21 +105,33 @@ def generate_command(
     samples = [(text, seed + number) for text in prompt for number in range(num_images)]
     target = Output(path=output, zoom=zoom, fps=fps)
     target.check(len(samples), compare=compare)
+    sharing = Sharing(ranks=parallel, mode=parallel_mode, warmup=parallel_warmup, timeout_s=parallel_timeout)
+    sharing.check(compare=compare)
     if compare:
         from dit_accel.evaluation.metrics.fidelity import require_metrics
 
         require_metrics()
-    from dit_accel.cli.model import load_for_cli
-
-    tell(f"loading {model} ...")
-    pipe = load_for_cli(model, device, dtype)
-    target.check_for(pipe)
-    if limits.given:
-        chosen = _within(limits, pipe, model)
-    if compare and chosen is not None:
-        result = _compared(pipe, chosen, samples, settings, model=model, target=target, strict=strict, quiet=as_json)
-    else:
-        result = _drawn(pipe, chosen, samples, settings, target=target, strict=strict, quiet=as_json)
+    with sharing.joined(device) as rank:
+        if rank == 0:
+            tell(f"loading {model} ...")
+        target = sharing.output(target, rank)
+        pipe = _loaded(model, device, dtype)
+        target.check_for(pipe)
+        if limits.given:
+            chosen = _within(limits, pipe, model)
+        if parallel > 1:
+            chosen = sharing.plan(None if chosen is None else as_path(chosen), pipe)
+        quiet = as_json or rank > 0
+        if compare and chosen is not None:
+            result = _compared(pipe, chosen, samples, settings, model=model, target=target, strict=strict, quiet=quiet)
+        else:
+            result = _drawn(pipe, chosen, samples, settings, target=target, strict=strict, quiet=quiet)
+        if rank > 0:
+            return
+        if parallel > 1:
+            result["sent_bytes"] = sharing.traffic(pipe)
+            if not quiet:
+                tell(traffic_words(result["sent_bytes"]))
     if as_json:
         import json
 
@@ -122,6 +139,12 @@ def generate_command(
     else:
         for path in result["files"]:
             out().print(str(path), markup=False)
+
+
+def _loaded(model: str, device: str, dtype: str) -> Any:
+    from dit_accel.cli.model import load_for_cli
+
+    return load_for_cli(model, device, dtype)
 
 
 def _within(limits: "Limits", pipe: Any, model: str) -> "AccelerationPlan":

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from explorer_pages import WAIT_MS
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome")
-WAIT_MS = 120_000  # of a machine that is busy with other things
 
 
 @pytest.fixture(scope="session")

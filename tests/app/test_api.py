@@ -74,6 +74,35 @@ def test_files_of_the_machine_are_not_served(served: tuple[str, Path]) -> None:
         assert httpx.get(f"{served[0]}gradio_api/file={path}").status_code in (403, 404)
 
 
+def test_more_than_the_limit_is_not_taken(served: tuple[str, Path]) -> None:
+    """64 MiB and a little more are refused while they are uploaded; a small file is taken."""
+    import httpx
+
+    address = f"{served[0]}gradio_api/upload"
+    taken = httpx.post(address, files={"files": ("report.json", b"{}")}, timeout=100)
+    assert taken.status_code == 200
+    large = httpx.post(address, files={"files": ("report.json", bytes(65 * 2**20))}, timeout=100)
+    assert large.status_code == 413
+
+
+def test_an_uploaded_file_cannot_be_somewhere_else(served: tuple[str, Path]) -> None:
+    """A name that climbs, and a path of this machine in place of an upload."""
+    import httpx
+
+    answer = httpx.post(f"{served[0]}gradio_api/upload", files={"files": ("../../../evil.json", b"{}")}, timeout=100)
+    assert answer.status_code != 200 or ".." not in answer.json()[0]
+    for path in ("/etc/passwd", str(served[1] / "in")):
+        assert httpx.get(f"{served[0]}gradio_api/file={path}", timeout=100).status_code in (403, 404)
+
+
+def test_what_is_drawn_is_what_was_asked_for(client: Any) -> None:
+    plain = client.predict("emoji-flux", "plain", "an owl", 3, 4, api_name="/draw")
+    other = client.predict("emoji-flux", "plain", "an owl", 4, 4, api_name="/draw")
+    assert plain["png_base64"] != other["png_base64"] and plain["summary"] == "" and not plain["certified"]
+    with pytest.raises(gradio_client.exceptions.AppError, match="has no point"):
+        client.predict("emoji-flux", "ours/fest", "an owl", 3, 4, api_name="/draw")
+
+
 def test_it_listens_on_this_machine_only(served: tuple[str, Path]) -> None:
     assert served[0].startswith("http://127.0.0.1:")
 

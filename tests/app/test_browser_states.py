@@ -171,7 +171,7 @@ def test_a_comparison_grid(open_page: Any, tmp_path: Path, keep_screenshot: Any)
     page = open_page()
     wait_for_pictures(page)
     page.locator("#grid").click()
-    page.wait_for_selector("#grid-file:visible")
+    says(page, "#grid-words", "is ready", patience=5)
     with page.expect_download() as download:
         page.locator("#grid-file").click()
     download.value.save_as(tmp_path / "grid.png")
@@ -190,7 +190,7 @@ def test_a_video_loops_and_so_does_its_difference(open_page: Any, tmp_path: Path
     page.locator("#g-prompt textarea, #g-prompt input").fill("a frog face grows")
     page.locator("#g-steps textarea, #g-steps input").fill("4")
     page.locator("#g-go").click()
-    says(page, "#g-status", "one run each")
+    says(page, "#g-status", "one run each", patience=5)
     found = {}
     for name in ("plain", "fast", "difference"):
         image = page.locator(f"#g-{name} img")

@@ -192,7 +192,7 @@ def test_what_is_shown_of_a_point_leads_back_to_it(model: str) -> None:
             written = float(dial.split('value="')[1].split('"')[0])
             found = by_quality(front, metric, written)
             assert found.ratio is not None and each.ratio is not None and found.ratio >= each.ratio
-            shown = [show._number(metric, p.errors[metric].mean) for p in (found, each)]
+            shown = [show.number(metric, p.errors[metric].mean) for p in (found, each)]
             assert found == each or shown[0] == shown[1]
 
 

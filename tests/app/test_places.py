@@ -110,6 +110,18 @@ def test_an_upload_is_copied_under_our_names(places: Places, tmp_path: Path) -> 
     ]
 
 
+def test_a_plan_that_was_changed_since_is_not_shown_as_certified(places: Places, tmp_path: Path) -> None:
+    """By a path, in a folder of plans, and uploaded: what somebody else says of a plan is held against the plan."""
+    path = places.root / "flux" / "fast" / "dit_accel_plan.json"
+    data = json.loads(path.read_text())
+    data["passes"][0]["guard"] = [0.5] * len(data["passes"][0]["computed"])
+    path.write_text(json.dumps(data))
+    files = [path, path.with_suffix(".safetensors"), path.with_name("report.json")]
+    for front in (open_path(places, "flux/fast")[1], open_path(places, "flux")[1], open_uploads(places, files)[1]):
+        point = next(each for each in front.points if each.label == "fast")
+        assert point.state == NOT_CERTIFIED and "changed after" in point.words[0]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -1,5 +1,6 @@
 """What is shown of a front: the plot and the heat map as SVG, the table, and code that runs as pasted."""
 
+import io
 import json
 import re
 import subprocess
@@ -8,14 +9,20 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from dit_accel.app import show
 from dit_accel.app.axes import Axis, short
+from dit_accel.app.device import Device
 from dit_accel.app.dial import dial
 from dit_accel.app.fronts import front_of_model
 from dit_accel.app.heatmap import heatmap
+from dit_accel.app.library import Library
+from dit_accel.app.pictures import Kept, frames_of
+from dit_accel.app.places import Places
 from dit_accel.app.points import Front, FrontPoint
 from dit_accel.app.scatter import Mark, scatter
+from dit_accel.app.views import Explorer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,7 +121,7 @@ def test_a_dial_has_a_stop_at_every_point(stops: tuple[float, ...], value: float
 
 def test_a_dial_without_two_points_says_so() -> None:
     html = dial("<x>", [1.0], None, shown="")
-    assert "nothing is measured yet" in html and "<x>" not in html
+    assert "no limit to set yet" in html and "<x>" not in html
 
 
 def run_pasted(code: str, folder: Path) -> None:
@@ -129,6 +136,17 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
+def explorer_picture(front: Front, point: FrontPoint, folder: Path) -> Image.Image:
+    """What the explorer draws of the prompt that the code of a point names."""
+    device = Device(places=Places(root=folder, output=folder), name="cpu")
+    explorer = Explorer(Library(()), device, Kept(folder / "pictures"))
+    with device.job("drawing"):
+        explorer.picture(front, point, point.shown[-1])
+    path = explorer.file(front, point, point.shown[-1])
+    assert path is not None
+    return frames_of(path)[0]
+
+
 def test_the_code_runs_as_pasted_and_makes_the_same_picture(flux: Front, tmp_path: Path) -> None:
     """A plan by its preset, the same plan by its folder, and plain with fewer steps, in one process: torch is slow."""
     from dataclasses import replace
@@ -139,6 +157,9 @@ def test_the_code_runs_as_pasted_and_makes_the_same_picture(flux: Front, tmp_pat
     run_pasted(pasted, tmp_path)
     first, second, fewer = ((tmp_path / f"{number}.png").read_bytes() for number in range(3))
     assert first == second != fewer
+    shown = explorer_picture(flux, fast, tmp_path)
+    with Image.open(io.BytesIO(first)) as pasted:
+        assert pasted.convert("RGB").tobytes() == shown.tobytes(), "the pasted lines draw what the explorer shows"
     assert len(codes[0].splitlines()) <= 6
 
 

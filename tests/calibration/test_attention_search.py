@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from dit_accel import (
-    GeneratorSpec,
-    StaticCacheConfig,
+    TrajectoryConfig,
     accelerate_pipeline,
+    certify,
     load_embedded,
     remove_acceleration,
     summary,
@@ -22,6 +22,7 @@ from dit_accel.calibration.attention_budget import Sensitivity, divide, measure_
 from dit_accel.calibration.attention_published import order_scores, published_orders
 from dit_accel.calibration.attention_search import calibrate_attention
 from dit_accel.errors import ConfigError
+from dit_accel.evaluation.reports.report import Report
 from dit_accel.passes.attention.layout import ORDER_NAMES, TokenLayout
 from dit_accel.passes.attention.static_mask import StaticMaskConfig
 from dit_accel.pipelines.generation import GenerationSettings
@@ -93,6 +94,7 @@ def test_the_published_score_is_an_option() -> None:
     assert [ORDER_NAMES[order][0] for order in signs[1]] == ["F", "H", "W"]
 
 
+@pytest.mark.slow
 def test_from_prompts_to_a_joined_plan(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(attention_search, "available_perceptual", tuple)
     pipe = load_embedded("emoji-pixart")
@@ -120,16 +122,20 @@ def test_from_prompts_to_a_joined_plan(tmp_path, monkeypatch) -> None:
 
     for name in ("record", "record_attention", "measure_gains", "measure_sensitivity"):
         monkeypatch.setattr(attention_search, name, never)
-    cache = AccelerationPlan(name="every-2", passes=(StaticCacheConfig(schedule=GeneratorSpec("every_n", n=2)),))
-    joined = calibrate_attention(pipe, tmp_path, **given, joined=cache)
+    calls = AccelerationPlan(name="three-of-four", passes=(TrajectoryConfig(computed=(True, True, False, True)),))
+    joined = calibrate_attention(pipe, tmp_path, **given, joined=calls)
     (both,) = joined.plans
-    assert [config.type_name for config in both.passes] == ["static_cache", "paro_attention"]
+    assert [config.type_name for config in both.passes] == ["trajectory", "paro_attention"]
     assert both.passes[1] == plan.passes[0] and joined.points[0].psnr_db < found.points[0].psnr_db
     accelerate_pipeline(pipe, AccelerationPlan.from_pretrained(tmp_path / both.name))
     pipe("an owl", num_inference_steps=4, output_type="latent")
     effects = summary(pipe).denoisers[0].effects
-    assert effects["paro_attention"].actual_frac > 0.3 and effects["static_cache"].actual_frac > 0.2
+    assert effects["paro_attention"].actual_frac > 0.3 and effects["trajectory"].actual_frac == 0.25
     remove_acceleration(pipe)
+    few = {"num_prompts": 2, "repeats": 1, "rival": False, "allow_small": True}
+    certify(pipe, both, tmp_path / "certified", model="emoji-pixart", settings=given["settings"], **few)
+    own = Report.load(tmp_path / "certified").variants[1]
+    assert {each.name for each in own.effects.passes} == {"trajectory", "paro_attention"}
     with pytest.raises(ConfigError, match="decides on attention scores already"):
         calibrate_attention(
             pipe, tmp_path, **given, joined=AccelerationPlan(name="other", passes=(StaticMaskConfig(),))

@@ -47,7 +47,7 @@ def check(dtype, backend: str, *, scale: float = 0.25, factor: float = 1, capaci
         assert relative_error(mine.grad, theirs.grad) <= limits[1] * factor
 
 
-@pytest.mark.parametrize("size", [1.0, 4.0, 16.0])
+@pytest.mark.parametrize("size", [1.0, pytest.param(4.0, marks=pytest.mark.slow), 16.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("backend", ["triton", "cpu"])
 def test_parity_with_the_truth(backend: str, dtype, size: float) -> None:

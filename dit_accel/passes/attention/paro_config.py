@@ -20,7 +20,8 @@ NAME = "paro_attention"
 class PAROAttentionConfig(DenseRules):
     """Compute those blocks of self-attention that hold its mass, in an order of tokens in which there are few of them.
 
-    Found by :func:`dit_accel.calibration.attention.calibrate_paro`; nobody writes one by hand.
+    Found by :func:`dit_accel.calibration.attention.choose_paro` or ``dit-accel calibrate --attention``; nobody writes
+    one by hand.
 
     Args:
         grid: Frames, rows and columns of the tokens that the masks are for. On another grid everything is computed.

@@ -9,7 +9,7 @@ diffusers, and the state of the processor (its backend, its settings) is that of
 import copy
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, overload
 
 import torch
@@ -148,12 +148,18 @@ def route(module: nn.Module, ledger: PatchLedger, *, by: str, kind: type[Route] 
         found = kind(native.scaled_dot_product_attention, heads_first=True)
         stand_in = types.ModuleType(native.__name__)
         vars(stand_in).update(vars(native), scaled_dot_product_attention=found)
+    ledger.set(module, "processor", with_names(processor, {name: stand_in}), by=by)
+    return found
+
+
+def with_names(processor: Any, names: Mapping[str, Any]) -> Any:
+    """The processor with the same ``__call__``, for whose code some global names mean something else."""
+    code: types.FunctionType = inspect.getattr_static(type(processor), "__call__")
     same = types.FunctionType(
-        code.__code__, {**code.__globals__, name: stand_in}, code.__name__, code.__defaults__, code.__closure__
+        code.__code__, {**code.__globals__, **names}, code.__name__, code.__defaults__, code.__closure__
     )
     same.__kwdefaults__, same.__doc__, same.__annotations__ = code.__kwdefaults__, code.__doc__, code.__annotations__
-    ledger.set(module, "processor", _with_call(processor, same), by=by)
-    return found
+    return _with_call(processor, same)
 
 
 def is_routed(module: nn.Module, found: Route) -> bool:

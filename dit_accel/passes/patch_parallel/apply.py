@@ -14,6 +14,7 @@ from dit_accel.passes.attention.routing import KINDS, SCORES, routable
 from dit_accel.passes.base import Pass, register_pass
 from dit_accel.passes.patch_parallel.config import NAME, PatchParallelConfig
 from dit_accel.passes.patch_parallel.groups import job
+from dit_accel.passes.patch_parallel.linear import linear_attentions
 from dit_accel.passes.patch_parallel.parallel import PatchParallel
 from dit_accel.passes.patch_parallel.splits import SPLITS
 from dit_accel.passes.patch_parallel.unet import why_no_rows
@@ -70,7 +71,7 @@ def _obstacles(target: Target, config: PatchParallelConfig) -> list[str]:
     found = [f"it has no module '{path}'" for path in missing]
     if split.kind == "rows":
         found += why_no_rows(target.denoiser)
-    routed = {site.info.id for site, _ in routable(target)}
+    routed = {site.info.id for site, _ in (*routable(target), *linear_attentions(target))}
     for site in target.layout.sites:
         if site.info.kind in KINDS and site.info.id not in routed:
             found.append(f"'{site.info.id}' does not hand its keys and values on to a function that can be replaced")

@@ -23,17 +23,18 @@ def launched_size() -> int:
 
 
 @contextmanager
-def joined(size: int, *, timeout_s: float) -> Iterator[int]:
+def joined(size: int, *, device: str = "auto", timeout_s: float) -> Iterator[int]:
     """Be one rank of the job that a launcher has started; yields the rank.
 
-    NCCL where every rank has a GPU of its own, else gloo.
+    NCCL where every rank of this machine has a GPU of its own, gloo on the CPU.
 
     Args:
         size: How many ranks are expected.
+        device: Where the pipeline is to run: ``"auto"``, ``"cpu"`` or ``"cuda"``, which is then this rank's own GPU.
         timeout_s: After which ranks that do not come, or do not answer, are given up.
 
     Raises:
-        ConfigError: The job has another size, or there is none.
+        ConfigError: The job has another size, or there is none; or it has more ranks than GPUs.
         CommunicationError: Not all ranks have come.
     """
     import torch
@@ -46,10 +47,12 @@ def joined(size: int, *, timeout_s: float) -> Iterator[int]:
             f"--parallel {size} needs {size} processes, and there {'is one' if found == 1 else f'are {found}'}: "
             f"start it as '{how}' or 'accelerate launch --num-processes {size} -m dit_accel ...'"
         )
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    on_gpus = torch.cuda.is_available() and torch.cuda.device_count() > local
+    on_gpus = device != "cpu" and torch.cuda.is_available()
     if on_gpus:
-        torch.cuda.set_device(local)
+        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", str(size))), torch.cuda.device_count()
+        if here > gpus:
+            raise ConfigError(f"{here} ranks on a machine of {gpus} GPUs: start as many as there are, or --device cpu")
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=timedelta(seconds=timeout_s))
     except (RuntimeError, ValueError) as error:
@@ -61,6 +64,17 @@ def joined(size: int, *, timeout_s: float) -> Iterator[int]:
             dist.destroy_process_group()
 
 
+def is_first_to_say() -> bool:
+    """Whether no other rank of the job has asked this before: one error is enough. Where that is unknown, yes."""
+    from torch.distributed import distributed_c10d
+
+    try:
+        store = distributed_c10d._get_default_store()
+        return int(store.add("dit_accel/said", 1)) == 1
+    except (RuntimeError, ValueError, AttributeError):
+        return True
+
+
 def run_on_ranks(
     function: Callable[..., Any],
     size: int,
@@ -68,6 +82,7 @@ def run_on_ranks(
     arguments: Mapping[str, Any] | None = None,
     timeout_s: float = 60.0,
     method: str = "fork",
+    on_gpus: bool = False,
 ) -> list[Any]:
     """Run a function on local ranks, one torch thread each, and return what each returned.
 
@@ -76,7 +91,8 @@ def run_on_ranks(
         size: Processes.
         arguments: For the function.
         timeout_s: For the whole; also how long a rank waits for the others.
-        method: ``"fork"`` starts at once and shares what is imported; ``"spawn"`` starts anew.
+        method: ``"fork"`` starts at once and shares what is imported; ``"spawn"`` starts anew, as GPUs need it.
+        on_gpus: Give each rank a GPU, and the job NCCL.
 
     Raises:
         CommunicationError: Ranks have failed, or were not done in time. All are ended before it leaves; the message
@@ -89,7 +105,7 @@ def run_on_ranks(
         try:
             for rank in range(size):
                 mine, theirs = context.Pipe(duplex=False)
-                given = (function, rank, size, store, timeout_s, dict(arguments or {}), theirs)
+                given = (function, rank, size, store, timeout_s, dict(arguments or {}), on_gpus, theirs)
                 process = context.Process(target=_rank, args=given, daemon=True)
                 process.start()
                 theirs.close()
@@ -134,6 +150,7 @@ def _rank(
     store: str,
     timeout_s: float,
     arguments: dict[str, Any],
+    on_gpus: bool,
     pipe: Connection,
 ) -> None:
     import torch
@@ -141,8 +158,14 @@ def _rank(
 
     torch.set_num_threads(1)
     try:
+        if on_gpus:
+            torch.cuda.set_device(rank)
         dist.init_process_group(
-            "gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s)
+            "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
+            init_method=store,
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=timeout_s),
         )
         value = function(rank, size, **arguments)
         pipe.send((True, value))

@@ -31,6 +31,7 @@ class Mailbox:
         self._calls = 0
         self._sent: dict[str, Arrival] = {}
         self._known: dict[str, list[torch.Tensor]] = {}
+        self._summed: dict[str, torch.Tensor] = {}
 
     def begin(self, step: int, *, last: bool) -> None:
         """An evaluation begins.
@@ -71,6 +72,18 @@ class Mailbox:
         """What the ranks above and below have for us; without elements at the picture's edge."""
         above, below = self._taken(layer, lambda: self.comm.halo(layer, to_above, to_below, from_above, from_below))
         return above, below
+
+    def total(self, layer: str, own: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks, ours always as it is now: stale is only what the others have added to it."""
+        before = self._summed.get(layer)
+
+        def send() -> Arrival:
+            self._summed[layer] = own
+            return self.comm.all_reduce(layer, own)
+
+        (total,) = self._taken(layer, send)
+        # What was sent for the first time just now has come, and ours is in it as it is.
+        return total if self.fresh or before is None else total + own - before
 
     def know(self, layer: str, parts: list[torch.Tensor]) -> None:
         """Put down what a layer would otherwise have been sent, for the evaluation that uses it first."""

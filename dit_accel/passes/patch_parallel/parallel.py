@@ -14,6 +14,7 @@ from dit_accel.passes.patch_parallel.comm import Comm, checksum
 from dit_accel.passes.patch_parallel.config import NAME, PatchParallelConfig
 from dit_accel.passes.patch_parallel.groups import Groups, job
 from dit_accel.passes.patch_parallel.guidance import GuidanceSplit, why_not
+from dit_accel.passes.patch_parallel.linear import OwnHeight, linear_attentions, sum_states
 from dit_accel.passes.patch_parallel.mailbox import Mailbox
 from dit_accel.passes.patch_parallel.rows import Share, TokenRows
 from dit_accel.passes.patch_parallel.splits import SPLITS
@@ -25,7 +26,7 @@ from dit_accel.runtime.patch import Patch
 from dit_accel.runtime.sockets import DECIDES
 from dit_accel.runtime.trees import Tree, leaves
 
-_COMPARED = (0, 1)  # calls of a run in which ranks compare their latents: the noise, and the scheduler's first step
+_COMPARED = 2  # evaluations of a run in which ranks compare latents: the noise, and what the scheduler makes of it
 
 
 class PatchParallel:
@@ -66,6 +67,7 @@ class PatchParallel:
         self._comm: Comm = self.groups.everybody
         self._mailboxes: dict[Any, Mailbox] = {}
         self._calls = 0
+        self._compared: set[int] = set()
         self._device: torch.device | None = None
         runtime.clock.on_end.append(self.finish)
         runtime.ledger.on_undo(lambda: runtime.clock.on_end.remove(self.finish), by=NAME)
@@ -82,6 +84,7 @@ class PatchParallel:
         self._settle()
         self.groups.traffic.reset()
         self._mailboxes.clear()
+        self._compared.clear()
         self._calls = 0
         self.guided = self._may_guide and self._is_guided(run)
         if self.guidance is not None:
@@ -117,7 +120,8 @@ class PatchParallel:
             comm.step = call.step
         try:
             self._refuse_arguments(call)
-            if self._calls in _COMPARED:
+            if call.step not in self._compared and len(self._compared) < _COMPARED:
+                self._compared.add(call.step)
                 self.groups.everybody.agree("latents", [checksum(latents)], device=self._device)
             self._calls += 1
             if self.guided and self.guidance is not None:
@@ -166,11 +170,21 @@ class PatchParallel:
                     self._patch(path, SharedNorm(module, stage, path))
         for cut in split.cuts:
             self._patch(cut.path, CutOutput(by_path[cut.path], stage, cut))
+        if split.sized is not None:
+            for path, module in by_path.items():
+                if path.startswith(f"{split.sized}.") and path.count(".") == split.sized.count(".") + 1:
+                    self._patch(path, OwnHeight(module, stage))
+                elif (
+                    path.startswith(f"{split.sized}.") and isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1
+                ):
+                    self._patch(path, HaloConv(module, stage, path))
         for path in split.per_token:
             self._patch(path, CutPerToken(by_path[path], stage))
         last = GatherRows if split.kind == "rows" else GatherOutput
         self._patch(split.gather, last(denoiser.get_submodule(split.gather), stage))
         runtime.claim(SCORES, by=NAME)
+        for site, module in linear_attentions(runtime.target):
+            sum_states(module, stage, site.info.id, runtime.ledger)
         for site, module in routable(runtime.target):
             found = route(module, runtime.ledger, by=NAME, kind=PatchRoute)
             found.layer, found.stage, found.joint = site.info.id, stage, site.info.kind != "self_attn"

@@ -41,6 +41,8 @@ class Split:
         kind: What flows between: tokens, or, in a UNet, pictures, whose convolutions and norms then need neighbours.
         refused: Arguments that are of the whole picture's size and would have to be cut, too: their presence is an
             error.
+        sized: Path of a list of blocks that are told the picture's height, and with it fold tokens into rows, which
+            convolutions inside then see; ``None``: there is no such list.
         per_token: Modules whose outputs may be per token (Wan 2.2 5B has a timestep for each).
     """
 
@@ -49,6 +51,7 @@ class Split:
     gather: str
     kind: Kind = "tokens"
     refused: tuple[str, ...] = ()
+    sized: str | None = None
     per_token: tuple[str, ...] = field(default=())
 
 
@@ -85,6 +88,13 @@ for _split in (
         cuts=(Cut(path="patch_embedding", dim=3, kind="rows"), Cut(path="rope", dim=1)),
         gather="proj_out",
         per_token=("condition_embedder",),
+    ),
+    Split(
+        family="sana",
+        cuts=(Cut(path="patch_embed", dim=1),),
+        gather="proj_out",
+        refused=("controlnet_block_samples", "attention_mask"),
+        sized="transformer_blocks",
     ),
     Split(
         family="unet",

@@ -149,7 +149,7 @@ def test_text_in_front_is_always_computed() -> None:
     [
         StaticCacheConfig(schedule=GeneratorSpec("every_n", n=2)),
         TrajectoryConfig(computed=(True, False) * (STEPS // 2)),
-        CompileConfig(backend="aot_eager"),
+        pytest.param(CompileConfig(backend="aot_eager"), marks=pytest.mark.slow),
     ],
     ids=["static_cache", "trajectory", "compile"],
 )

@@ -102,7 +102,7 @@ def test_text_is_read_by_all_and_reads_all() -> None:
     [
         StaticCacheConfig(schedule=GeneratorSpec("every_n", n=2)),
         TrajectoryConfig(computed=(True, False) * (STEPS // 2)),
-        CompileConfig(backend="aot_eager"),
+        pytest.param(CompileConfig(backend="aot_eager"), marks=pytest.mark.slow),
     ],
     ids=["static_cache", "trajectory", "compile"],
 )

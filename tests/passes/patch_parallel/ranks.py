@@ -77,7 +77,7 @@ def drawn(size: int, name: str, *configs: Any, **call: Any) -> list[list[Drawn]]
     return by_config
 
 
-def on_ranks(function: Callable[..., Any], size: int, timeout_s: float = 60.0, **arguments: Any) -> list[Any]:
+def on_ranks(function: Callable[..., Any], size: int, timeout_s: float = 600.0, **arguments: Any) -> list[Any]:
     return run_on_ranks(function, size, arguments=arguments, timeout_s=timeout_s)
 
 

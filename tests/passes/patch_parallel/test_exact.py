@@ -11,7 +11,7 @@ from dit_accel import PatchParallelConfig, accelerate_pipeline
 ROUNDING = 2e-5  # the same sums, by kernels for other sizes
 EXACT = {"mode": "sync", "guidance": "off"}
 # Tiny pictures have 4 rows of tokens (a UNet 8 rows, of which it makes 2 units); 3 ranks have uneven ones.
-CASES = [(name, size) for name in ("pixart", "flux", "wan", "sd3", "dit") for size in (2, 3)]
+CASES = [(name, size) for name in ("pixart", "flux", "wan", "sd3", "dit", "sana") for size in (2, 3)]
 CASES += [("sd", 2), ("pixart", 4)]
 
 
@@ -20,7 +20,7 @@ def test_rows_of_all_ranks_are_the_picture_of_one(name: str, size: int) -> None:
     expected = plain(name, num_inference_steps=2)
     (made,) = drawn(size, name, EXACT, num_inference_steps=2)
     assert apart(made[0].picture, expected) < ROUNDING
-    assert sum(each.sent(op="all_gather", phase="warmup") for each in made) > 0
+    assert sum(each.sent(op="all_reduce" if name == "sana" else "all_gather", phase="warmup") for each in made) > 0
 
 
 @pytest.mark.parametrize("name", ["pixart", "wan", "sdxl"])

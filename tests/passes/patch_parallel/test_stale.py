@@ -26,7 +26,7 @@ def test_the_whole_neighbour_as_halo_is_distrifusion(name: str) -> None:
     assert half[0].sent(phase="steady") < stale[0].sent(phase="steady")
 
 
-@pytest.mark.parametrize(("name", "steps"), [("flux", 10), ("sd", 6)])
+@pytest.mark.parametrize(("name", "steps"), [("flux", 10), ("sd", 6), ("sana", 10)])
 def test_error_falls_with_warm_up(name: str, steps: int) -> None:
     expected = plain(name, num_inference_steps=steps)
     warmups = (1, steps // 2, steps - 1)
