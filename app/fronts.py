@@ -207,7 +207,9 @@ def _is_ours(variant: Variant) -> bool:
 
 
 def _preset(variant: Variant) -> str:
-    return "" if variant.contender is None else str(variant.contender.params.get("preset", ""))
+    """Of ours; older reports call it so, newer ones a plan."""
+    params = {} if variant.contender is None else variant.contender.params
+    return str(params.get("plan") or params.get("preset") or "")
 
 
 def _is_rival(variant: Variant, plans: Sequence[PlanFolder]) -> bool:

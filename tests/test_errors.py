@@ -35,7 +35,7 @@ EVERY_2 = StaticCacheConfig(schedule=GeneratorSpec("every_n", n=2))
     ("plan", "words"),
     [
         pytest.param(
-            "fsat", ("unknown preset 'fsat'", "Did you mean 'fast'?", "lossless, balanced", "hub id"), id="typo"
+            "fsat", ("unknown preset 'fsat'", "Did you mean 'fast'?", "lossless, light, balanced", "hub id"), id="typo"
         ),
         pytest.param("FAST", ("unknown preset 'FAST'", "Did you mean 'fast'?"), id="upper-case"),
         pytest.param("", ("unknown preset ''", "Presets: lossless"), id="empty"),

@@ -14,6 +14,7 @@ DOCUMENTS: dict[str, tuple[str, ...] | None] = {
     "docs/zoo.md": (),
     "docs/families.md": (),
     "docs/attention.md": None,
+    "docs/distillation.md": None,
     "docs/evaluate.md": (),
     "docs/techniques.md": (),
     "docs/parallel.md": None,

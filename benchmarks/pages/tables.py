@@ -12,6 +12,7 @@ from pages.attention import (
     attention_times_block,
     if_measured,
 )
+from pages.distill import distill_block
 from pages.ecad import ecad_block
 from pages.families import ask_families, not_asked, own_passes
 from pages.family_tables import families_block, groups_block, kinds_block, passes_block
@@ -47,6 +48,7 @@ TABLES: dict[str, Table] = {
     "glance": lambda paths: glance_block([_report(path) for path in paths]),
     "quality": lambda paths: quality_block(_report(*paths)),
     "speed": lambda paths: speed_block(_report(*paths)),
+    "distill": lambda paths: "\n\n".join(distill_block(_json(path)) for path in paths),
     "transfer": lambda paths: "\n\n".join(transfer_block(load(path)) for path in paths),
     "techniques": lambda paths: "\n\n".join(techniques_block(load(path)) for path in paths),
     "theory": lambda paths: theory_block(_json(*paths)),

@@ -195,7 +195,7 @@ def test_with_what_it_goes_together() -> None:
         assert psnr(run(pipe, "pixart"), answered) > 25
 
 
-def test_compiled_it_is_the_same(monkeypatch) -> None:
+def test_compiled_it_is_the_same() -> None:
     pipe = tiny_pipeline("pixart")
     config = QuantizeConfig(backend="int_mm", exact_first=1)
     with accelerated(pipe, [config]):
@@ -204,8 +204,7 @@ def test_compiled_it_is_the_same(monkeypatch) -> None:
         assert torch.allclose(run(pipe, "pixart"), eager, atol=1e-4)
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor, "freezing", True)
-    with pytest.raises(UnsupportedModelError, match="freezing is on"):
+    with inductor.patch(freezing=True), pytest.raises(UnsupportedModelError, match="freezing is on"):
         accelerate_pipeline(pipe, [config])
 
 

@@ -1,0 +1,38 @@
+"""What students are worth beside their teacher and its fitted trajectories, as Markdown."""
+
+from typing import Any
+
+from dit_accel.errors import ConfigError
+
+TEACHER = "teacher, "
+
+
+def distill_block(data: Any) -> str:
+    """A report of ``benchmarks/distill.py``: a table, and how it was measured.
+
+    Raises:
+        ConfigError: It is no such report.
+    """
+    try:
+        rows = [_row(name, each) for name, each in data["systems"].items()]
+        environment = data["environment"]
+        how = (
+            f"`{data['model']}`, n = {data['num']} prompts of `{data['prompts']}`, {data['real_pictures']:,} real "
+            f"pictures; {environment['cpu']}, torch {environment['packages']['torch']}, diffusers "
+            f"{environment['packages']['diffusers']}, {data['created_utc'][:10]}."
+        )
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"not a report of benchmarks/distill.py: {error!r} is missing") from error
+    lines = [
+        "| | evaluations | FD-EffNetLite0 | coverage | alignment | PSNR to the teacher |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    return "\n".join([*lines, *rows, "", how])
+
+
+def _row(name: str, each: dict[str, Any]) -> str:
+    shown = name if name.startswith(TEACHER) else f"**{name}**"
+    psnr = "" if each["psnr_db"] >= 100 else f"{each['psnr_db']:.1f} dB"
+    cells = [shown, str(each["evaluations"]), f"{each['FD-EffNetLite0']:.1f}", f"{each['coverage']:.3f}"]
+    cells += [f"{each['alignment']:.3f}", psnr]
+    return f"| {' | '.join(cells)} |"
