@@ -23,6 +23,7 @@ def test_first_paint_is_quick_and_whole(open_page: Any) -> None:
     assert page.locator("#heat .cell.answered").count() > 10
 
 
+@pytest.mark.slow
 def test_every_gesture_chooses_the_same_point(open_page: Any, keep_screenshot: Any) -> None:
     """Click, keyboard, row, thumbnail, time typed and by arrow key, brush, quality: all end at the same point."""
     page = open_page()

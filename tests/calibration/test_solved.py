@@ -57,6 +57,7 @@ def error(config: StaticCacheConfig) -> float:
         return float((held_out() - plain).square().mean())
 
 
+@pytest.mark.slow
 def test_smoothcache_beats_the_even_spacing_of_as_many_calls() -> None:
     """On a trained model and prompts that were not recorded. The other solvers do not at so few steps."""
     solved = smoothcache_schedule(record_curves(emoji(), calibrate), share=0.5)

@@ -99,6 +99,7 @@ def test_heads_may_wait_for_their_turn(monkeypatch) -> None:
     assert torch.equal(linear_attention(phi_q, phi_k, each.v, each.table), at_once)
 
 
+@pytest.mark.slow
 def test_it_compiles_without_a_break() -> None:
     each = problem()
 

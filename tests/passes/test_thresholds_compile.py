@@ -74,6 +74,7 @@ def test_a_kept_graph_holds_no_stream_that_nobody_needs() -> None:
     assert session_of(pipe).runtimes[0].frame.entered == []
 
 
+@pytest.mark.slow
 def test_with_the_compile_pass() -> None:
     pipe = accelerate_pipeline(tiny_pipeline("pixart"), TEA)
     eager = run(pipe, "pixart")
