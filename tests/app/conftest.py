@@ -11,7 +11,16 @@ import pytest
 from explorer_pages import WAIT_MS
 
 ROOT = Path(__file__).resolve().parents[2]
+IN_A_BROWSER = {"chromium", "open_page"}
 BROWSERS = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome")
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks are asked for
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever looks at a page in a browser is slow: `make browser` runs it, `make test` does not."""
+    for item in items:
+        if IN_A_BROWSER & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

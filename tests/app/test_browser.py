@@ -23,7 +23,6 @@ def test_first_paint_is_quick_and_whole(open_page: Any) -> None:
     assert page.locator("#heat .cell.answered").count() > 10
 
 
-@pytest.mark.slow
 def test_every_gesture_chooses_the_same_point(open_page: Any, keep_screenshot: Any) -> None:
     """Click, keyboard, row, thumbnail, time typed and by arrow key, brush, quality: all end at the same point."""
     page = open_page()
@@ -53,7 +52,6 @@ def test_every_gesture_chooses_the_same_point(open_page: Any, keep_screenshot: A
     assert page.locator("#thumbs button.selected").inner_text() == "fast"
 
 
-@pytest.mark.slow
 def test_the_keyboard_alone(open_page: Any) -> None:
     """Enter chooses, arrows go from point to point and from stop to stop, and the focus is not lost on the way."""
     page = open_page()
@@ -106,7 +104,6 @@ def test_a_slow_model_is_not_drawn_unasked(open_page: Any, keep_screenshot: Any)
     keep_screenshot(page, "slow-model")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_phone(open_page: Any, keep_screenshot: Any, dark: bool) -> None:
     page = open_page(390, 844, dark=dark)
@@ -126,7 +123,6 @@ def test_a_phone(open_page: Any, keep_screenshot: Any, dark: bool) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
 
 
-@pytest.mark.slow
 def test_a_whole_generation(open_page: Any, keep_screenshot: Any) -> None:
     page = open_page()
     go_to(page, "Generate")
@@ -140,7 +136,6 @@ def test_a_whole_generation(open_page: Any, keep_screenshot: Any) -> None:
     keep_screenshot(page, "generate")
 
 
-@pytest.mark.slow
 def test_a_cancelled_generation(open_page: Any, keep_screenshot: Any) -> None:
     page = open_page()
     go_to(page, "Generate")
@@ -166,7 +161,6 @@ def test_an_empty_prompt_is_one_clear_message(open_page: Any) -> None:
     says(page, "#g-status", "Steps is a number")
 
 
-@pytest.mark.slow
 def test_open_a_plan_and_a_bad_upload(open_page: Any, served: Any, keep_screenshot: Any) -> None:
     folder = served[1] / "in" / "theirs"
     if not folder.exists():
@@ -190,7 +184,6 @@ def test_open_a_plan_and_a_bad_upload(open_page: Any, served: Any, keep_screensh
     assert "certified" in page.locator("#verdict").inner_text()
 
 
-@pytest.mark.slow
 def test_names_in_a_report_are_text_and_never_code(open_page: Any, served: Any) -> None:
     data = json.loads((FLUX / "fast" / "report.json").read_text())
     evil = '<img src=x onerror="document.title=`hit`">${document.title="hit"}{{7*7}}'

@@ -58,7 +58,6 @@ def serve(tmp_path: Path) -> Iterator[Any]:
             os.kill(search.status().pid, signal.SIGKILL)
 
 
-@pytest.mark.slow
 def test_a_search_outlives_the_server_and_is_found_again(
     serve: Any, chromium: Any, tmp_path: Path, keep_screenshot: Any
 ) -> None:

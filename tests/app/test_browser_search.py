@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import pytest
 from explorer_pages import go_to, says
 
 
-@pytest.mark.slow
 def test_a_search_on_the_page(open_page: Any, keep_screenshot: Any) -> None:
     page = open_page()
     go_to(page, "Calibrate")

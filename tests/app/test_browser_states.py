@@ -16,7 +16,6 @@ from dit_accel.app.plans import shipped_folder
 FLUX = shipped_folder() / "emoji-flux"
 
 
-@pytest.mark.slow
 def test_no_memory(open_page: Any, served: Any, keep_screenshot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -58,7 +57,6 @@ def test_a_model_that_is_refused(open_page: Any, served: Any, keep_screenshot: A
     says(page, "#o-message", "nothing was found on the hub at 'some/where-else'")
 
 
-@pytest.mark.slow
 def test_a_plan_for_another_model(open_page: Any, served: Any, keep_screenshot: Any) -> None:
     """A plan that says of no model that it is for it is opened for the wrong one, and drawn with."""
     folder = served[1] / "in" / "strange"
@@ -110,7 +108,6 @@ def test_a_model_chosen_while_the_page_is_still_waking(
     assert page.locator("#pair img").count() == 0
 
 
-@pytest.mark.slow
 def test_a_model_chosen_while_the_first_drawing_runs(
     open_page: Any, served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +139,6 @@ def test_a_model_chosen_while_the_first_drawing_runs(
     assert page.locator("#pair img").count() >= 2
 
 
-@pytest.mark.slow
 def test_a_pipeline_of_ones_own_is_drawn_with(open_page: Any, served: Any) -> None:
     from tiny_text import save_tiny_text_pipeline
 
@@ -164,7 +160,6 @@ def test_a_pipeline_of_ones_own_is_drawn_with(open_page: Any, served: Any) -> No
     assert "not certified" in page.locator("#g-summary").inner_text()
 
 
-@pytest.mark.slow
 def test_a_comparison_grid(open_page: Any, tmp_path: Path, keep_screenshot: Any) -> None:
     from PIL import Image
 
@@ -180,7 +175,6 @@ def test_a_comparison_grid(open_page: Any, tmp_path: Path, keep_screenshot: Any)
     keep_screenshot(page, "grid-saved")
 
 
-@pytest.mark.slow
 def test_a_video_loops_and_so_does_its_difference(open_page: Any, tmp_path: Path, keep_screenshot: Any) -> None:
     from PIL import Image
 
