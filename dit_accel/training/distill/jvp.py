@@ -54,6 +54,8 @@ def along(
             try:
                 found: Any = torch.func.jvp(field, (x, t), (dx, dt))
                 return found[0].detach(), found[1].detach()
+            except torch.OutOfMemoryError:  # a RuntimeError, and no word on derivatives
+                raise
             except (NotImplementedError, RuntimeError) as error:
                 if mode == "forward":
                     raise UnsupportedModelError(

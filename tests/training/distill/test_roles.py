@@ -167,3 +167,16 @@ def test_the_two_conventions_of_guidance() -> None:
     assert Guidance().is_none and Guidance.from_weight(0.0).is_none
     with pytest.raises(ConfigError, match="0 or more"):
         Guidance(-1)
+
+
+def test_memory_that_ran_out_is_not_taken_for_a_missing_derivative() -> None:
+    calls = []
+
+    def field(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        calls.append(x)
+        raise torch.OutOfMemoryError("no memory")
+
+    point = torch.zeros(1, 2)
+    with pytest.raises(torch.OutOfMemoryError):
+        along(field, point, torch.zeros(1), point, torch.zeros(1))
+    assert len(calls) == 1
