@@ -6,7 +6,7 @@ Formulas are those of :mod:`dit_accel.kernels.block_sparse_backward`.
 import triton
 import triton.language as tl
 
-from dit_accel.kernels.tiles import LOG2_E, gradient_of_keys, log2_of, pair_of, rows_at
+from dit_accel.kernels.tiles import LOG2_E, log2_of, pair_of, rows_at
 
 
 @triton.jit(do_not_specialize=["num_queries", "num_keys"])
@@ -99,8 +99,12 @@ def d_key_kernel(
         d_out = rows_at(from_start, in_tile_q, d_out_stride_n, dims, d_out_stride_d, is_query, UPCAST)
         log2_lse = log2_of(tl.load(lse_ptr + per_query + start + in_tile_q, mask=is_query, other=float("-inf")))
         delta = tl.load(delta_ptr + per_query + start + in_tile_q, mask=is_query, other=0.0)
-        weights, d_scores = gradient_of_keys(q, k, v, d_out, log2_lse, delta, is_read, log2_scale, ACC, PRECISION)
+        scores = tl.dot(k, tl.trans(q), input_precision=PRECISION, out_dtype=ACC) * log2_scale
+        weights = tl.where(is_read[:, None], tl.exp2(scores - log2_lse[None, :]), 0.0)
+        # Used up before the next product is made: both at once do not fit into the registers.
         d_v += tl.dot(weights.to(d_out.dtype), d_out, input_precision=PRECISION, out_dtype=ACC)
+        d_weights = tl.dot(v, tl.trans(d_out), input_precision=PRECISION, out_dtype=ACC)
+        d_scores = weights * (d_weights - delta[None, :])
         d_k += tl.dot(d_scores.to(q.dtype), q, input_precision=PRECISION, out_dtype=ACC)
 
     place = (

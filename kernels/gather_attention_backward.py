@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from dit_accel.kernels.gather_attention_triton import queries_of_tile
-from dit_accel.kernels.tiles import LOG2_E, gradient_of_keys, gradient_of_queries, pair_of, rows_at
+from dit_accel.kernels.tiles import LOG2_E, gradient_of_queries, pair_of, rows_at
 
 
 @triton.jit(do_not_specialize=["num_blocks", "num_pairs", "num_tiles", "num_queries"])
@@ -160,8 +160,12 @@ def gather_d_key_kernel(
         d_out = rows_at(d_out_base, query, d_out_stride_n, dims, d_out_stride_d, is_query, UPCAST)
         log2_lse = tl.load(lse_ptr + pair * num_queries + query, mask=is_query, other=float("inf")) * LOG2_E
         delta = tl.load(delta_ptr + pair * num_queries + query, mask=is_query, other=0.0)
-        weights, d_scores = gradient_of_keys(q, k, v, d_out, log2_lse, delta, is_key, log2_scale, ACC, PRECISION)
+        scores = tl.dot(k, tl.trans(q), input_precision=PRECISION, out_dtype=ACC) * log2_scale
+        weights = tl.where(is_key[:, None], tl.exp2(scores - log2_lse[None, :]), 0.0)
+        # Used up before the next product is made: both at once do not fit into the registers.
         d_v += tl.dot(weights.to(d_out.dtype), d_out, input_precision=PRECISION, out_dtype=ACC)
+        d_weights = tl.dot(v, tl.trans(d_out), input_precision=PRECISION, out_dtype=ACC)
+        d_scores = weights * (d_weights - delta[None, :])
         d_k += tl.dot(d_scores.to(q.dtype), q, input_precision=PRECISION, out_dtype=ACC)
     at = batch * d_k_stride_b + head * d_k_stride_h + key[:, None] * d_k_stride_n + dims[None, :]
     tl.store(d_k_ptr + at, (d_k * scale).to(d_k_ptr.dtype.element_ty), mask=is_key[:, None])

@@ -65,12 +65,3 @@ def gradient_of_queries(
     weights = tl.where(is_key[None, :], tl.exp2(scores - log2_lse[:, None]), 0.0)
     d_weights = tl.dot(d_out, tl.trans(v), input_precision=PRECISION, out_dtype=ACC)
     return weights * (d_weights - delta[:, None])
-
-
-@triton.jit
-def gradient_of_keys(q, k, v, d_out, log2_lse, delta, is_key, log2_scale, ACC: tl.constexpr, PRECISION: tl.constexpr):
-    """P and ds [K, Q] of a tile: those of :func:`gradient_of_queries`, transposed where they are made."""
-    scores = tl.dot(k, tl.trans(q), input_precision=PRECISION, out_dtype=ACC) * log2_scale
-    weights = tl.where(is_key[:, None], tl.exp2(scores - log2_lse[None, :]), 0.0)
-    d_weights = tl.dot(v, tl.trans(d_out), input_precision=PRECISION, out_dtype=ACC)
-    return weights, weights * (d_weights - delta[None, :])
