@@ -17,7 +17,7 @@ from dit_accel.passes.trajectory.branches import BOTH, CONDITIONAL, UNCONDITIONA
 from dit_accel.passes.trajectory.halves import compute_half, half_of_batch
 from dit_accel.runtime.call import Call, Inner
 from dit_accel.runtime.denoiser import DenoiserRuntime
-from dit_accel.runtime.trees import Tree, leaves, map_tree, version
+from dit_accel.runtime.trees import Tree, leaves, map_tree
 
 Compute = Callable[[Call, Inner, Any], Tree]  # the last: a key for the branch that is computed
 Named = dict[str, Any]
@@ -138,8 +138,3 @@ def _is(a: Any, b: Any) -> bool:
 
 def _same(given: Named, expected: Named) -> bool:
     return given.keys() == expected.keys() and all(_is(given[name], expected[name]) for name in given)
-
-
-def versions_of(named: Named) -> tuple[int, ...]:
-    """The modification counters of all tensors among arguments."""
-    return tuple(version(tensor) for value in named.values() for tensor in leaves(value))

@@ -3,7 +3,14 @@
 import pytest
 from ranks import Drawn, apart, drawn, plain
 
-from dit_accel.passes.patch_parallel.formulas import Figures, LayerShape, gathered_bytes, halo_bytes
+from dit_accel.passes.patch_parallel.formulas import (
+    Figures,
+    LayerShape,
+    gathered_bytes,
+    halo_bytes,
+    released_pcpp_bytes,
+    ulysses_bytes,
+)
 from dit_accel.passes.patch_parallel.rows import Share
 
 LAYERS, HEADS, HEAD_DIM = 3, 2, 8  # of the tiny PixArt
@@ -51,6 +58,23 @@ def _claims(stale: list[Drawn], partial: list[Drawn]) -> None:
 
 def figures(ranks: list[Drawn]) -> Figures:
     return Figures.of([r.sent() for r in ranks], [r.sent(phase="steady") for r in ranks], STEPS - WARMUP - 1)
+
+
+def test_what_the_page_says_is_saved() -> None:
+    """The table of docs/parallel.md, and how PCPP's claim of about 70 % comes about."""
+    layer = LayerShape(batch=1, columns=8, width=64, element_bytes=2)
+    four = [Share(40, 1, 4, rank) for rank in range(4)]
+    gathered = sum(gathered_bytes(layer, share) for share in four)
+    for saved, sent in (
+        (0.85, [halo_bytes(layer, share, 0.3) for share in four]),
+        (0.5, [released_pcpp_bytes(layer, share) for share in four]),
+        (0.5, [ulysses_bytes(layer, share) for share in four]),
+    ):
+        assert 1 - sum(sent) / gathered == pytest.approx(saved)
+    inner, first_of_two = Share(40, 1, 8, 3), Share(40, 1, 2, 0)
+    assert 1 - released_pcpp_bytes(layer, inner) / gathered_bytes(layer, inner) == pytest.approx(1 - 2 / 7)
+    assert released_pcpp_bytes(layer, first_of_two) == gathered_bytes(layer, first_of_two)
+    assert ulysses_bytes(layer, first_of_two) == gathered_bytes(layer, first_of_two)
 
 
 def test_rounded_keys_and_values_cost_little() -> None:
