@@ -43,6 +43,7 @@ from dit_accel.schedules.theory import typical_steps
 
 RESULTS = Path(__file__).parent / "results"
 COVERAGE_NEIGHBOURS = 5
+FITTED = "teacher, fitted trajectory"
 BATCH = 16
 
 Draw = Callable[[], torch.Tensor]
@@ -96,7 +97,7 @@ class Comparison:
 
     def fitted(self, evaluations: int, count: int) -> TrajectoryConfig:
         """The teacher's trajectory with so many computed evaluations, fitted on search prompts."""
-        folder = self.work / f"fitted-{evaluations}-of-{self.teacher_steps}-on-{count}"
+        folder = self.fitted_folder(evaluations, count)
         if folder.exists():
             kept = AccelerationPlan.from_pretrained(folder).passes[0]
             assert isinstance(kept, TrajectoryConfig)
@@ -111,6 +112,10 @@ class Comparison:
         found = fit(self.pipe, draw, reference, computed, 0, count).config
         AccelerationPlan(passes=(found,)).save_pretrained(folder)
         return found
+
+    def fitted_folder(self, evaluations: int, count: int) -> Path:
+        """Where such a trajectory is kept."""
+        return self.work / f"fitted-{evaluations}-of-{self.teacher_steps}-on-{count}"
 
     def worth(self, pictures: torch.Tensor) -> dict[str, Any]:
         """Distance and coverage to the real set, alignment, and PSNR to the teacher's own pictures."""
@@ -165,7 +170,7 @@ def systems(
     for count in counts:
         yield f"teacher, {count} steps", count, lambda count=count: (count, ())  # type: ignore[misc]
         yield (
-            f"teacher, fitted trajectory, {count} of {whole}",
+            f"{FITTED}, {count} of {whole}",
             count,
             lambda count=count: (whole, (comparison.fitted(count, fit_prompts),)),  # type: ignore[misc]
         )
@@ -193,7 +198,9 @@ def main(
     counts: Annotated[str, typer.Option(help="Evaluations, by comma.")] = "1,2,4",
     num: Annotated[int, typer.Option(min=2, help="Held-out prompts.")] = 200,
     fit_prompts: Annotated[int, typer.Option(min=2, help="Search prompts of the fitted trajectories.")] = 32,
-    rounds: Annotated[int, typer.Option("--time", min=0, help="Rounds of timing; 0 times nothing.")] = 0,
+    rounds: Annotated[
+        int, typer.Option("--time", min=0, help="Rounds of timing; 0: none. A trajectory is not fitted for it.")
+    ] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = RESULTS,
     work: Annotated[Path, typer.Option(help="Keeps what is measured until the report.")] = Path("outputs/distilled"),
@@ -213,7 +220,8 @@ def main(
             del measured[system]
     made = {}
     for name, evaluations, make in systems(comparison, students, [int(c) for c in counts.split(",")], fit_prompts):
-        if name not in measured or rounds:
+        is_cheap = FITTED not in name or comparison.fitted_folder(evaluations, fit_prompts).exists()
+        if name not in measured or (rounds and is_cheap):
             made[name] = make()
         if name not in measured:
             steps, passes = made[name]

@@ -14,9 +14,11 @@ from pages.attention import (
 )
 from pages.distill import distill_block
 from pages.ecad import ecad_block
+from pages.erw import erw_block
 from pages.families import ask_families, not_asked, own_passes
 from pages.family_tables import families_block, groups_block, kinds_block, passes_block
 from pages.glance import glance_block
+from pages.linear import linear_block
 from pages.markers import Table
 from pages.parallel import parallel_block, simulator_block
 from pages.reports import quality_block, results_block, speed_block
@@ -49,6 +51,10 @@ TABLES: dict[str, Table] = {
     "quality": lambda paths: quality_block(_report(*paths)),
     "speed": lambda paths: speed_block(_report(*paths)),
     "distill": lambda paths: "\n\n".join(distill_block(_json(path)) for path in paths),
+    "linear": lambda paths: if_measured(
+        "linear-emoji-wan.json", "python benchmarks/linear.py emoji-wan --plan ...", linear_block
+    ),
+    "erw": lambda paths: if_measured("erw-emoji-pixart.json", "python benchmarks/erw.py", erw_block),
     "transfer": lambda paths: "\n\n".join(transfer_block(load(path)) for path in paths),
     "techniques": lambda paths: "\n\n".join(techniques_block(load(path)) for path in paths),
     "theory": lambda paths: theory_block(_json(*paths)),

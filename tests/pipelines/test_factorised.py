@@ -69,6 +69,21 @@ def test_a_chunk_continues_the_last_frame_of_the_one_before() -> None:
     assert make.to_video.calls[1]["prompt"] == "an apple"
 
 
+def test_an_image_may_be_smaller_than_a_frame_and_its_border_goes_on() -> None:
+    painter = Painter()
+    config = FactorisedConfig(image_frac=0.5, video={"height": 16, "width": 16})
+    make = FactorisedTextToVideo(painter, Animator(), config)
+    image = torch.full((1, 3, 16, 16), 0.75)
+    image[:, :, 4:12, 4:12] = 0.25
+    fitted = make._fitted(image)
+    assert fitted.shape == (1, 3, 16, 16)
+    torch.testing.assert_close(fitted[..., :4, :], torch.full((1, 3, 4, 16), 0.75))
+    torch.testing.assert_close(fitted.flip(-1), fitted)
+    torch.testing.assert_close(fitted[..., 7:9, 7:9], torch.full((1, 3, 2, 2), 0.25))
+    with pytest.raises(ConfigError, match="image_frac"):
+        FactorisedConfig(image_frac=0)
+
+
 def test_only_the_half_that_works_is_on_the_device() -> None:
     painter, animator = Painter(), Animator()
     device = "cuda" if torch.cuda.is_available() else "cpu"

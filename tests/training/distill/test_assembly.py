@@ -104,6 +104,15 @@ def test_an_assembled_unet_learns_and_is_resumed_exactly(tmp_path: Path) -> None
         config = LoopConfig(steps=12, batch_size=4, lr=3e-3, warmup_steps=1, sample_minutes=0, log_steps=12)
         return assembly_loop(kind, modules, student, known, config, run_dir=run_dir, **more), student
 
+    task = LoopConfig(steps=1, batch_size=4, lr=1e-3)
+    alike = []
+    for weight in (0.0, 1.0):
+        same = copy.deepcopy(modules["unet"]).requires_grad_(True)
+        loop = assembly_loop(
+            kind, modules, same, known, task, run_dir=tmp_path / "alike", output_weight=weight, feature_weight=weight
+        )
+        alike.append(loop.loss_fn(torch.Generator().manual_seed(5)).item())
+    assert alike[0] == alike[1], "where the student is the teacher nothing is left but the task"
     whole, student = made(tmp_path / "whole")
     generator = torch.Generator().manual_seed(5)
     before = whole.loss_fn(generator).item()

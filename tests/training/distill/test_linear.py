@@ -126,3 +126,24 @@ def test_layers_are_fixed_when_it_is_time_and_unfixed_by_a_rollback(tmp_path: Pa
     assert all(layer.decided is None for layer in objective.mixed.layers.values())
     with pytest.raises(ConfigError, match="of 2 attention layers 5 cannot be linear"):
         made("linvideo", tmp_path / "other", linear=5)
+
+
+def test_slas_fine_tuning_is_flow_matching_and_at_full_density_the_teachers_own(tmp_path: Path) -> None:
+    """|v - (eps - x_0)|^2 at the drawn times; where every block is computed the untrained student is the teacher."""
+    objective: Any = made("sla", tmp_path / "run", density=1.0, caption_drop=0.0).objective
+    setting = objective.setting
+    found = objective.loss("student", 0, torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    data, text = setting.draw_data(generator)
+    torch.rand(2, generator=generator)
+    t = setting.backbone.schedule.times(torch.rand(2, generator=generator).clamp(1e-3, 1 - 1e-3)) / 1000
+    noise = setting.noise(2, generator)
+    x = torch.lerp(data, noise, per_sample(t, data))
+    teachers = setting.velocity("teacher", x, t, text, guided=False)
+    torch.testing.assert_close(found, (teachers - (noise - data)).square().mean(), atol=1e-5, rtol=1e-4)
+    sparse: Any = made("sla", tmp_path / "sparse", density=0.3, caption_drop=0.0).objective
+    other = sparse.loss("student", 0, torch.Generator().manual_seed(5))
+    assert abs(float(other - found)) > 1e-6, "blocks are left out"
+    layers = [p for layer in sparse.training.layers.values() for p in layer.parameters()]
+    gradients = torch.autograd.grad(other, layers, allow_unused=True)
+    assert any(gradient is not None and gradient.abs().max() > 0 for gradient in gradients), "the linear branch learns"
