@@ -16,6 +16,7 @@ from dit_accel.calibration.quant_record import LayerRecord
 from dit_accel.calibration.quant_round import round_by_columns
 from dit_accel.kernels.hadamard import block_for, rotate_blocks
 from dit_accel.kernels.int8_truth import SMALLEST_PEAK, largest, quantise_rows, quantise_rows_shifted, to_grid
+from dit_accel.passes.quantize.config import WEIGHT
 from dit_accel.passes.quantize.layer import quantise_floats
 from dit_accel.passes.quantize.replaced import turned
 from dit_accel.passes.quantize.scheme import QuantScheme
@@ -52,6 +53,19 @@ class LayerFit:
     act_scale: Tensor | None
     bias: Tensor | None
     errors: dict[str, float]
+
+    def needed(self, layer: str, matrix: Tensor) -> dict[str, Tensor]:
+        """:meth:`stored`, without a weight that is the nearest one anyway: applying the plan rounds it again.
+
+        Args:
+            layer: Its name.
+            matrix: Its weight in full, [N, K].
+        """
+        stored = self.stored(layer)
+        nearest = quantise_weight(turned(matrix.detach().float().cpu(), self.scheme, self.inverse_smooth), self.scheme)
+        if all(_same(getattr(nearest, what), getattr(self.weight, what)) for what in WEIGHT):
+            return {name: each for name, each in stored.items() if name.rpartition(".")[2] not in WEIGHT}
+        return stored
 
     def stored(self, layer: str) -> dict[str, Tensor]:
         """As ``stored`` of a :class:`~dit_accel.passes.quantize.config.QuantizeConfig` takes it."""
@@ -185,6 +199,10 @@ def as_rounded(rows: Tensor, scheme: QuantScheme, smooth: Tensor | None, record:
         return (values * scale).view(shape)
     values, scale, zero = quantise_rows_shifted(rows, bits=bits)
     return ((values - zero) * scale).view(shape)
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a, b.cpu())
 
 
 def _prepared(rows: Tensor, scheme: QuantScheme, smooth: Tensor | None) -> Tensor:

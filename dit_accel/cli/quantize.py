@@ -44,8 +44,11 @@ def quantize_command(
         float | None, typer.Option(min=0, help="Share of the time that layers take in full on this machine.")
     ] = None,
     modulation: Annotated[
-        str, typer.Option(metavar="SCHEME", help="Of layers that see the timestep alone; plain: as they are.")
-    ] = "w8a16",
+        str,
+        typer.Option(
+            metavar="SCHEME", help="Of layers that see the timestep alone; auto: as many bits, plain: as they are."
+        ),
+    ] = "auto",
     convs: Annotated[str, typer.Option(metavar="SCHEME", help="Of convolutions inside of blocks (UNets).")] = "w8a8",
     exact_first: Annotated[int, typer.Option(min=0, help="Steps at the start with the weights as they were.")] = 0,
     exact_last: Annotated[int, typer.Option(min=0, help="Steps at the end with the weights as they were.")] = 0,
@@ -91,9 +94,10 @@ def quantize_command(
     from dit_accel.cli.model import load_for_cli
     from dit_accel.evaluation.metrics.fidelity import require_metrics
     from dit_accel.passes.quantize.config import scheme_of
+    from dit_accel.passes.quantize.ways import AUTO
     from dit_accel.pipelines.generation import GenerationSettings
 
-    for text in (bits, modulation, convs):
+    for text in (bits, convs, *(() if modulation == AUTO else (modulation,))):
         scheme_of(text)
     require_metrics()
     torch.set_num_threads(threads)

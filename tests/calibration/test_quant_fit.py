@@ -129,6 +129,22 @@ def test_fixed_scales_and_other_grids(text: str) -> None:
         assert found.act_scale is not None and found.act_scale.shape == (1,)
 
 
+@pytest.mark.parametrize("text", ["w8a8", "w4a8", "w4a8-had"])
+def test_a_weight_that_is_the_nearest_one_is_not_kept_twice(text: str) -> None:
+    layer, scheme = nn.Linear(128, 64), QuantScheme.parse(text)
+    record = record_of(with_outliers())
+    nearest = fit_layer(layer, record, scheme, by_columns=False)
+    kept = nearest.needed("a.b", layer.weight)
+    assert "a.b.bias" in kept and not any(name.endswith((".values", ".scale", ".multiplier")) for name in kept)
+    again = quantise_weight(
+        turned(layer.weight.detach(), nearest.scheme, kept.get("a.b.inverse_smooth")), nearest.scheme
+    )
+    assert torch.equal(again.values, nearest.weight.values) and torch.equal(again.scale, nearest.weight.scale)
+    if text != "w8a8":
+        fitted = fit_layer(layer, record_of(mixed_rows()), scheme)
+        assert fitted.needed("a.b", layer.weight).keys() == fitted.stored("a.b").keys()
+
+
 @pytest.mark.parametrize("name", ["pixart", "wan"])
 def test_recorded_layers_and_a_plan_of_them(name: str) -> None:
     pipe = tiny_pipeline(name)

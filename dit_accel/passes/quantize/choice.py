@@ -38,7 +38,7 @@ def scheme_for(layer: Found, denoiser: str, config: QuantizeConfig) -> QuantSche
         return None
     if isinstance(layer.layer, nn.Conv2d):
         return scheme_of(config.convs) if why_not(layer.layer) is None else None
-    return scheme_of(config.modulation if layer.role == "modulation" else config.bits)
+    return scheme_of(config.modulation_scheme if layer.role == "modulation" else config.bits)
 
 
 def full_name(denoiser: str, path: str) -> str:
