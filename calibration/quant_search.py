@@ -261,7 +261,7 @@ class Search:
         return QuantizeConfig(
             bits=self.base.bits,
             convs=self.base.convs,
-            modulation=self.base.modulation,
+            modulation=self.base.modulation_scheme,
             layers=layers,
             backend=self.base.backend,
             exact_first=self.base.exact_first,
