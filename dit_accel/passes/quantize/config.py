@@ -38,7 +38,8 @@ class QuantizeConfig(PassConfig):
             first pattern that matches counts, and a name before any pattern. ``"plain"``: as it is.
         backend: ``"auto"``: for each shape the fastest way on this machine, timed when the plan is applied; one of
             them is to multiply the weights out. ``"integers"``: the fastest of those that multiply integers, so that
-            results do not depend on what was fast. Or the name of one way.
+            results do not depend on what was fast. ``"torchao"``: its kernels where it knows the grids of a layer,
+            else integers. Or the name of one way.
         exact_first: So many steps at the start of a run are computed with the weights as they were; both are then in
             memory.
         exact_last: So many steps at the end.
