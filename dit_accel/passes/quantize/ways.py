@@ -239,7 +239,7 @@ def fits_operator(layer: QuantLinear) -> bool:
     from dit_accel.kernels.int8_gemm import NIBBLE_GROUPS
 
     scheme = layer.scheme
-    if not scheme.a_symmetric or scheme.granularity != "token" or layer.in_features > WIDEST:
+    if scheme.flat or not scheme.a_symmetric or scheme.granularity != "token" or layer.in_features > WIDEST:
         return False
     return layer.group in NIBBLE_GROUPS if scheme.w_bits == 4 else scheme.w_symmetric
 
