@@ -61,8 +61,8 @@ def learn_affine(
         return (given @ turned.mT - y).square().mean() / y.square().mean().clamp_min(1e-30)
 
     with torch.no_grad():
-        begun = min(_starts(weight.shape[1], seed), key=lambda start: float(loss(*start, held, kept)))
-        best, least = begun, float(loss(*begun, held, kept))
+        begun = min(_starts(weight.shape[1], seed), key=lambda start: float(loss(start[0], start[1], held, kept)))
+        best, least = begun, float(loss(begun[0], begun[1], held, kept))
     parameters = [each.clone().requires_grad_(True) for each in begun]
     optimiser = torch.optim.Adam(parameters, lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, rounds, eta_min=rate * 1e-3)
