@@ -2,6 +2,7 @@
 
     taskset -c 1 python benchmarks/attention_quality.py           # emoji-wan, prompts that nothing was calibrated on
     python benchmarks/attention_quality.py --densities 0.3 --num 2 --num-search 2       # to see that it runs
+    python benchmarks/attention_quality.py --only PAROAttention --densities 0.3         # one question first
 
 Masks come from ``search`` prompts, the videos from ``certify`` prompts. What is compared is the same prompt and seed,
 computed whole: how near the pixels stay, how much more it flickers, and whether it still moves as its prompt says.
@@ -48,6 +49,7 @@ def main(
         0.1,
         0.2,
     ],
+    only: Annotated[list[str] | None, typer.Option(help="Techniques to begin with; the rest another time.")] = None,
     steps: Annotated[int | None, typer.Option(help="Default: the pipeline's own.")] = None,
     block: Annotated[int, typer.Option(help="Tokens in a block.")] = 32,
     parts: Annotated[int, typer.Option(help="Parts of a run, each with masks of its own.")] = 4,
@@ -88,6 +90,8 @@ def main(
     measure("every second step cached", 1.0, [CACHE], technique="cache", order="", cached=True)
     for density in densities:
         for each in variants(record, block):
+            if only and each.technique not in only:
+                continue
             measure(each.name, density, each.passes(density), **_said(each))
     judged = [float(value) for value in motion_right(plain, wanted, motion_score)]
     result = {

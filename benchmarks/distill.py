@@ -4,14 +4,14 @@
     python benchmarks/distill.py emoji-flux --num 200 --student A --student B --time 5
 
 At 1, 2 and 4 evaluations: each student, the teacher in as many steps, and the teacher at its own number of steps of
-    which
-as many are computed and the others answered by a trajectory fitted on search prompts. Above them the teacher as it is.
-Pictures of the held-out prompts, one seed each; each number says of how many. PSNR is to the teacher's own picture
-from the same noise, and means little for a student that adds fresh noise between its steps: it draws another picture.
-    A
-finished system is kept; stopped, the same command goes on.
+which as many are computed and the others answered by a trajectory fitted on search prompts. Above them the teacher as
+it is. Pictures of the held-out prompts, one seed each; each number says of how many. PSNR is to the teacher's own
+picture from the same noise, and means little for a student that adds fresh noise between its steps: it draws another
+picture. A finished system is kept, and one of the report that was measured alike is taken over, so that students are
+added one after the other; one whose weights have changed is measured anew.
 """
 
+import hashlib
 import statistics
 import time
 import warnings
@@ -22,8 +22,9 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from safetensors.torch import load_file, save_file
 
-from dit_accel import DistilledConfig, TrajectoryConfig, accelerated, load_embedded
+from dit_accel import AccelerationPlan, DistilledConfig, TrajectoryConfig, accelerated, load_embedded
 from dit_accel.calibration.calibrate import SEED
 from dit_accel.calibration.fit import fit
 from dit_accel.calibration.recording import record
@@ -34,6 +35,7 @@ from dit_accel.evaluation.metrics.frechet import NAME_EFFNET_LITE0, frechet_dist
 from dit_accel.evaluation.metrics.two_tower import EmojiTwoTower
 from dit_accel.evaluation.progress_files import claim, read_json, write_json
 from dit_accel.evaluation.reports.environment import collect_environment, command_line
+from dit_accel.passes.distilled import LORA_FILE
 from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video, steps_of
 from dit_accel.plan.config import PassConfig
 from dit_accel.prompts import load_prompts
@@ -70,10 +72,11 @@ class Comparison:
         pipe: An image pipeline.
         count: Held-out prompts.
         real: Features of the real pictures, or ``None`` for no distance.
+        work: Keeps the teacher's pictures and the fitted trajectories.
     """
 
-    def __init__(self, pipe: Any, count: int, real: torch.Tensor | None) -> None:
-        self.pipe, self.real = pipe, real
+    def __init__(self, pipe: Any, count: int, real: torch.Tensor | None, work: Path) -> None:
+        self.pipe, self.real, self.work = pipe, real, work
         held_out = load_prompts("certify", "video" if makes_video(pipe) else "image")
         self.prompts = held_out.prompts[:count]
         self.network = EffNetLite0Features()
@@ -93,6 +96,11 @@ class Comparison:
 
     def fitted(self, evaluations: int, count: int) -> TrajectoryConfig:
         """The teacher's trajectory with so many computed evaluations, fitted on search prompts."""
+        folder = self.work / f"fitted-{evaluations}-of-{self.teacher_steps}-on-{count}"
+        if folder.exists():
+            kept = AccelerationPlan.from_pretrained(folder).passes[0]
+            assert isinstance(kept, TrajectoryConfig)
+            return kept
         searched = load_prompts("search", "image").prompts[:count]
 
         def draw(first: int, last: int) -> torch.Tensor:
@@ -100,7 +108,9 @@ class Comparison:
 
         reference = record(self.pipe, draw, 0, count)
         computed = typical_steps(self.teacher_steps, evaluations)
-        return fit(self.pipe, draw, reference, computed, 0, count).config
+        found = fit(self.pipe, draw, reference, computed, 0, count).config
+        AccelerationPlan(passes=(found,)).save_pretrained(folder)
+        return found
 
     def worth(self, pictures: torch.Tensor) -> dict[str, Any]:
         """Distance and coverage to the real set, alignment, and PSNR to the teacher's own pictures."""
@@ -118,8 +128,12 @@ class Comparison:
     @property
     def teacher(self) -> torch.Tensor:
         """The teacher's own pictures."""
+        file = self.work / f"teacher-{len(self.prompts)}.safetensors"
+        if self._teacher is None and file.exists():
+            self._teacher = load_file(file)["pictures"]
         if self._teacher is None:
             self._teacher = self.draw(self.teacher_steps)
+            save_file({"pictures": self._teacher.contiguous()}, file)
         return self._teacher
 
     def seconds(self, systems: dict[str, tuple[int, Sequence[PassConfig]]], rounds: int) -> dict[str, float]:
@@ -189,11 +203,14 @@ def main(
     pipe = load_embedded(model)
     pipe.set_progress_bar_config(disable=True)
     students = {(f"{f.parent.name}" if f.name == "student" else f.name): f for f in student or []}
-    comparison = Comparison(pipe, num, real_features(model))
-    shas = {name: DistilledConfig.from_student(folder).to_dict() for name, folder in students.items()}
-    identity = {"model": model, "num": num, "students": shas, "fit_prompts": fit_prompts, "counts": counts}
-    claim(work / model / "job.json", identity, "a measurement")
-    measured = read_json(work / model / "systems.json") or {}
+    claim(work / model / "job.json", {"model": model, "num": num, "fit_prompts": fit_prompts}, "a measurement")
+    comparison = Comparison(pipe, num, real_features(model), work / model)
+    report_file = output / f"distill-{model}.json"
+    measured = {**alike(read_json(report_file), num), **(read_json(work / model / "systems.json") or {})}
+    digests = {name: weights_digest(folder) for name, folder in students.items()}
+    for system, digest in {f"{name}, {n} steps": d for name, d in digests.items() for n in counts.split(",")}.items():
+        if measured.get(system, {}).get("weights", digest) != digest:
+            del measured[system]
     made = {}
     for name, evaluations, make in systems(comparison, students, [int(c) for c in counts.split(",")], fit_prompts):
         if name not in measured or rounds:
@@ -201,6 +218,8 @@ def main(
         if name not in measured:
             steps, passes = made[name]
             measured[name] = {"evaluations": evaluations, **comparison.worth(comparison.draw(steps, passes))}
+            if (student_name := name.rpartition(",")[0]) in digests:
+                measured[name]["weights"] = digests[student_name]
             write_json(work / model / "systems.json", measured)
         print(f"{name}: {measured[name]}", flush=True)
     if rounds:
@@ -214,10 +233,27 @@ def main(
         "prompts": "certify",
         "num": len(comparison.prompts),
         "real_pictures": None if comparison.real is None else len(comparison.real),
-        "systems": measured,
+        "systems": in_order(measured),
     }
-    write_json(output / f"distill-{model}.json", report)
-    print(table(measured), flush=True)
+    write_json(report_file, report)
+    print(table(report["systems"]), flush=True)
+
+
+def weights_digest(folder: Path) -> str:
+    """Tells students of one name apart."""
+    return hashlib.sha256((folder / LORA_FILE).read_bytes()).hexdigest()[:16]
+
+
+def alike(report: Any, num: int) -> dict[str, Any]:
+    """Systems of an earlier report that was made of as many pictures."""
+    return dict(report["systems"]) if report and report["num"] == num else {}
+
+
+def in_order(measured: dict[str, Any]) -> dict[str, Any]:
+    """The teacher as it is, then by evaluations: the teacher's two rivals, and students as they came."""
+    whole, *rest = sorted(measured.items(), key=lambda item: -item[1]["evaluations"])
+    ranked = sorted(rest, key=lambda item: (item[1]["evaluations"], not item[0].startswith("teacher")))
+    return dict([whole, *ranked])
 
 
 def table(measured: dict[str, dict[str, Any]]) -> str:

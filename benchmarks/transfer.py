@@ -48,6 +48,13 @@ class Trial:
         self.pipe = pipe
         self.prompts = load_prompts("certify", "video" if makes_video(pipe) else "image").prompts[:count]
         self.perceptual = [name for name in available_perceptual() if name == "st_lpips"]
+        self._plain: dict[tuple[GenerationSettings, int], torch.Tensor] = {}
+
+    def plain(self, settings: GenerationSettings, seed: int = 0) -> torch.Tensor:
+        """All held-out prompts without a plan, drawn once: a trial is of one pipeline as it is."""
+        if (settings, seed) not in self._plain:
+            self._plain[settings, seed] = self.draw(settings, seed)
+        return self._plain[settings, seed]
 
     def draw(self, settings: GenerationSettings, seed: int = 0) -> torch.Tensor:
         """All held-out prompts."""
@@ -69,14 +76,14 @@ class Trial:
 
     def compare(self, plan: AccelerationPlan, settings: GenerationSettings, seed: int = 0) -> dict[str, Any]:
         """The plan, and fewer plain steps, against the plain run of the same settings."""
-        plain = self.draw(settings, seed)
+        plain = self.plain(settings, seed)
         with accelerated(self.pipe, plan):
             made = self.draw(settings, seed)
             run = summary(self.pipe).denoisers[0].last_run
             assert run is not None
             steps = run.num_steps
         computed = len(trajectory_of(plan).steps_of(steps))
-        fewer = self.draw(replace(settings, num_inference_steps=computed), seed)
+        fewer = self.plain(replace(settings, num_inference_steps=computed), seed)
         return {
             "steps": steps,
             "computed": computed,
@@ -95,7 +102,9 @@ class Trial:
         config = trajectory_of(plan)
         assert config.computed is not None
         computed = [step for step, is_computed in enumerate(config.computed) if is_computed]
-        return replace(plan, passes=(fit(self.pipe, draw, reference, computed, 0, count).config,), certificate=None)
+        branches = config.unconditional is not None
+        made = fit(self.pipe, draw, reference, computed, 0, count, branches=branches).config
+        return replace(plan, passes=(made,), certificate=None)
 
 
 def trajectory_of(plan: AccelerationPlan) -> TrajectoryConfig:
@@ -107,9 +116,16 @@ def trajectory_of(plan: AccelerationPlan) -> TrajectoryConfig:
 
 def between(one: AccelerationPlan, other: AccelerationPlan) -> AccelerationPlan:
     """The plan half way between two fits of the same computed steps."""
-    first, second = trajectory_of(one).weights, trajectory_of(other).weights
-    assert first is not None and second is not None
-    return replace(one, passes=(replace(trajectory_of(one), weights=(first + second) / 2),))
+    first, second = trajectory_of(one), trajectory_of(other)
+    halves = {"weights": _half(first.weights, second.weights)}
+    if first.unconditional is not None:
+        halves["unconditional"] = _half(first.unconditional, second.unconditional)
+    return replace(one, passes=(replace(first, **halves),))
+
+
+def _half(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor:
+    assert one is not None and other is not None
+    return (one + other) / 2
 
 
 @contextmanager
@@ -157,10 +173,10 @@ def cases(trial: Trial, plan: AccelerationPlan, fit_sizes: Sequence[int]) -> dic
         return GenerationSettings(num_inference_steps=round(factor * steps))
 
     def changed(change: Callable[[Any], Any]) -> dict[str, Any]:
-        plain = trial.draw(own)
+        plain = trial.plain(own)
         with change(trial.pipe):
-            result = trial.compare(plan, own)
-            return {**result, "plain_changes": trial.scores(trial.draw(own), plain)}
+            other = Trial(trial.pipe, len(trial.prompts))
+            return {**other.compare(plan, own), "plain_changes": trial.scores(other.plain(own), plain)}
 
     def refitted(factor: float) -> dict[str, Any]:
         return trial.compare(trial.fitted(plan, guided(factor), max(fit_sizes)), guided(factor))

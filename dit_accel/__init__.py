@@ -24,6 +24,7 @@ _EXPORTS = {
     "StaticMaskConfig": "dit_accel.passes.attention.static_mask",
     "TeaCacheConfig": "dit_accel.passes.teacache",
     "TrajectoryConfig": "dit_accel.passes.trajectory.apply",
+    "UNetSwitchingConfig": "dit_accel.passes.unet_switching",
     "VMoBAConfig": "dit_accel.passes.attention.vmoba",
     "accelerate_pipeline": "dit_accel.api",
     "accelerated": "dit_accel.api",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from dit_accel.passes.static_cache import StaticCacheConfig as StaticCacheConfig
     from dit_accel.passes.teacache import TeaCacheConfig as TeaCacheConfig
     from dit_accel.passes.trajectory.apply import TrajectoryConfig as TrajectoryConfig
+    from dit_accel.passes.unet_switching import UNetSwitchingConfig as UNetSwitchingConfig
     from dit_accel.plan.plan import AccelerationPlan as AccelerationPlan
     from dit_accel.schedules import GeneratorSpec as GeneratorSpec
     from dit_accel.schedules import Schedule as Schedule

@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from dit_accel.kernels.block_sparse import HEAD_DIMS, attend
 from dit_accel.kernels.block_table import BlockTable
-from dit_accel.kernels.low_bit import Precision
+from dit_accel.kernels.low_bit import Precision, why_no_float8
 from dit_accel.kernels.low_bit_attention import low_bit_attention
 
 _log = logging.getLogger("dit_accel.kernels")
@@ -39,7 +39,8 @@ def sparse_or_dense(
         table: For these lengths.
         scale: Of the scores; ``None``: 1 / sqrt(D).
         key_mask: bool [B or 1, Nk], false for padding.
-        precision: Of the products; few bits have no gradient, so that where one is wanted they are plain.
+        precision: Of the products; plain where a gradient is wanted, which few bits have none of, and for FP8 where
+            the GPU has none.
 
     Returns:
         [B, Nq, H, D].
@@ -50,7 +51,7 @@ def sparse_or_dense(
     table.check(q.shape[1], k.shape[1])
     reason = why_dense(q)
     if reason is None and precision != "plain":
-        reason = why_plain(q, k, v)
+        reason = why_plain(q, k, v, precision)
         if reason is None:
             few: Tensor = low_bit_attention(
                 q, k, v, table, precision=precision, scale=scale, key_mask=key_mask, lse=False
@@ -83,11 +84,13 @@ def why_dense(q: Tensor) -> str | None:
     return None
 
 
-def why_plain(q: Tensor, k: Tensor, v: Tensor) -> str | None:
-    """Why few bits will not do for such inputs; ``None``: they will. Reads no values."""
+def why_plain(q: Tensor, k: Tensor, v: Tensor, precision: Precision) -> str | None:
+    """Why these few bits will not do for such inputs; ``None``: they will. Reads no values."""
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return "few bits have no gradient, and one is wanted"
-    return f"there is no low-bit kernel for {q.dtype}" if q.dtype == torch.float64 else None
+    if q.dtype == torch.float64:
+        return f"there is no low-bit kernel for {q.dtype}"
+    return why_no_float8(q.device) if precision == "int8+float8" else None
 
 
 @torch.compiler.disable

@@ -123,20 +123,7 @@ def _attention(
 
 
 @_attention.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lut: Tensor,
-    counts: Tensor,
-    lut_of_keys: Tensor | None,
-    counts_of_keys: Tensor | None,
-    key_mask: Tensor | None,
-    scale: float,
-    block_q: int,
-    block_k: int,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     batch, num_queries, heads, _ = q.shape
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     return q.new_empty(q.shape), q.new_empty((batch, heads, num_queries), dtype=dtype)

@@ -12,7 +12,7 @@ The gradient of the log-sum-exp is P itself, so it only moves delta.
 import triton
 import triton.language as tl
 
-from dit_accel.kernels.block_sparse_forward import LOG2_E
+from dit_accel.kernels.tiles import LOG2_E, gradient_of_queries, log2_of, pair_of, rows_at
 
 
 @triton.jit(do_not_specialize=["num_queries"])
@@ -39,35 +39,18 @@ def delta_kernel(
     ACC: tl.constexpr,
 ):
     """delta of one tile of queries. Grid: (tiles of queries, B * H). ``delta`` [B, H, Nq] contiguous."""
-    batch = (tl.program_id(1) // num_heads).to(tl.int64)
-    head = (tl.program_id(1) % num_heads).to(tl.int64)
+    pair, batch, head = pair_of(num_heads)
     rows = (tl.program_id(0) * TILE_Q).to(tl.int64) + tl.arange(0, TILE_Q)
     dims = tl.arange(0, D)
     is_query = rows < num_queries
-    out = tl.load(
-        out_ptr
-        + batch * out_stride_b
-        + head * out_stride_h
-        + rows[:, None] * out_stride_n
-        + dims[None, :] * out_stride_d,
-        mask=is_query[:, None],
-        other=0.0,
-    ).to(ACC)
-    d_out = tl.load(
-        d_out_ptr
-        + batch * d_out_stride_b
-        + head * d_out_stride_h
-        + rows[:, None] * d_out_stride_n
-        + dims[None, :] * d_out_stride_d,
-        mask=is_query[:, None],
-        other=0.0,
-    ).to(ACC)
+    out_base = out_ptr + batch * out_stride_b + head * out_stride_h
+    d_out_base = d_out_ptr + batch * d_out_stride_b + head * d_out_stride_h
+    out = rows_at(out_base, rows, out_stride_n, dims, out_stride_d, is_query, False).to(ACC)
+    d_out = rows_at(d_out_base, rows, d_out_stride_n, dims, d_out_stride_d, is_query, False).to(ACC)
     d_lse = tl.load(
         d_lse_ptr + batch * d_lse_stride_b + head * d_lse_stride_h + rows * d_lse_stride_n, mask=is_query, other=0.0
     ).to(ACC)
-    tl.store(
-        delta_ptr + (batch * num_heads + head) * num_queries + rows, tl.sum(out * d_out, 1) - d_lse, mask=is_query
-    )
+    tl.store(delta_ptr + pair * num_queries + rows, tl.sum(out * d_out, 1) - d_lse, mask=is_query)
 
 
 @triton.jit(do_not_specialize=["num_queries", "num_keys"])
@@ -123,8 +106,7 @@ def d_query_kernel(
 ):
     """dQ of one tile of queries. Grid: (tiles of queries, B * H). dQ [B, Nq, H, D] with D contiguous."""
     tile = tl.program_id(0)
-    batch = (tl.program_id(1) // num_heads).to(tl.int64)
-    head = (tl.program_id(1) % num_heads).to(tl.int64)
+    pair, batch, head = pair_of(num_heads)
     row = (tile * TILE_Q // BLOCK_Q).to(tl.int64)
     first = (tile * TILE_Q).to(tl.int64)
 
@@ -133,33 +115,12 @@ def d_query_kernel(
     dims = tl.arange(0, D)
     is_query = first + in_tile_q < num_queries
 
-    q = tl.load(
-        q_ptr
-        + batch * q_stride_b
-        + head * q_stride_h
-        + first * q_stride_n
-        + in_tile_q[:, None] * q_stride_n
-        + dims[None, :] * q_stride_d,
-        mask=is_query[:, None],
-        other=0.0,
-    )
-    d_out = tl.load(
-        d_out_ptr
-        + batch * d_out_stride_b
-        + head * d_out_stride_h
-        + first * d_out_stride_n
-        + in_tile_q[:, None] * d_out_stride_n
-        + dims[None, :] * d_out_stride_d,
-        mask=is_query[:, None],
-        other=0.0,
-    )
-    if UPCAST:
-        q = q.to(tl.float32)
-        d_out = d_out.to(tl.float32)
-    per_query = (batch * num_heads + head) * num_queries + first + in_tile_q
-    lse = tl.load(lse_ptr + per_query, mask=is_query, other=float("-inf"))
-    # A row without a key has no weights: exp2(s - inf) = 0.
-    log2_lse = tl.where(lse == float("-inf"), float("inf"), lse * LOG2_E)
+    q_base = q_ptr + batch * q_stride_b + head * q_stride_h + first * q_stride_n
+    d_out_base = d_out_ptr + batch * d_out_stride_b + head * d_out_stride_h + first * d_out_stride_n
+    q = rows_at(q_base, in_tile_q, q_stride_n, dims, q_stride_d, is_query, UPCAST)
+    d_out = rows_at(d_out_base, in_tile_q, d_out_stride_n, dims, d_out_stride_d, is_query, UPCAST)
+    per_query = pair * num_queries + first + in_tile_q
+    log2_lse = log2_of(tl.load(lse_ptr + per_query, mask=is_query, other=float("-inf")))
     delta = tl.load(delta_ptr + per_query, mask=is_query, other=0.0)
 
     k_base = k_ptr + batch * k_stride_b + head * k_stride_h
@@ -173,25 +134,11 @@ def d_query_kernel(
         block = tl.load(lut_row + turn // TILES).to(tl.int64)
         start = block * BLOCK_K + (turn % TILES) * TILE_K
         is_key = start + in_tile_k < num_keys
-        k = tl.load(
-            k_base + start * k_stride_n + in_tile_k[:, None] * k_stride_n + dims[None, :] * k_stride_d,
-            mask=is_key[:, None],
-            other=0.0,
-        )
-        v = tl.load(
-            v_base + start * v_stride_n + in_tile_k[:, None] * v_stride_n + dims[None, :] * v_stride_d,
-            mask=is_key[:, None],
-            other=0.0,
-        )
-        if UPCAST:
-            k = k.to(tl.float32)
-            v = v.to(tl.float32)
+        k = rows_at(k_base + start * k_stride_n, in_tile_k, k_stride_n, dims, k_stride_d, is_key, UPCAST)
+        v = rows_at(v_base + start * v_stride_n, in_tile_k, v_stride_n, dims, v_stride_d, is_key, UPCAST)
         if HAS_KEY_MASK:
             is_key &= tl.load(key_mask_ptr + batch * key_mask_stride_b + start + in_tile_k, mask=is_key, other=0) != 0
-        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=ACC) * log2_scale
-        weights = tl.where(is_key[None, :], tl.exp2(scores - log2_lse[:, None]), 0.0)
-        d_weights = tl.dot(d_out, tl.trans(v), input_precision=PRECISION, out_dtype=ACC)
-        d_scores = weights * (d_weights - delta[:, None])
+        d_scores = gradient_of_queries(q, k, v, d_out, log2_lse, delta, is_key, log2_scale, ACC, PRECISION)
         acc += tl.dot(d_scores.to(k.dtype), k, input_precision=PRECISION, out_dtype=ACC)
 
     tl.store(

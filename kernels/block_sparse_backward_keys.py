@@ -6,7 +6,7 @@ Formulas are those of :mod:`dit_accel.kernels.block_sparse_backward`.
 import triton
 import triton.language as tl
 
-from dit_accel.kernels.block_sparse_forward import LOG2_E
+from dit_accel.kernels.tiles import LOG2_E, log2_of, pair_of, rows_at
 
 
 @triton.jit(do_not_specialize=["num_queries", "num_keys"])
@@ -64,8 +64,7 @@ def d_key_kernel(
     """dK and dV of one tile of keys. Grid: (tiles of keys, B * H). ``lut`` is the table seen from the keys; dK and dV
     [B, Nk, H, D] share their strides, D contiguous."""
     tile = tl.program_id(0)
-    batch = (tl.program_id(1) // num_heads).to(tl.int64)
-    head = (tl.program_id(1) % num_heads).to(tl.int64)
+    pair, batch, head = pair_of(num_heads)
     row = (tile * TILE_K // BLOCK_K).to(tl.int64)
     first = (tile * TILE_K).to(tl.int64)
 
@@ -74,36 +73,17 @@ def d_key_kernel(
     dims = tl.arange(0, D)
     is_key = first + in_tile_k < num_keys
 
-    k = tl.load(
-        k_ptr
-        + batch * k_stride_b
-        + head * k_stride_h
-        + first * k_stride_n
-        + in_tile_k[:, None] * k_stride_n
-        + dims[None, :] * k_stride_d,
-        mask=is_key[:, None],
-        other=0.0,
-    )
-    v = tl.load(
-        v_ptr
-        + batch * v_stride_b
-        + head * v_stride_h
-        + first * v_stride_n
-        + in_tile_k[:, None] * v_stride_n
-        + dims[None, :] * v_stride_d,
-        mask=is_key[:, None],
-        other=0.0,
-    )
-    if UPCAST:
-        k = k.to(tl.float32)
-        v = v.to(tl.float32)
+    k_base = k_ptr + batch * k_stride_b + head * k_stride_h + first * k_stride_n
+    v_base = v_ptr + batch * v_stride_b + head * v_stride_h + first * v_stride_n
+    k = rows_at(k_base, in_tile_k, k_stride_n, dims, k_stride_d, is_key, UPCAST)
+    v = rows_at(v_base, in_tile_k, v_stride_n, dims, v_stride_d, is_key, UPCAST)
     is_read = is_key
     if HAS_KEY_MASK:
         is_read &= tl.load(key_mask_ptr + batch * key_mask_stride_b + first + in_tile_k, mask=is_key, other=0) != 0
 
     q_base = q_ptr + batch * q_stride_b + head * q_stride_h
     d_out_base = d_out_ptr + batch * d_out_stride_b + head * d_out_stride_h
-    per_query = (batch * num_heads + head) * num_queries
+    per_query = pair * num_queries
     lut_row = lut_ptr + batch * lut_stride_b + head * lut_stride_h + row * lut_stride_m
     count = tl.load(counts_ptr + batch * counts_stride_b + head * counts_stride_h + row)
     log2_scale = scale * LOG2_E
@@ -114,24 +94,14 @@ def d_key_kernel(
         block = tl.load(lut_row + turn // TILES).to(tl.int64)
         start = block * BLOCK_Q + (turn % TILES) * TILE_Q
         is_query = start + in_tile_q < num_queries
-        q = tl.load(
-            q_base + start * q_stride_n + in_tile_q[:, None] * q_stride_n + dims[None, :] * q_stride_d,
-            mask=is_query[:, None],
-            other=0.0,
-        )
-        d_out = tl.load(
-            d_out_base + start * d_out_stride_n + in_tile_q[:, None] * d_out_stride_n + dims[None, :] * d_out_stride_d,
-            mask=is_query[:, None],
-            other=0.0,
-        )
-        if UPCAST:
-            q = q.to(tl.float32)
-            d_out = d_out.to(tl.float32)
-        lse = tl.load(lse_ptr + per_query + start + in_tile_q, mask=is_query, other=float("-inf"))
-        log2_lse = tl.where(lse == float("-inf"), float("inf"), lse * LOG2_E)
+        q = rows_at(q_base + start * q_stride_n, in_tile_q, q_stride_n, dims, q_stride_d, is_query, UPCAST)
+        from_start = d_out_base + start * d_out_stride_n
+        d_out = rows_at(from_start, in_tile_q, d_out_stride_n, dims, d_out_stride_d, is_query, UPCAST)
+        log2_lse = log2_of(tl.load(lse_ptr + per_query + start + in_tile_q, mask=is_query, other=float("-inf")))
         delta = tl.load(delta_ptr + per_query + start + in_tile_q, mask=is_query, other=0.0)
         scores = tl.dot(k, tl.trans(q), input_precision=PRECISION, out_dtype=ACC) * log2_scale
         weights = tl.where(is_read[:, None], tl.exp2(scores - log2_lse[None, :]), 0.0)
+        # Used up before the next product is made: both at once do not fit into the registers.
         d_v += tl.dot(weights.to(d_out.dtype), d_out, input_precision=PRECISION, out_dtype=ACC)
         d_weights = tl.dot(v, tl.trans(d_out), input_precision=PRECISION, out_dtype=ACC)
         d_scores = weights * (d_weights - delta[None, :])

@@ -9,8 +9,7 @@ ruins the gradients of large inputs.
 import triton
 import triton.language as tl
 
-LOG2_E = tl.constexpr(1.4426950408889634)
-LN_2 = tl.constexpr(0.6931471805599453)
+from dit_accel.kernels.tiles import LOG2_E, pair_of, rows_at, softmax_end, softmax_step
 
 
 @triton.jit(do_not_specialize=["num_queries", "num_keys"])
@@ -69,8 +68,7 @@ def forward_kernel(
     nothing is moved for it.
     """
     tile = tl.program_id(0)
-    batch = (tl.program_id(1) // num_heads).to(tl.int64)
-    head = (tl.program_id(1) % num_heads).to(tl.int64)
+    pair, batch, head = pair_of(num_heads)
     row = (tile * TILE_Q // BLOCK_Q).to(tl.int64)
     first = (tile * TILE_Q).to(tl.int64)
 
@@ -82,13 +80,7 @@ def forward_kernel(
     if HAS_ORDER:
         query = tl.load(order_ptr + head * order_stride_h + query, mask=is_query, other=0).to(tl.int64)
 
-    q = tl.load(
-        q_ptr + batch * q_stride_b + head * q_stride_h + query[:, None] * q_stride_n + dims[None, :] * q_stride_d,
-        mask=is_query[:, None],
-        other=0.0,
-    )
-    if UPCAST:
-        q = q.to(tl.float32)
+    q = rows_at(q_ptr + batch * q_stride_b + head * q_stride_h, query, q_stride_n, dims, q_stride_d, is_query, UPCAST)
     k_base = k_ptr + batch * k_stride_b + head * k_stride_h
     v_base = v_ptr + batch * v_stride_b + head * v_stride_h
     lut_row = lut_ptr + batch * lut_stride_b + head * lut_stride_h + row * lut_stride_m
@@ -106,40 +98,20 @@ def forward_kernel(
         key = start + in_tile_k
         if HAS_ORDER:
             key = tl.load(order_ptr + head * order_stride_h + key, mask=is_key, other=0).to(tl.int64)
-        k = tl.load(
-            k_base + key[:, None] * k_stride_n + dims[None, :] * k_stride_d,
-            mask=is_key[:, None],
-            other=0.0,
-        )
-        v = tl.load(
-            v_base + key[:, None] * v_stride_n + dims[None, :] * v_stride_d,
-            mask=is_key[:, None],
-            other=0.0,
-        )
-        if UPCAST:
-            k = k.to(tl.float32)
-            v = v.to(tl.float32)
+        k = rows_at(k_base, key, k_stride_n, dims, k_stride_d, is_key, UPCAST)
+        v = rows_at(v_base, key, v_stride_n, dims, v_stride_d, is_key, UPCAST)
         if HAS_KEY_MASK:
             is_key &= tl.load(key_mask_ptr + batch * key_mask_stride_b + key, mask=is_key, other=0) != 0
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=ACC) * log2_scale
         scores = tl.where(is_key[None, :], scores, float("-inf"))
-        new_highest = tl.maximum(highest, tl.max(scores, 1))
-        # Where nothing has been selected yet the maximum is -inf, and -inf - -inf is NaN.
-        reference = tl.where(new_highest == float("-inf"), 0.0, new_highest)
-        weights = tl.exp2(scores - reference[:, None])
-        shrink = tl.exp2(highest - reference)
-        total = total * shrink + tl.sum(weights, 1)
+        weights, shrink, highest, total = softmax_step(scores, highest, total)
         acc = acc * shrink[:, None]
         acc += tl.dot(weights.to(v.dtype), v, input_precision=PRECISION, out_dtype=ACC)
-        highest = new_highest
 
-    is_empty = total == 0.0
-    divisor = tl.where(is_empty, 1.0, total)
-    out = acc / divisor[:, None]
-    lse = tl.where(is_empty, float("-inf"), (highest + tl.log2(divisor)) * LN_2)
+    out, lse = softmax_end(acc, highest, total)
     tl.store(
         out_ptr + batch * out_stride_b + head * out_stride_h + query[:, None] * out_stride_n + dims[None, :],
         out.to(out_ptr.dtype.element_ty),
         mask=is_query[:, None],
     )
-    tl.store(lse_ptr + (batch * num_heads + head) * num_queries + query, lse, mask=is_query)
+    tl.store(lse_ptr + pair * num_queries + query, lse, mask=is_query)

@@ -8,8 +8,8 @@ dV have one owner each, since every key is in one block.
 import triton
 import triton.language as tl
 
-from dit_accel.kernels.block_sparse_forward import LOG2_E
-from dit_accel.kernels.gather_attention_triton import rows_at
+from dit_accel.kernels.gather_attention_triton import queries_of_tile
+from dit_accel.kernels.tiles import LOG2_E, gradient_of_queries, pair_of, rows_at
 
 
 @triton.jit(do_not_specialize=["num_blocks", "num_pairs", "num_tiles", "num_queries"])
@@ -57,27 +57,14 @@ def gather_d_query_kernel(
     PRECISION: tl.constexpr,
 ):
     """dQ / scale of one tile of the queries of one block. Grid: (tiles, B * H)."""
-    pair = tl.program_id(1).to(tl.int64)
-    batch, head = pair // num_heads, pair % num_heads
-    block = tl.load(tile_block_ptr + pair * num_tiles + tl.program_id(0))
-    is_tile = block < num_blocks
-    first = tl.load(tile_first_ptr + pair * num_tiles + tl.program_id(0))
-    last = tl.load(pair_starts_ptr + pair * (num_blocks + 1) + block + 1, mask=is_tile, other=0)
-    dims = tl.arange(0, D)
-    slots = first + tl.arange(0, TILE_Q)
-    is_query = slots < last
-    places = pair * num_pairs + slots
-    query = tl.load(queries_ptr + places, mask=is_query, other=0).to(tl.int64)
-    q = rows_at(q_ptr + batch * q_stride_b + head * q_stride_h, query, q_stride_n, dims, q_stride_d, is_query, UPCAST)
-    d_out = rows_at(
-        d_out_ptr + batch * d_out_stride_b + head * d_out_stride_h,
-        query,
-        d_out_stride_n,
-        dims,
-        d_out_stride_d,
-        is_query,
-        UPCAST,
+    pair, batch, head = pair_of(num_heads)
+    block, is_tile, places, query, is_query = queries_of_tile(
+        tile_block_ptr, tile_first_ptr, pair_starts_ptr, queries_ptr, pair, num_tiles, num_blocks, num_pairs, TILE_Q
     )
+    dims = tl.arange(0, D)
+    q = rows_at(q_ptr + batch * q_stride_b + head * q_stride_h, query, q_stride_n, dims, q_stride_d, is_query, UPCAST)
+    d_out_base = d_out_ptr + batch * d_out_stride_b + head * d_out_stride_h
+    d_out = rows_at(d_out_base, query, d_out_stride_n, dims, d_out_stride_d, is_query, UPCAST)
     log2_lse = tl.load(lse_ptr + pair * num_queries + query, mask=is_query, other=float("inf")) * LOG2_E
     delta = tl.load(delta_ptr + pair * num_queries + query, mask=is_query, other=0.0)
     k_base = k_ptr + batch * k_stride_b + head * k_stride_h
@@ -92,10 +79,7 @@ def gather_d_query_kernel(
         key = tl.load(tokens_ptr + place, mask=is_key, other=0).to(tl.int64)
         k = rows_at(k_base, key, k_stride_n, dims, k_stride_d, is_key, UPCAST)
         v = rows_at(v_base, key, v_stride_n, dims, v_stride_d, is_key, UPCAST)
-        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=ACC) * log2_scale
-        weights = tl.where(is_key[None, :], tl.exp2(scores - log2_lse[:, None]), 0.0)
-        d_weights = tl.dot(d_out, tl.trans(v), input_precision=PRECISION, out_dtype=ACC)
-        d_scores = weights * (d_weights - delta[:, None])
+        d_scores = gradient_of_queries(q, k, v, d_out, log2_lse, delta, is_key, log2_scale, ACC, PRECISION)
         acc += tl.dot(d_scores.to(k.dtype), k, input_precision=PRECISION, out_dtype=ACC)
     tl.store(part_ptr + places[:, None] * D + dims[None, :], acc.to(part_ptr.dtype.element_ty), mask=is_query[:, None])
 
@@ -150,8 +134,7 @@ def gather_d_key_kernel(
 ):
     """dK and dV of one tile of the keys of one block. Grid: (tiles of keys, B * H); tiles are the same for all heads.
     dK and dV [B, Nk, H, D] share their strides, D contiguous."""
-    pair = tl.program_id(1).to(tl.int64)
-    batch, head = pair // num_heads, pair % num_heads
+    pair, batch, head = pair_of(num_heads)
     block = tl.load(tile_block_ptr + tl.program_id(0))
     is_tile = block < num_blocks
     first_key = tl.load(tile_first_ptr + tl.program_id(0))
@@ -179,6 +162,7 @@ def gather_d_key_kernel(
         delta = tl.load(delta_ptr + pair * num_queries + query, mask=is_query, other=0.0)
         scores = tl.dot(k, tl.trans(q), input_precision=PRECISION, out_dtype=ACC) * log2_scale
         weights = tl.where(is_key[:, None], tl.exp2(scores - log2_lse[None, :]), 0.0)
+        # Used up before the next product is made: both at once do not fit into the registers.
         d_v += tl.dot(weights.to(d_out.dtype), d_out, input_precision=PRECISION, out_dtype=ACC)
         d_weights = tl.dot(v, tl.trans(d_out), input_precision=PRECISION, out_dtype=ACC)
         d_scores = weights * (d_weights - delta[None, :])

@@ -7,16 +7,32 @@ numbers; each is D numbers in a row, so that nothing is copied into another orde
 import triton
 import triton.language as tl
 
-from dit_accel.kernels.block_sparse_forward import LN_2, LOG2_E
+from dit_accel.kernels.tiles import LOG2_E, pair_of, rows_at, softmax_end, softmax_step
 
 
 @triton.jit
-def rows_at(base, numbers, stride_n, dims, stride_d, is_row, UPCAST: tl.constexpr):
-    """Rows of a tensor [N, D] by their numbers, zeros where there is none."""
-    rows = tl.load(base + numbers[:, None] * stride_n + dims[None, :] * stride_d, mask=is_row[:, None], other=0.0)
-    if UPCAST:
-        rows = rows.to(tl.float32)
-    return rows
+def queries_of_tile(
+    tile_block_ptr,
+    tile_first_ptr,
+    pair_starts_ptr,
+    queries_ptr,
+    pair,
+    num_tiles,
+    num_blocks,
+    num_pairs,
+    TILE_Q: tl.constexpr,
+):
+    """This program's block, whether there is one, and of its queries [TILE_Q]: places among pairs, numbers, and which
+    there are."""
+    block = tl.load(tile_block_ptr + pair * num_tiles + tl.program_id(0))
+    # One tile too many has the block behind the last one: nobody's queries, and no keys.
+    is_tile = block < num_blocks
+    first = tl.load(tile_first_ptr + pair * num_tiles + tl.program_id(0))
+    last = tl.load(pair_starts_ptr + pair * (num_blocks + 1) + block + 1, mask=is_tile, other=0)
+    slots = first + tl.arange(0, TILE_Q)
+    is_query = slots < last
+    places = pair * num_pairs + slots
+    return block, is_tile, places, tl.load(queries_ptr + places, mask=is_query, other=0).to(tl.int64), is_query
 
 
 @triton.jit(do_not_specialize=["num_blocks", "num_pairs", "num_tiles"])
@@ -58,18 +74,11 @@ def gather_forward_kernel(
 ):
     """One tile of the queries of one block. Grid: (tiles, B * H); the tiles of a block are neighbours: its keys stay
     in L2. Parts [B * H, P, D] and their log-sum-exps [B * H, P] contiguous."""
-    pair = tl.program_id(1).to(tl.int64)
-    batch, head = pair // num_heads, pair % num_heads
-    block = tl.load(tile_block_ptr + pair * num_tiles + tl.program_id(0))
-    # One tile too many has the block behind the last one: nobody's queries, and no keys.
-    is_tile = block < num_blocks
-    first = tl.load(tile_first_ptr + pair * num_tiles + tl.program_id(0))
-    last = tl.load(pair_starts_ptr + pair * (num_blocks + 1) + block + 1, mask=is_tile, other=0)
+    pair, batch, head = pair_of(num_heads)
+    block, is_tile, places, query, is_query = queries_of_tile(
+        tile_block_ptr, tile_first_ptr, pair_starts_ptr, queries_ptr, pair, num_tiles, num_blocks, num_pairs, TILE_Q
+    )
     dims = tl.arange(0, D)
-    slots = first + tl.arange(0, TILE_Q)
-    is_query = slots < last
-    places = pair * num_pairs + slots
-    query = tl.load(queries_ptr + places, mask=is_query, other=0).to(tl.int64)
     q = rows_at(q_ptr + batch * q_stride_b + head * q_stride_h, query, q_stride_n, dims, q_stride_d, is_query, UPCAST)
     k_base = k_ptr + batch * k_stride_b + head * k_stride_h
     v_base = v_ptr + batch * v_stride_b + head * v_stride_h
@@ -87,18 +96,12 @@ def gather_forward_kernel(
         v = rows_at(v_base, key, v_stride_n, dims, v_stride_d, is_key, UPCAST)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=ACC) * log2_scale
         scores = tl.where(is_key[None, :], scores, float("-inf"))
-        # A tile has at least one key, so that the maximum is finite from its first turn on.
-        new_highest = tl.maximum(highest, tl.max(scores, 1))
-        weights = tl.exp2(scores - new_highest[:, None])
-        shrink = tl.exp2(highest - new_highest)
-        total = total * shrink + tl.sum(weights, 1)
+        weights, shrink, highest, total = softmax_step(scores, highest, total)
         acc = acc * shrink[:, None]
         acc += tl.dot(weights.to(v.dtype), v, input_precision=PRECISION, out_dtype=ACC)
-        highest = new_highest
-    divisor = tl.where(total == 0.0, 1.0, total)
-    out = acc / divisor[:, None]
+    out, lse = softmax_end(acc, highest, total)
     tl.store(part_ptr + places[:, None] * D + dims[None, :], out.to(part_ptr.dtype.element_ty), mask=is_query[:, None])
-    tl.store(part_lse_ptr + places, (highest + tl.log2(divisor)) * LN_2, mask=is_query)
+    tl.store(part_lse_ptr + places, lse, mask=is_query)
 
 
 @triton.jit(do_not_specialize=["num_blocks", "num_pairs", "num_queries"])
@@ -125,8 +128,7 @@ def merge_kernel(
 
     Grid: (tiles of queries, B * H). Output [B, Nq, H, D] with D contiguous, log-sum-exp [B, H, Nq] contiguous.
     """
-    pair = tl.program_id(1).to(tl.int64)
-    batch, head = pair // num_heads, pair % num_heads
+    pair, batch, head = pair_of(num_heads)
     query = (tl.program_id(0) * TILE + tl.arange(0, TILE)).to(tl.int64)
     is_query = query < num_queries
     dims = tl.arange(0, D)
@@ -150,10 +152,7 @@ def merge_kernel(
         else:
             acc += part
     if WEIGHTED:
-        is_empty = total == 0.0
-        divisor = tl.where(is_empty, 1.0, total)
-        acc = acc / divisor[:, None]
-        lse = tl.where(is_empty, float("-inf"), (highest + tl.log2(divisor)) * LN_2)
+        acc, lse = softmax_end(acc, highest, total)
         tl.store(lse_ptr + pair * num_queries + query, lse, mask=is_query)
     else:
         acc = acc * factor

@@ -16,6 +16,8 @@ Precision = Literal["plain", "int8", "int8+plain", "int8+float8"]
 PRECISIONS: tuple[Precision, ...] = ("plain", "int8", "int8+plain", "int8+float8")
 FLOAT8 = torch.float8_e4m3fn
 LARGEST_FLOAT8 = 448.0
+SINCE_FLOAT8 = (8, 9)
+"""Compute capability of the first GPUs of NVIDIA's that multiply FP8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,6 +78,19 @@ class LowBits:
     def shift(self, q: Tensor, scale: float) -> Tensor:
         """fp32 [B, H, Nq]: by how much smoothing has lowered each query's scores."""
         return torch.einsum("bnhd,bhd->bhn", q.to(torch.float32), self.mean) * scale
+
+
+def why_no_float8(device: torch.device) -> str | None:
+    """Why a device cannot multiply FP8; ``None``: it can, or the CPU stands in for one that does."""
+    if device.type != "cuda":
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    if (properties.major, properties.minor) >= SINCE_FLOAT8:
+        return None
+    return (
+        f"products in FP8 need a GPU of compute capability {SINCE_FLOAT8[0]}.{SINCE_FLOAT8[1]} or more, and "
+        f"{properties.name} has {properties.major}.{properties.minor}; precision 'int8' runs on it"
+    )
 
 
 def _int8(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dit_accel.kernels import block_gather
 from dit_accel.kernels.block_sparse import check_attention, uses_triton
 from dit_accel.kernels.block_table import BlockTable
-from dit_accel.kernels.low_bit import PRECISIONS, LowBits, Precision
+from dit_accel.kernels.low_bit import PRECISIONS, LowBits, Precision, why_no_float8
 
 
 def low_bit_attention(
@@ -35,7 +35,8 @@ def low_bit_attention(
         v: [B, Nk, H, D]; a unit for each block and channel.
         table: The blocks to compute.
         precision: ``"int8"``: q k^T in INT8, p v in INT8 with the fixed unit 1 / 127 for the weights;
-            ``"int8+float8"``: p v in e4m3, added up in fp32 tile by tile; ``"int8+plain"``: p v as the values came.
+            ``"int8+float8"``: p v in e4m3, added up in fp32 tile by tile, on GPUs of compute capability 8.9 and newer;
+            ``"int8+plain"``: p v as the values came.
         scale: Of the scores; ``None``: 1 / sqrt(D).
         key_mask: bool [B or 1, Nk], false for padding. The mean key is that of all keys, padding too: any constant
             would do.
@@ -46,7 +47,8 @@ def low_bit_attention(
         Output [B, Nq, H, D], and the log-sum-exp [B, H, Nq] in fp32 if asked for.
 
     Raises:
-        ValueError: Inputs that do not fit each other or have no kernel, no such precision, or a gradient is wanted.
+        ValueError: Inputs that do not fit each other or have no kernel, no such precision, also on this GPU, or a
+            gradient is wanted.
     """
     if precision not in PRECISIONS or precision == "plain":
         raise ValueError(f"'precision' must be one of {', '.join(PRECISIONS[1:])}, got {precision!r}")
@@ -54,6 +56,8 @@ def low_bit_attention(
         raise ValueError(
             "attention in few bits has no gradient; compute it under torch.no_grad(), or in plain precision"
         )
+    if precision == "int8+float8" and (reason := why_no_float8(q.device)) is not None:
+        raise ValueError(reason)
     check_attention(q, k, v, table.lut, table.counts, table.block_q, table.block_k, key_mask)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     out, log_sum = _attention(
@@ -88,18 +92,6 @@ def _attention(
 
 
 @_attention.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lut: Tensor,
-    counts: Tensor,
-    key_mask: Tensor | None,
-    scale: float,
-    block_q: int,
-    block_k: int,
-    precision: str,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     batch, num_queries, heads, _ = q.shape
     return q.new_empty(q.shape), q.new_empty((batch, heads, num_queries), dtype=torch.float32)

@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dit_accel.kernels.block_sparse_forward import LN_2, LOG2_E
 from dit_accel.kernels.block_sparse_launch import INTERPRETED, for_all, launch_forward, start, stored
 from dit_accel.kernels.block_table import num_blocks
 from dit_accel.kernels.low_bit import FLOAT8, LARGEST_FLOAT8, LowBits
+from dit_accel.kernels.tiles import LOG2_E, pair_of, rows_at, softmax_end, softmax_step
 
 _LARGEST_FLOAT8 = tl.constexpr(LARGEST_FLOAT8)
 PLAIN, INT8, FP8 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
@@ -69,8 +69,7 @@ def low_bit_forward_kernel(
     """One tile of queries of one head. Grid: (tiles of queries, B * H). q and k int8 [B, N, H, D] by strides; the
     units of q, k, v fp32 [B, H, Nq], [B, H, Mk] and [B, H, Mk, D] contiguous."""
     tile = tl.program_id(0)
-    pair = tl.program_id(1).to(tl.int64)
-    batch, head = pair // num_heads, pair % num_heads
+    pair, batch, head = pair_of(num_heads)
     row = (tile * TILE_Q // BLOCK_Q).to(tl.int64)
     first = (tile * TILE_Q).to(tl.int64)
     in_tile_q = tl.arange(0, TILE_Q)
@@ -79,7 +78,7 @@ def low_bit_forward_kernel(
     is_query = first + in_tile_q < num_queries
     num_key_blocks = tl.cdiv(num_keys, BLOCK_K)
     q_base = q_ptr + batch * q_stride_b + head * q_stride_h + first * q_stride_n
-    q = tl.load(q_base + in_tile_q[:, None] * q_stride_n + dims[None, :] * q_stride_d, mask=is_query[:, None], other=0)
+    q = rows_at(q_base, in_tile_q, q_stride_n, dims, q_stride_d, is_query, False)
     q_unit = tl.load(q_unit_ptr + pair * num_queries + first + in_tile_q, mask=is_query, other=0.0)
     q_unit = q_unit * (scale * LOG2_E)
     k_base = k_ptr + batch * k_stride_b + head * k_stride_h
@@ -94,18 +93,14 @@ def low_bit_forward_kernel(
         block = tl.load(lut_row + turn // TILES).to(tl.int64)
         key = block * BLOCK_K + (turn % TILES) * TILE_K + in_tile_k
         is_key = key < num_keys
-        k = tl.load(k_base + key[:, None] * k_stride_n + dims[None, :] * k_stride_d, mask=is_key[:, None], other=0)
-        v = tl.load(v_base + key[:, None] * v_stride_n + dims[None, :] * v_stride_d, mask=is_key[:, None], other=0.0)
+        k = rows_at(k_base, key, k_stride_n, dims, k_stride_d, is_key, False)
+        v = rows_at(v_base, key, v_stride_n, dims, v_stride_d, is_key, False)
         k_unit = tl.load(k_unit_ptr + pair * num_key_blocks + block)
         if HAS_KEY_MASK:
             is_key &= tl.load(key_mask_ptr + batch * key_mask_stride_b + key, mask=is_key, other=0) != 0
         scores = tl.dot(q, tl.trans(k), out_dtype=tl.int32).to(tl.float32) * (q_unit[:, None] * k_unit)
         scores = tl.where(is_key[None, :], scores, float("-inf"))
-        new_highest = tl.maximum(highest, tl.max(scores, 1))
-        reference = tl.where(new_highest == float("-inf"), 0.0, new_highest)
-        weights = tl.exp2(scores - reference[:, None])
-        shrink = tl.exp2(highest - reference)
-        total = total * shrink + tl.sum(weights, 1)
+        weights, shrink, highest, total = softmax_step(scores, highest, total)
         if PV == INT8:
             v_unit = tl.load(v_unit_ptr + (pair * num_key_blocks + block) * D + dims)
             few = (weights * 127.0 + 0.5).to(tl.int8)
@@ -119,11 +114,7 @@ def low_bit_forward_kernel(
                 v = v.to(tl.float32)
             part = tl.dot(weights.to(v.dtype), v, input_precision="ieee", out_dtype=tl.float32)
         acc = acc * shrink[:, None] + part
-        highest = new_highest
-    is_empty = total == 0.0
-    divisor = tl.where(is_empty, 1.0, total)
-    out = acc / divisor[:, None]
-    lse = tl.where(is_empty, float("-inf"), (highest + tl.log2(divisor)) * LN_2)
+    out, lse = softmax_end(acc, highest, total)
     out_base = out_ptr + batch * out_stride_b + head * out_stride_h + first * out_stride_n
     tl.store(
         out_base + in_tile_q[:, None] * out_stride_n + dims[None, :],

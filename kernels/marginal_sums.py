@@ -64,15 +64,7 @@ def _sums(
 
 
 @_sums.register_fake
-def _(
-    x: Tensor,
-    lut: Tensor,
-    counts: Tensor,
-    lut_of_keys: Tensor | None,
-    counts_of_keys: Tensor | None,
-    scale: float,
-    backend: str,
-) -> Tensor:
+def _(x: Tensor, lut: Tensor, counts: Tensor, *rest: Any) -> Tensor:
     return x.new_empty((*x.shape[:2], counts.shape[-1], x.shape[-1]))
 
 

@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dit_accel.kernels.block_sparse_forward import LOG2_E
 from dit_accel.kernels.block_sparse_launch import INTERPRETED, Launch, accumulated, start
 from dit_accel.kernels.block_table import num_blocks
+from dit_accel.kernels.tiles import LOG2_E, pair_of, rows_at
 
 
 @triton.jit(do_not_specialize=["num_queries", "num_keys"])
@@ -44,19 +44,14 @@ def pooled_scores_kernel(
 ):
     """One block of queries of one head. Grid: (blocks of queries, B * H). Results [B * H, Mq, Mk] contiguous."""
     row = tl.program_id(0)
-    pair = tl.program_id(1).to(tl.int64)
-    batch, head = pair // num_heads, pair % num_heads
+    pair, batch, head = pair_of(num_heads)
     first = (row * BLOCK_Q).to(tl.int64)
     in_block = tl.arange(0, BLOCK_Q)
     in_tile = tl.arange(0, TILE_K)
     dims = tl.arange(0, D)
     is_query = first + in_block < num_queries
     q_base = q_ptr + batch * q_stride_b + head * q_stride_h + first * q_stride_n
-    q = tl.load(
-        q_base + in_block[:, None] * q_stride_n + dims[None, :] * q_stride_d, mask=is_query[:, None], other=0.0
-    )
-    if UPCAST:
-        q = q.to(tl.float32)
+    q = rows_at(q_base, in_block, q_stride_n, dims, q_stride_d, is_query, UPCAST)
     k_base = k_ptr + batch * k_stride_b + head * k_stride_h
     log2_scale = scale * LOG2_E
     highest = tl.full([BLOCK_Q], float("-inf"), ACC)
@@ -64,9 +59,7 @@ def pooled_scores_kernel(
     for first_key in range(0, num_keys, TILE_K):
         is_key = first_key + in_tile < num_keys
         key = (first_key + in_tile).to(tl.int64)
-        k = tl.load(k_base + key[:, None] * k_stride_n + dims[None, :] * k_stride_d, mask=is_key[:, None], other=0.0)
-        if UPCAST:
-            k = k.to(tl.float32)
+        k = rows_at(k_base, key, k_stride_n, dims, k_stride_d, is_key, UPCAST)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=ACC) * log2_scale
         scores = tl.where(is_key[None, :], scores, float("-inf"))
         new_highest = tl.maximum(highest, tl.max(scores, 1))
@@ -83,11 +76,7 @@ def pooled_scores_kernel(
         for tile in range(TILES):
             key = (block * BLOCK_K + tile * TILE_K + in_tile).to(tl.int64)
             is_key = key < num_keys
-            k = tl.load(
-                k_base + key[:, None] * k_stride_n + dims[None, :] * k_stride_d, mask=is_key[:, None], other=0.0
-            )
-            if UPCAST:
-                k = k.to(tl.float32)
+            k = rows_at(k_base, key, k_stride_n, dims, k_stride_d, is_key, UPCAST)
             scores = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=ACC) * log2_scale
             is_pair = is_query[:, None] & is_key[None, :]
             weights = tl.where(is_pair, tl.exp2(scores - log2_lse[:, None]), 0.0)

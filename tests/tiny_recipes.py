@@ -109,7 +109,9 @@ WAN = EmbeddedRecipe(
     **SHARED | {"vae": {"base_dim": 8, "z_dim": 4}, "image_size": 64},
 )
 SMALL = {recipe.kind: recipe for recipe in (PIXART, SD, FLUX, WAN)}
-STAGES_OF = {kind: {"vae", "denoiser", "decoder"} for kind in ("pixart", "sd", "wan")} | {"flux": set(STAGES)}
+STAGES_OF = {kind: {"vae", "denoiser", "decoder"} for kind in ("pixart", "sd", "wan")} | {
+    "flux": set(STAGES) - {"warmup"}
+}
 
 
 def small_data(kind: str) -> TrainingSet:

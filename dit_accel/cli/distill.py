@@ -1,15 +1,13 @@
 """``dit-accel distill``: a student of a flow-matching pipeline that draws in one to a few steps."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.logging import RichHandler
 
-from dit_accel.cli import options
-from dit_accel.cli.console import err, out, tell
+from dit_accel.cli import distilling, options
+from dit_accel.cli.console import out
 from dit_accel.errors import ConfigError
 
 
@@ -22,18 +20,16 @@ def distill_command(
         str, typer.Option(metavar="NAME", help="perflow, lcm, dmd2, mdt, scm, ladd or sana-sprint.")
     ] = "perflow",
     steps: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of steps of the student.")] = "1,2,4",
-    iterations: Annotated[int, typer.Option(min=1, help="Training steps.")] = 400,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples a training step.")] = 16,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of the student. Default: the method's.")] = None,
+    iterations: distilling.Iterations = 400,
+    batch_size: distilling.BatchSize = 16,
+    lr: distilling.LearningRate = None,
     rank: Annotated[int, typer.Option(min=0, help="Of the adapter; 0 trains a full copy.")] = 32,
-    trajectories: Annotated[int, typer.Option(min=1, help="Of the teacher, solved once before training.")] = 1024,
-    teacher_steps: Annotated[int | None, typer.Option(min=1, help="Of each. Default: the pipeline's own.")] = None,
+    trajectories: distilling.Trajectories = 1024,
+    teacher_steps: distilling.TeacherSteps = None,
     guidance: options.Guidance = None,
     height: options.Height = None,
     width: options.Width = None,
-    prompts: Annotated[
-        str, typer.Option(metavar="auto|train|search|FILE", help="What the teacher draws; a file has one a line.")
-    ] = "auto",
+    prompts: distilling.Prompts = "auto",
     init: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Begin with another student of the same rank.")
     ] = None,
@@ -48,14 +44,12 @@ def distill_command(
         Path | None,
         typer.Option(metavar="FOLDER", help="Checkpoint, log and sheets. Default: outputs/distill/NAME/METHOD."),
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in RUN_DIR, exactly.")] = True,
-    time_budget: Annotated[
-        float | None, typer.Option(min=0, help="Minutes of training; then it saves, and the next call goes on.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all.")] = None,
+    resume: distilling.Resume = True,
+    time_budget: distilling.TimeBudget = None,
+    seed: distilling.Seed = 0,
+    threads: distilling.Threads = None,
     device: options.Device = "auto",
-    dtype: Annotated[str, typer.Option(metavar="bf16|fp32", help="Autocast, or fp32 throughout.")] = "bf16",
+    dtype: distilling.TrainDtype = "bf16",
 ) -> None:
     """Distil a pipeline to few steps. No images are needed: the student learns from the teacher's own runs.
 
@@ -66,60 +60,23 @@ def distill_command(
 
     Example: dit-accel distill emoji-flux --method perflow --steps 4
     """
-    import torch
-
-    from dit_accel.cli.model import load_for_cli
-    from dit_accel.pipelines.generation import makes_video
     from dit_accel.training.distill.export import export_student
-    from dit_accel.training.distill.guidance import Guidance
-    from dit_accel.training.distill.methods import get_method
-    from dit_accel.training.distill.prompts import teacher_prompts
-    from dit_accel.training.distill.roles import AdapterConfig
-    from dit_accel.training.distill.run import DistillJob, build_trainer, call_default
-    from dit_accel.training.distill.workers import Workers
-    from dit_accel.training.loop import LoopConfig
+    from dit_accel.training.distill.methods import LINEAR, get_method
 
-    found = get_method(method)
-    counts = _counts(steps)
-    if dtype not in ("bf16", "fp32"):
-        raise ConfigError(f"--dtype must be bf16 or fp32, got '{dtype}'")
-    if threads:
-        torch.set_num_threads(threads)
-    log_to_stderr()
-    tell(f"loading {model} ...")
-    workers = Workers.from_environment()
-    pipe = load_for_cli(model, workers.device(device), "float32")
-    name = Path(model).resolve().name if Path(model).exists() else model
-    folder = run_dir or Path("outputs/distill") / name.replace("/", "--") / method
-    job = DistillJob(
-        method=method,
-        steps=counts,
-        loop=LoopConfig(
-            steps=iterations, batch_size=batch_size, lr=lr or found.lr, warmup_steps=max(1, iterations // 20),
-            ema_decay=min(0.999, 1 - 10 / (iterations + 10)),
-        ),
-        run_dir=folder,
-        trajectories_dir=folder.parent / f"trajectories-{seed}",
-        trajectories=trajectories,
-        teacher_steps=teacher_steps or call_default(pipe, "num_inference_steps", 28),
-        guidance=Guidance(call_default(pipe, "guidance_scale", 1.0) if guidance is None else guidance),
-        adapter=AdapterConfig(rank=rank),
-        height_px=height,
-        width_px=width,
-        init=init,
-        options=_settings(sets or []),
-        seed=seed,
-        dtype=torch.bfloat16 if dtype == "bf16" else torch.float32,
+    found, counts, settings = get_method(method), _counts(steps), _settings(sets or [])
+    if method in LINEAR:
+        raise ConfigError(f"'{method}' changes the attention, not the steps: dit-accel linearize --method {method}")
+    training = distilling.Training(
+        model=model, iterations=iterations, batch_size=batch_size, lr=lr, rank=rank, trajectories=trajectories,
+        teacher_steps=teacher_steps, guidance=guidance, height=height, width=width, prompts=prompts, resume=resume,
+        time_budget=time_budget, seed=seed, threads=threads, device=device, dtype=dtype,
     )  # fmt: skip
-    texts = teacher_prompts(prompts, model, video=makes_video(pipe))
-    trainer = build_trainer(pipe, texts, job, workers)
-    if resume:
-        trainer.load()
-    trainer.run(time_budget)
-    if not workers.is_main:
+    pipe, workers = training.load()
+    folder = run_dir or Path("outputs/distill") / training.name / method
+    job = training.job(pipe, found, folder, settings, steps=counts, init=init)
+    trainer = training.train(pipe, job, workers)
+    if trainer is None:
         return
-    if not trainer.finished:
-        tell(f"Stopped at {trainer.step} of {iterations}; the same command goes on there.")
     more = {"model": model, "trajectories": trajectories, "batch_size": batch_size, "rank": rank, "seed": seed}
     student = export_student(trainer, pipe, output or folder / "student", steps=counts, more=more)
     out().print(f"Student: {student}", markup=False)
@@ -146,11 +103,3 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         if not sign or not key:
             raise ConfigError(f"--set takes KEY=VALUE, got '{pair}'")
     return settings
-
-
-def log_to_stderr() -> None:
-    """Tell of the training on stderr."""
-    logger = logging.getLogger("dit_accel")
-    if not any(isinstance(handler, RichHandler) for handler in logger.handlers):
-        logger.addHandler(RichHandler(console=err(), show_path=False, show_level=False))
-    logger.setLevel(logging.INFO)

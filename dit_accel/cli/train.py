@@ -22,6 +22,7 @@ class Stage(str, Enum):
 
     all = "all"
     vae = "vae"
+    warmup = "warmup"
     denoiser = "denoiser"
     guidance = "guidance"
     decoder = "decoder"
@@ -74,6 +75,10 @@ def train_embedded_command(
         int | None,
         typer.Option(help="Override the steps of the chosen --stage (its learning-rate curve follows).", min=1),
     ] = None,
+    erw: Annotated[
+        bool,
+        typer.Option("--erw", help="Warm the first blocks up on image features before; PixArt, extra eval."),
+    ] = False,
     steps_scale: Annotated[
         float, typer.Option(help="Multiply the steps of every stage, for a shorter or longer training.", min=0)
     ] = 1.0,
@@ -103,8 +108,9 @@ def train_embedded_command(
 
     from dit_accel.pipelines.loading import pick_device
     from dit_accel.training.data import default_cache_dir
-    from dit_accel.training.pretrain import STAGES, RunOptions
-    from dit_accel.training.recipes import get_recipe, scale_steps
+    from dit_accel.training.progress import STAGES
+    from dit_accel.training.recipes import get_recipe, scale_steps, with_erw
+    from dit_accel.training.stage import RunOptions
     from dit_accel.training.zoo import ALL, TrainingJob, measure_job, order_names, pack_training_data, train_zoo
 
     start = time.monotonic()
@@ -114,6 +120,8 @@ def train_embedded_command(
     where = pick_device(device)
     size_name = ("cpu" if where.type == "cpu" else "gpu") if size is Size.auto else size.value
     recipes = [get_recipe(name, size_name) for name in order_names(names, size_name)]
+    if erw:
+        recipes = [with_erw(recipe) for recipe in recipes]
     if steps is not None:
         recipes = [_with_steps(recipe, stage, steps) for recipe in recipes]
     recipes = [scale_steps(recipe, steps_scale) for recipe in recipes]

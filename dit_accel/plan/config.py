@@ -33,6 +33,7 @@ _SHIPPED = {
     "static_mask": "dit_accel.passes.attention.static_mask",
     "teacache": "dit_accel.passes.teacache",
     "trajectory": "dit_accel.passes.trajectory.apply",
+    "unet_switching": "dit_accel.passes.unet_switching",
     "vmoba": "dit_accel.passes.attention.vmoba",
 }
 

@@ -1,6 +1,7 @@
 """Runs one denoiser under a plan: read from top to bottom, this is what happens in one call of it.
 
-1. :class:`Gate` stands in place of the denoiser's ``forward`` and hands every call to :meth:`DenoiserRuntime.call`.
+1. :class:`~dit_accel.runtime.gate.Gate` stands in place of the denoiser's ``forward`` and hands every call to
+   :meth:`DenoiserRuntime.call`.
 2. The clock, which listens to the scheduler, says which step it is; at a new run its conditions are compared with the
    plan's, and passes are told.
 3. :class:`~dit_accel.runtime.branches.Branches` finds the :class:`~dit_accel.runtime.tracks.Track` of this guidance
@@ -15,15 +16,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from dit_accel.families.targets import Target
 from dit_accel.plan.plan import AccelerationPlan
 from dit_accel.runtime.branches import Branches, CacheContext
 from dit_accel.runtime.call import Call, Inner, Keeper
 from dit_accel.runtime.clock import Clock
+from dit_accel.runtime.gate import Gate
 from dit_accel.runtime.ledger import RUNTIME, PatchLedger
-from dit_accel.runtime.patch import Patch
 from dit_accel.runtime.rows import RowCompiler
 from dit_accel.runtime.runs import Runs
 from dit_accel.runtime.scheduled import ComputeEverything
@@ -35,21 +35,6 @@ from dit_accel.schedules.lowering import REUSE, STORE, Row, RowSet, compute_ever
 # A pipeline calls its denoiser once per guidance branch and step; more calls than this without the scheduler
 # stepping means that another scheduler drives the run.
 MAX_BRANCHES = 8
-
-
-class Gate(Patch[nn.Module]):
-    """The denoiser's ``forward``."""
-
-    def __init__(self, denoiser: nn.Module, runtime: "DenoiserRuntime") -> None:
-        super().__init__(denoiser, "forward")
-        self.runtime = runtime
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.runtime.released:
-            return self.original(*args, **kwargs)
-        if torch.compiler.is_compiling():
-            return _call_outside_graph(self.runtime, args, kwargs)
-        return self.runtime.call(args, kwargs)
 
 
 class DenoiserRuntime(Runs):
@@ -303,12 +288,3 @@ class DenoiserRuntime(Runs):
         self._drop()
         if self._finish in self.clock.on_end:
             self.clock.on_end.remove(self._finish)
-
-
-@torch.compiler.disable(reason="dit-accel: compile with pipe.transformer.compile() or CompileConfig, row by row")
-def _call_outside_graph(runtime: DenoiserRuntime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    runtime.warn(
-        f"'{runtime.name}' was compiled around the acceleration with torch.compile(module); it now runs uncompiled. "
-        "Compile it with pipe.transformer.compile() or a CompileConfig in the plan instead."
-    )
-    return runtime.call(args, kwargs)

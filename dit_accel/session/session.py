@@ -13,7 +13,8 @@ from dit_accel.plan.fingerprint import compare_models, fingerprint
 from dit_accel.plan.plan import AccelerationPlan
 from dit_accel.plan.weights import sample_weights
 from dit_accel.runtime.clock import Clock
-from dit_accel.runtime.denoiser import DenoiserRuntime, Gate
+from dit_accel.runtime.denoiser import DenoiserRuntime
+from dit_accel.runtime.gate import Gate
 from dit_accel.runtime.ledger import RUNTIME, PatchLedger
 from dit_accel.runtime.observe import running
 from dit_accel.runtime.patch import patches_on

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
+from dit_accel.training.erw import Alignment
 from dit_accel.training.kinds import PipelineKind, TextInputs
 from dit_accel.training.loop import LoopConfig, SampleFn, TrainLoop
 from dit_accel.training.motion_heads import MotionHead
@@ -27,6 +28,7 @@ class Batch:
         frames: Of a video, the numbers of the frames that are shown, int64 [k].
         path: Where the sprites are in these frames, float32 [B, k, 3].
         objective: What to train in this step; ``None``: the kind's.
+        image: Of images, their numbers, int64 [B].
     """
 
     clean: torch.Tensor
@@ -34,6 +36,7 @@ class Batch:
     frames: torch.Tensor | None = None
     path: torch.Tensor | None = None
     objective: Objective | None = None
+    image: torch.Tensor | None = None
 
 
 class TrainingLatents(Protocol):
@@ -108,7 +111,7 @@ class LatentData:
         noise = torch.randn(batch_size, *self.mean.shape[1:], generator=generator, device=device)
         text = {name: torch.where(drop, self.empty[name], ids[rows]) for name, ids in self.text.items()}
         image = self.image[rows]
-        return Batch(clean=self.mean[image] + self.std[image] * noise, text=text)
+        return Batch(clean=self.mean[image] + self.std[image] * noise, text=text, image=image)
 
 
 def stratified(batch_size: int, generator: torch.Generator) -> torch.Tensor:
@@ -129,6 +132,7 @@ def denoiser_loop(
     dtype: torch.dtype,
     compile_modules: bool,
     heads: Mapping[str, MotionHead] | None = None,
+    alignment: Alignment | None = None,
     sample_fn: SampleFn | None = None,
 ) -> TrainLoop:
     """Set up joint training of text encoders and denoiser.
@@ -144,6 +148,7 @@ def denoiser_loop(
         dtype: Autocast type; ``torch.float32`` trains without autocast.
         compile_modules: Whether to use ``torch.compile``.
         heads: Auxiliary losses on videos, trained along.
+        alignment: Agreement with a frozen network's features of images, see ``erw.py``.
         sample_fn: See ``TrainLoop``.
     """
     heads = heads or {}
@@ -154,12 +159,16 @@ def denoiser_loop(
     usual = kind.objective(data.shape)
 
     def compute(
-        noisy: torch.Tensor, t: torch.Tensor, text: TextInputs, target: torch.Tensor, shown: tuple[torch.Tensor, ...]
-    ) -> torch.Tensor:
+        noisy: torch.Tensor, t: torch.Tensor, text: TextInputs, target: torch.Tensor, shown: tuple[torch.Tensor, ...],
+        agree: tuple[torch.Tensor, ...],
+    ) -> torch.Tensor:  # fmt: skip
         predicted = kind.predict(denoiser, noisy, t, kind.encode(modules, text))
         loss = F.mse_loss(predicted.float(), target)
         for head in heads.values() if shown else ():
             loss = loss + head.loss(*shown)
+        if alignment is not None:
+            weight, features = agree
+            loss = loss + weight * alignment.projector.loss(features)
         return loss
 
     compute_loss = torch.compile(compute, dynamic=False) if compile_modules else compute
@@ -173,12 +182,16 @@ def denoiser_loop(
         shown: tuple[torch.Tensor, ...] = ()
         if batch.frames is not None and batch.path is not None and len(batch.frames) > 1:  # one does not tell its time
             shown = (batch.frames, batch.path)
+        agree: tuple[torch.Tensor, ...] = ()
+        if alignment is not None:
+            weight = alignment.config.weight_at(loop.step / config.steps)
+            agree = (torch.tensor(weight, device=device), alignment.features[batch.image])
         with kind.showing(denoiser, batch.frames), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return compute_loss(noisy, t, batch.text, target, shown)
+            return compute_loss(noisy, t, batch.text, target, shown, agree)
 
     loop = TrainLoop(
         name="denoiser",
-        modules={**modules, **heads},
+        modules={**modules, **heads, **({} if alignment is None else {"projector": alignment.projector})},
         loss_fn=loss_fn,
         config=config,
         run_dir=run_dir,

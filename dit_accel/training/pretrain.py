@@ -1,69 +1,32 @@
 """Trains an embedded pipeline from nothing: tokenizer, VAE, joint text encoder and denoiser, guidance."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 
-from dit_accel.embedded import embedded_path, load_folder
+from dit_accel.embedded import load_folder
 from dit_accel.errors import ConfigError, DitAccelError
 from dit_accel.pipelines.generation import GenerationSettings, generate
-from dit_accel.training.denoiser import LatentData, TrainingLatents, denoiser_loop
+from dit_accel.training.denoiser import denoiser_loop
 from dit_accel.training.export import export_pipeline
 from dit_accel.training.guidance import guidance_loop
-from dit_accel.training.kinds import KINDS, Tokenizers
-from dit_accel.training.loop import SampleFn, TrainLoop
+from dit_accel.training.kinds import KINDS
+from dit_accel.training.loop import SampleFn
 from dit_accel.training.motion_heads import build_heads
 from dit_accel.training.progress import STAGES, forget_from, is_done, mark_done
 from dit_accel.training.recipe import EmbeddedRecipe
 from dit_accel.training.samples import save_sheet, spread
 from dit_accel.training.sprites import NUM_FRAMES
-from dit_accel.training.training_set import TrainingSet, VideoSet, training_captions
+from dit_accel.training.stage import RunOptions, encode_training_set, find_vae, load_vae, run_loop, untrained
+from dit_accel.training.training_set import TrainingSet
 from dit_accel.training.vae import encode_images, vae_loop
-from dit_accel.training.videos import encode_videos
+from dit_accel.training.warmup import alignment_of, features_of, train_warmup
 
 SHEET_PROMPTS = 24
 SHEET_VIDEOS, SHEET_EVERY_FRAMES = 8, 4
 SHEET_SEED = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """Where and how to run a recipe; none of it changes what is computed beyond rounding.
-
-    Attributes:
-        run_dir: Folder of checkpoints, logs and sample sheets.
-        device: Device to train on.
-        dtype: Autocast type; ``torch.float32`` turns autocast off.
-        resume: Skip finished stages and continue from checkpoints; otherwise stages are trained again.
-        max_minutes: Stop each stage, with a checkpoint, after so many minutes.
-        deadline: Stop the stage that is running, with a checkpoint, and start no other, when ``time.monotonic()`` has
-            this value; in seconds.
-        compile_modules: Use ``torch.compile``.
-    """
-
-    run_dir: Path
-    device: torch.device
-    dtype: torch.dtype = torch.bfloat16
-    resume: bool = True
-    max_minutes: float | None = None
-    deadline: float | None = None
-    compile_modules: bool = True
-
-    @property
-    def out_of_time(self) -> bool:
-        """Whether the deadline has passed."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
-
-    def minutes_left(self) -> float | None:
-        """How long a stage that starts now may run; ``None`` is for ever."""
-        limits = [] if self.max_minutes is None else [self.max_minutes]
-        limits += [] if self.deadline is None else [max(self.deadline - time.monotonic(), 0) / 60]
-        return min(limits, default=None)
 
 
 def train_vae(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions) -> bool:
@@ -78,7 +41,7 @@ def train_vae(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions) ->
             vae, data.images, recipe.vae_loop, run_dir=options.run_dir, seed=recipe.seed, device=options.device,
             dtype=options.dtype, compile_modules=options.compile_modules, codec=None if codec is vae else codec,
         )  # fmt: skip
-        _run(loop, options)
+        run_loop(loop, options)
         with loop.averaged():
             autoencoder.set_statistics(vae, encode_images(codec, data.images)[0])
             vae.save_pretrained(options.run_dir / "vae")
@@ -89,14 +52,14 @@ def train_decoder(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions
     """Train the decoder further, latents fixed, into ``run_dir/vae-decoder``; returns whether it is finished."""
     if recipe.decoder_loop is None:
         return True
-    vae = _load_vae(recipe, options.run_dir / "vae", options.device)
+    vae = load_vae(recipe, options.run_dir / "vae", options.device)
     with KINDS[recipe.kind].autoencoder.codec(vae) as codec:
         loop = vae_loop(
             vae, data.images, recipe.decoder_loop, run_dir=options.run_dir, seed=recipe.seed + 1,
             device=options.device, dtype=options.dtype, compile_modules=options.compile_modules, decoder_only=True,
             codec=None if codec is vae else codec,
         )  # fmt: skip
-        _run(loop, options)
+        run_loop(loop, options)
     with loop.averaged():
         vae.save_pretrained(options.run_dir / "vae-decoder")
     return loop.finished
@@ -106,27 +69,27 @@ def train_denoiser(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOption
     """Train text encoders and denoiser, save the average under ``run_dir/pipeline``; returns whether it is finished.
 
     Raises:
-        DitAccelError: The VAE has not been trained.
+        DitAccelError: The VAE has not been trained, or the first blocks have not been warmed up.
     """
     kind = KINDS[recipe.kind]
     vae = find_vae(recipe, options.run_dir, options.device)
-    tokenizers = kind.build_tokenizers(_texts(recipe, data))
-    torch.manual_seed(recipe.seed)
-    modules = kind.build_text_encoders(tokenizers, recipe.text_encoders)
-    modules[kind.denoiser_name] = kind.build_denoiser(recipe.denoiser)
-    for module in modules.values():
-        module.to(options.device)
+    tokenizers, modules = untrained(recipe, data, options)
     pipe = kind.build_pipeline(vae, modules, tokenizers)
     heads = {} if recipe.video is None else build_heads(modules[kind.denoiser_name], recipe.video.heads, NUM_FRAMES)
     for head in heads.values():
         head.to(options.device)
+    latents = encode_training_set(recipe, vae, data, tokenizers, options)
+    alignment = None
+    if recipe.erw is not None:
+        features = features_of(recipe, modules[kind.denoiser_name], data, latents)
+        alignment = alignment_of(recipe, modules, features, options)
     loop = denoiser_loop(
-        kind, modules, encode_training_set(recipe, vae, data, tokenizers, options), recipe.denoiser_loop,
+        kind, modules, latents, recipe.denoiser_loop, alignment=alignment,
         caption_drop=recipe.caption_drop, run_dir=options.run_dir, seed=recipe.seed, dtype=options.dtype,
         compile_modules=options.compile_modules, heads=heads,
         sample_fn=_sheet_fn(pipe, recipe, data, options, "denoiser"),
     )  # fmt: skip
-    _run(loop, options)
+    run_loop(loop, options)
     with loop.averaged():
         export_pipeline(pipe, options.run_dir / ("pipeline" if recipe.guidance_loop is None else "teacher"))
     return loop.finished
@@ -156,37 +119,10 @@ def train_guidance(recipe: EmbeddedRecipe, data: TrainingSet, options: RunOption
         seed=recipe.seed + 2, dtype=options.dtype, compile_modules=options.compile_modules,
         sample_fn=_sheet_fn(pipe, recipe, data, options, "guidance"),
     )  # fmt: skip
-    _run(loop, options)
+    run_loop(loop, options)
     with loop.averaged():
         export_pipeline(pipe, options.run_dir / "pipeline")
     return loop.finished
-
-
-def encode_training_set(
-    recipe: EmbeddedRecipe, vae: Any, data: TrainingSet, tokenizers: Tokenizers, options: RunOptions
-) -> TrainingLatents:
-    """Encode images or videos and their captions once."""
-    kind = KINDS[recipe.kind]
-    if recipe.video is not None:
-        assert isinstance(data, VideoSet)
-        phases = recipe.video.phases
-        return encode_videos(kind, vae, data, tokenizers, phases, run_dir=options.run_dir, dtype=options.dtype)
-    rows = training_captions(recipe, data)
-    mean, std = encode_images(vae, data.images)
-    scale = vae.config.scaling_factor
-    text = kind.tokenize(tokenizers, [*rows.texts, ""])
-    return LatentData(
-        mean=mean * scale,
-        std=std * scale,
-        text={name: ids[:-1] for name, ids in text.items()},
-        image=rows.image,
-        weight=rows.weight,
-        empty={name: ids[-1:] for name, ids in text.items()},
-    )
-
-
-def _texts(recipe: EmbeddedRecipe, data: TrainingSet) -> list[str]:
-    return data.captions() if recipe.video is not None else training_captions(recipe, data).texts
 
 
 def train_embedded(
@@ -209,6 +145,7 @@ def train_embedded(
     """
     trainers = {
         "vae": train_vae,
+        "warmup": train_warmup,
         "denoiser": train_denoiser,
         "guidance": train_guidance,
         "decoder": train_decoder,
@@ -237,22 +174,6 @@ def assemble(run_dir: Path) -> DiffusionPipeline:
     return pipe
 
 
-def find_vae(recipe: EmbeddedRecipe, run_dir: Path, device: torch.device) -> Any:
-    """The autoencoder that the recipe's denoiser works with: the run's own, or that of its ``vae_source``.
-
-    A run of the source beside this one goes before the pipeline that ships, so that both can be trained anew.
-
-    Raises:
-        DitAccelError: It has not been trained.
-    """
-    if recipe.vae_source is None:
-        return _load_vae(recipe, run_dir / "vae", device)
-    for name in ("vae-decoder", "vae"):
-        if (run_dir.parent / recipe.vae_source / name).exists():
-            return _load_vae(recipe, run_dir.parent / recipe.vae_source / name, device)
-    return _load_vae(recipe, embedded_path(recipe.vae_source) / "vae", device)
-
-
 def _sheet_fn(
     pipe: DiffusionPipeline, recipe: EmbeddedRecipe, data: TrainingSet, options: RunOptions, name: str
 ) -> SampleFn:
@@ -272,15 +193,3 @@ def _sheet_fn(
 def sampling_settings(recipe: EmbeddedRecipe) -> GenerationSettings:
     """Steps and guidance of the recipe's sheets and measurements."""
     return GenerationSettings(num_inference_steps=recipe.num_inference_steps, guidance_scale=recipe.guidance_scale)
-
-
-def _run(loop: TrainLoop, options: RunOptions) -> None:
-    if options.resume:
-        loop.load()
-    loop.run(options.minutes_left())
-
-
-def _load_vae(recipe: EmbeddedRecipe, path: Path, device: torch.device) -> Any:
-    if not path.exists():
-        raise DitAccelError(f"There is no trained VAE at {path}: run the stage 'vae' first.")
-    return KINDS[recipe.kind].autoencoder.load(path).to(device)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dit_accel.training.recipe import EmbeddedRecipe
 
-STAGES = ("vae", "denoiser", "guidance", "decoder")
+STAGES = ("vae", "warmup", "denoiser", "guidance", "decoder")
 """Stages of training, in order; each reads what the earlier ones left."""
 
 STEPS = (*STAGES, "export", "measure")
@@ -57,6 +57,8 @@ def _marker(step: str, run_dir: Path) -> Path:
 
 def _digest(recipe: EmbeddedRecipe, step: str) -> str:
     fields = dataclasses.asdict(recipe)
+    if fields["erw"] is None:  # so were the recipes of runs that were made before there was any
+        del fields["erw"]
     for stage in STAGES:
         loop = fields.pop(f"{stage}_loop")
         if stage == step:

@@ -5,6 +5,7 @@ from typing import Any
 
 from dit_accel.errors import ConfigError
 from dit_accel.training.data import ANIMALS_AND_FOODS
+from dit_accel.training.erw import ERWConfig
 from dit_accel.training.frames import FramePhase, HeadConfig
 from dit_accel.training.loop import LoopConfig
 from dit_accel.training.sprites import SUBJECTS
@@ -51,6 +52,8 @@ class EmbeddedRecipe:
         denoiser: Fields of the denoiser's config.
         vae_loop: Training of the autoencoder.
         decoder_loop: Further training of its decoder alone, latents fixed; ``None`` skips it.
+        erw: Representation warm-up of the denoiser's first blocks, with ``warmup_loop``; ``None`` leaves it out.
+        warmup_loop: Length and rates of the warm-up.
         denoiser_loop: Joint training of text encoder and denoiser.
         guidance_loop: Distillation of guidance into the denoiser's guidance input; ``None`` skips it.
         caption_drop: Share of empty captions, for classifier-free guidance.
@@ -72,6 +75,8 @@ class EmbeddedRecipe:
     denoiser: dict[str, Any] = field(default_factory=dict)
     vae_loop: LoopConfig | None = None
     decoder_loop: LoopConfig | None = None
+    erw: ERWConfig | None = None
+    warmup_loop: LoopConfig | None = None
     denoiser_loop: LoopConfig
     guidance_loop: LoopConfig | None = None
     caption_drop: float = 0.1
@@ -87,5 +92,9 @@ class EmbeddedRecipe:
             raise ConfigError("A recipe needs at least one style.")
         if (self.vae_loop is None) == (self.vae_source is None):
             raise ConfigError("A recipe either trains its autoencoder (vae_loop) or takes one over (vae_source).")
+        if (self.erw is None) != (self.warmup_loop is None):
+            raise ConfigError("A recipe has both of 'erw' and 'warmup_loop', or neither.")
+        if self.erw is not None and self.kind != "pixart":
+            raise ConfigError(f"Representation warm-up is made for the kind 'pixart', not for '{self.kind}'.")
         if not 0 <= self.caption_drop < 1:
             raise ConfigError(f"caption_drop must lie in [0, 1), got {self.caption_drop}.")

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from dit_accel.errors import ConfigError, did_you_mean
+from dit_accel.training.erw import ERWConfig
 from dit_accel.training.frames import FramePhase, HeadConfig
 from dit_accel.training.loop import LoopConfig
 from dit_accel.training.recipe import EmbeddedRecipe, VideoRecipe
@@ -276,10 +277,23 @@ def scale_steps(recipe: EmbeddedRecipe, factor: float) -> EmbeddedRecipe:
     if not factor > 0:
         raise ConfigError(f"The factor of the steps must be above 0, got {factor}.")
     loops: dict[str, Any] = {}
-    for field_name in ("vae_loop", "decoder_loop", "denoiser_loop", "guidance_loop"):
+    for field_name in ("vae_loop", "warmup_loop", "decoder_loop", "denoiser_loop", "guidance_loop"):
         loop: LoopConfig | None = getattr(recipe, field_name)
         if loop is not None:
             steps = max(round(loop.steps * factor), 1)
             warmup_steps = max(round(loop.warmup_steps * min(factor, 1)), 1)
             loops[field_name] = replace(loop, steps=steps, warmup_steps=warmup_steps)
     return replace(recipe, **loops)
+
+
+def with_erw(recipe: EmbeddedRecipe) -> EmbeddedRecipe:
+    """The recipe with a representation warm-up of a sixth of the denoiser's steps, each at a fraction of their cost.
+
+    Raises:
+        ConfigError: It is of a kind that cannot be warmed up.
+    """
+    loop = recipe.denoiser_loop
+    warmup = replace(
+        loop, steps=max(loop.steps // 6, 1), sample_minutes=0, warmup_steps=max(loop.warmup_steps // 6, 1)
+    )
+    return replace(recipe, erw=ERWConfig(), warmup_loop=warmup)

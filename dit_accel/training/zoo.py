@@ -11,12 +11,13 @@ from pathlib import Path
 from dit_accel.embedded import load_folder
 from dit_accel.errors import ConfigError, MissingDependencyError
 from dit_accel.training.data import pack_data
-from dit_accel.training.pretrain import RunOptions, assemble, train_embedded
+from dit_accel.training.pretrain import assemble, train_embedded
 from dit_accel.training.progress import STAGES, STEPS, forget_from, is_done, mark_done, pending
 from dit_accel.training.recipe import EmbeddedRecipe
 from dit_accel.training.recipes import RECIPES, get_recipe
 from dit_accel.training.release import export_release, measure_release
 from dit_accel.training.samples import spread
+from dit_accel.training.stage import RunOptions
 from dit_accel.training.training_set import TrainingSet, load_training_set
 
 logger = logging.getLogger("dit_accel")

@@ -70,7 +70,7 @@ def test_the_keyboard_alone(open_page: Any) -> None:
     page.wait_for_function("document.activeElement.type === 'range'")
     page.keyboard.press("ArrowLeft")
     page.wait_for_function("value => +document.querySelector('#time .dial').dataset.value <= value", arg=before)
-    page.locator("#thumbs button.thumbnail-item").nth(1).focus()
+    page.locator("#thumbs button.thumbnail-item").filter(has_text="balanced").first.focus()
     page.keyboard.press("Enter")
     wait_for(page, "ours/balanced")
 

@@ -47,3 +47,25 @@ def test_the_table_says_of_how_many_pictures() -> None:
     rows = distill.table({"teacher": {"n": 7, "alignment": 0.5, "psnr_db": 30.0}}).splitlines()
     assert rows[0] == "| system | alignment | psnr_db | n |"
     assert rows[2] == "| teacher | 0.5 | 30.0 | 7 |"
+
+
+def test_systems_of_a_report_are_taken_over_where_they_were_measured_alike_and_come_in_order() -> None:
+    systems = {
+        "lcm, 2 steps": {"evaluations": 2}, "teacher, 28 steps": {"evaluations": 28},
+        "teacher, 2 steps": {"evaluations": 2}, "lcm, 1 steps": {"evaluations": 1},
+    }  # fmt: skip
+    report = {"num": 200, "systems": systems}
+    assert distill.alike(report, 200) == systems
+    assert distill.alike(report, 100) == distill.alike(None, 200) == {}
+    assert list(distill.in_order(systems)) == [
+        "teacher, 28 steps", "lcm, 1 steps", "teacher, 2 steps", "lcm, 2 steps",
+    ]  # fmt: skip
+
+
+def test_a_student_whose_weights_changed_is_another(tmp_path: Path) -> None:
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    file.write_bytes(b"one")
+    first = distill.weights_digest(tmp_path)
+    assert distill.weights_digest(tmp_path) == first
+    file.write_bytes(b"two")
+    assert distill.weights_digest(tmp_path) != first

@@ -61,6 +61,7 @@ def test_a_student_is_written_that_diffusers_and_a_plan_load(run: Any, teacher: 
     ("arguments", "words"),
     [
         (("--method", "perflo"), "Did you mean 'perflow'?"),
+        (("--method", "sla"), "dit-accel linearize --method sla"),
         (("--steps", "0"), "--steps must be whole numbers"),
         (("--steps", "one"), "--steps must be whole numbers"),
         (("--prompts", "nowhere.txt"), "no prompts 'nowhere.txt'"),

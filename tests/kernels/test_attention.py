@@ -1,15 +1,17 @@
 """The door to attention: FlexAttention agrees, and what has no kernel is dense and says so once."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 from sample_attention import problem, relative_error
 
-from dit_accel.kernels import attention
+from dit_accel.kernels import attention, low_bit_attention
 from dit_accel.kernels.attention import dense, sparse_or_dense
 from dit_accel.kernels.block_sparse import attend
 from dit_accel.kernels.block_sparse_flex import flex_block_sparse
+from dit_accel.kernels.low_bit import why_no_float8
 
 
 @pytest.mark.parametrize("shape", [{}, {"batch": 2, "shared": True, "num_queries": 128, "num_keys": 128}], ids=str)
@@ -36,6 +38,33 @@ def test_a_table_for_other_lengths_is_an_error_and_no_reason_for_dense() -> None
     q = torch.zeros(1, 300, 2, 16)
     with pytest.raises(ValueError, match="build it for these lengths"):
         sparse_or_dense(q, q, q, each.table)
+
+
+@pytest.mark.parametrize(("capability", "has"), [((8, 0), False), ((8, 6), False), ((8, 9), True), ((9, 0), True)])
+def test_fp8_is_for_gpus_that_multiply_it(monkeypatch, capability: tuple[int, int], has: bool) -> None:
+    """On an older one the kernel would not even compile: 'type fp8e4nv not supported'."""
+    properties = SimpleNamespace(name="a GPU", major=capability[0], minor=capability[1])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    said = why_no_float8(torch.device("cuda", 0))
+    assert (said is None) is has and (has or f"a GPU has {capability[0]}.{capability[1]}" in said)
+    assert why_no_float8(torch.device("cpu")) is None
+
+
+def test_without_fp8_it_is_plain_or_refused(caplog, monkeypatch) -> None:
+    monkeypatch.setattr(attention, "_said", set())
+    for module in (attention, low_bit_attention):
+        monkeypatch.setattr(module, "why_no_float8", lambda device: "this GPU has no FP8")
+    each = problem()
+    q, k, v = (part.float() for part in (each.q, each.k, each.v))
+    with caplog.at_level(logging.WARNING, "dit_accel.kernels"):
+        out = sparse_or_dense(q, k, v, each.table, precision="int8+float8")
+    assert torch.equal(out, attend(q, k, v, each.table, lse=False))
+    assert [record.getMessage() for record in caplog.records] == [
+        "attention is computed in plain precision: this GPU has no FP8"
+    ]
+    assert not torch.equal(sparse_or_dense(q, k, v, each.table, precision="int8"), out)
+    with pytest.raises(ValueError, match="this GPU has no FP8"):
+        low_bit_attention.low_bit_attention(q, k, v, each.table, precision="int8+float8")
 
 
 def test_a_nan_is_not_hidden() -> None:

@@ -107,3 +107,37 @@ def test_first_frames_are_put_back_at_every_step_at_its_noise() -> None:
     assert torch.equal(video, again)
     other = pipe(prompt, generator=torch.Generator().manual_seed(0), output_type="pt", **call).frames[0]
     assert not torch.equal(video[1:], other[1:].clamp(0, 1))
+
+
+def test_a_student_draws_and_the_video_model_goes_on_one_call_a_step() -> None:
+    """The whole chain on the embedded models: text, image in one step, two chunks that continue each other."""
+    from dit_accel import DistilledConfig, accelerate_pipeline, load_embedded, remove_acceleration
+    from dit_accel.embedded import embedded_path
+
+    flux, wan = load_embedded("emoji-flux"), load_embedded("emoji-wan")
+    for pipe in (flux, wan):
+        pipe.set_progress_bar_config(disable=True)
+    calls: dict[str, int] = {"flux": 0, "wan": 0}
+    for name, pipe in (("flux", flux), ("wan", wan)):
+
+        def count(*_: Any, name: str = name) -> None:
+            calls[name] += 1
+
+        pipe.transformer.register_forward_pre_hook(count)
+    students = embedded_path("emoji-flux").parent / "students"
+    accelerate_pipeline(flux, DistilledConfig.from_student(students / "emoji-flux-lcm-1-2-4"))
+    config = FactorisedConfig(
+        chunks=2, overlap=1, offload=True, image={"num_inference_steps": 1},
+        video={"num_inference_steps": 2, "num_frames": 3, "guidance_scale": 1.0},
+    )  # fmt: skip
+    make = FactorisedTextToVideo(flux, wan, config)
+    motion = ["a red apple moves right", "a red apple grows"]
+    video = make("a red apple", motion=motion, seed=3)
+    assert video.shape == (1 + 2 * 2, 3, 64, 64) and torch.isfinite(video).all()
+    assert calls == {"flux": 1, "wan": 2 * 2}, "no second call for guidance"
+    image = flux("a red apple", num_inference_steps=1, generator=torch.Generator().manual_seed(3), output_type="pt")
+    torch.testing.assert_close(video[:1], image.images.clamp(0, 1))
+    assert torch.equal(make("a red apple", motion=motion, seed=3), video)
+    other = make("a red apple", motion=[motion[0], motion[0]], seed=3)
+    assert torch.equal(other[:3], video[:3]) and not torch.equal(other[3:], video[3:])
+    remove_acceleration(flux)

@@ -21,7 +21,8 @@ from dit_accel.training.guidance import guidance_loop
 from dit_accel.training.kinds import KINDS
 from dit_accel.training.kinds.flux_kind import image_ids
 from dit_accel.training.loop import TrainLoop
-from dit_accel.training.pretrain import RunOptions, train_embedded
+from dit_accel.training.pretrain import train_embedded
+from dit_accel.training.stage import RunOptions
 from dit_accel.training.vae import build_vae, vae_loop
 
 META = torch.device("meta")

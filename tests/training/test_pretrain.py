@@ -18,8 +18,9 @@ from dit_accel.training.card import TEXTS
 from dit_accel.training.export import export_pipeline
 from dit_accel.training.kinds import KINDS
 from dit_accel.training.loop import LoopConfig
-from dit_accel.training.pretrain import RunOptions, train_embedded, train_vae
+from dit_accel.training.pretrain import train_embedded, train_vae
 from dit_accel.training.recipes import RECIPES, get_recipe
+from dit_accel.training.stage import RunOptions
 from dit_accel.training.training_set import TrainingSet, training_captions
 
 

@@ -12,9 +12,9 @@ from typer.testing import Result
 
 from dit_accel.errors import ConfigError
 from dit_accel.training import recipes, zoo
-from dit_accel.training.pretrain import RunOptions
 from dit_accel.training.progress import is_done, mark_done, pending
 from dit_accel.training.recipes import scale_steps
+from dit_accel.training.stage import RunOptions
 from dit_accel.training.training_set import TrainingSet
 
 SOURCE = dataclasses.replace(PIXART, name="emoji-pixart", decoder_loop=None)

@@ -85,12 +85,13 @@ class STLPIPS(torch.nn.Module):
             float32 [B].
         """
         total = torch.zeros(len(images), device=self.shift.device)
-        for left, right, name in zip(self._features(images), self._features(reference), self.heads, strict=True):
+        for left, right, name in zip(self.features(images), self.features(reference), self.heads, strict=True):
             difference = (_unit(left) - _unit(right)).square()
             total += F.conv2d(difference, self.get_buffer(name)).mean(dim=(1, 2, 3))
         return total
 
-    def _features(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """What the five convolutions find in images in [0, 1], [B, 3, H, W], each [B, C, h, w]."""
         x = (images.to(self.shift) * 2 - 1 - self.shift) / self.scale
         first, second, third, fourth, fifth = self.convolutions
         taps = [F.relu(_halve(first(x)))]

@@ -23,8 +23,9 @@ class Kept:
     """What a layer keeps of a whole step, for one guidance branch.
 
     Attributes:
-        share: rho, fp32 [B, N, H, 1]: how much of a query's softmax weight the computed blocks held.
-        rest: [B, N, H, D], the output of the others, times what was left of the weight.
+        share: rho, fp32 [B, N, H, 1], tokens in the mask's order: how much of a query's softmax weight the computed
+            blocks held.
+        rest: [B, N, H, D], in the same order: the output of the others, times what was left of the weight.
         unit: What one in ``rest`` means, fp32 [B, 1, H, 1]; ``None``: one.
         step: The step.
     """

@@ -95,7 +95,7 @@ class BoxedAttention:
 
     Attributes:
         blocks: The boxes of the run.
-        text: Whether the last one is text.
+        text: First and one past the last token of text, which is the last box then; ``None``: there is none.
     """
 
     def __init__(self, config: VMoBAConfig, kind: int) -> None:

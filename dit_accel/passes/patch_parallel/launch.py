@@ -45,7 +45,7 @@ def joined(size: int, *, device: str = "auto", timeout_s: float) -> Iterator[int
         how = LAUNCH.format(size=size)
         raise ConfigError(
             f"--parallel {size} needs {size} processes, and there {'is one' if found == 1 else f'are {found}'}: "
-            f"start it as '{how}' or 'accelerate launch --num-processes {size} -m dit_accel ...'"
+            f"start it as '{how}', or on GPUs 'accelerate launch --num-processes {size} -m dit_accel ...'"
         )
     on_gpus = device != "cpu" and torch.cuda.is_available()
     if on_gpus:

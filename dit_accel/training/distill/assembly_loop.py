@@ -1,7 +1,8 @@
 """Trains an assembled UNet to do what the whole one does: task loss, output and features of every block.
 
 Kim et al. 2023, "BK-SDM" (arXiv 2305.15798), eq. 3: L = L_task + L_output + L_feature, as A-SDM distils. Runs on the
-one loop of the embedded pipelines, which saves and resumes it.
+one loop of the embedded pipelines, which saves and resumes it. A UNet that will only draw some steps of a run (the
+pass ``unet_switching``) is trained at their times alone.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dit_accel.errors import ConfigError
 from dit_accel.training.denoiser import TrainingLatents, stratified
 from dit_accel.training.kinds import Modules, PipelineKind
 from dit_accel.training.loop import LoopConfig, SampleFn, TrainLoop
@@ -32,6 +34,8 @@ def assembly_loop(
     dtype: torch.dtype = torch.float32,
     output_weight: float = 1.0,
     feature_weight: float = 1.0,
+    begin_frac: float = 0.0,
+    end_frac: float = 1.0,
     caption_drop: float = 0.1,
     sample_fn: SampleFn | None = None,
 ) -> TrainLoop:
@@ -48,9 +52,16 @@ def assembly_loop(
         dtype: Autocast type.
         output_weight: Of the distance of outputs.
         feature_weight: Of the mean distance of the blocks' features, each relative to the teacher's.
+        begin_frac: Where the steps begin that it will draw, as a share of a run; 0 is pure noise.
+        end_frac: Where they end.
         caption_drop: Share of empty captions.
         sample_fn: See ``TrainLoop``.
+
+    Raises:
+        ConfigError: The range of steps is empty.
     """
+    if not 0 <= begin_frac < end_frac <= 1:
+        raise ConfigError(f"wanted 0 <= begin_frac < end_frac <= 1, got {begin_frac} and {end_frac}")
     teacher = modules[kind.denoiser_name]
     for module in modules.values():
         module.requires_grad_(False).eval()
@@ -60,7 +71,8 @@ def assembly_loop(
     def loss_fn(generator: torch.Generator) -> torch.Tensor:
         batch = data.draw(config.batch_size, loop.step / config.steps, caption_drop, generator)
         noise = torch.randn(batch.clean.shape, generator=generator, device=device)
-        t = objective.times(stratified(len(noise), generator))
+        fraction = 1 - end_frac + (end_frac - begin_frac) * stratified(len(noise), generator)
+        t = objective.times(fraction)
         noisy, target = objective.example(batch.clean, noise, t)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             with torch.no_grad(), features(teacher) as wanted:

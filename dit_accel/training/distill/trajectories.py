@@ -94,11 +94,13 @@ def solve_trajectories(
     if not prompts:
         raise ConfigError("trajectories need prompts: give some with --prompts")
     folder.mkdir(parents=True, exist_ok=True)
-    text, empty = _text(backbone, prompts, folder)
+    model = model_of(backbone)
+    text, empty = _text(backbone, prompts, folder, model)
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
     rows = order[torch.arange(count) % len(prompts)]
     sigmas = backbone.sigmas(steps)
     facts = {"steps": str(steps), "guidance": repr(guidance.scale), "seed": str(seed)}
+    facts |= {"model": model, "shape": "x".join(map(str, backbone.latent_shape))}
     parts = []
     for start in range(0, count, BATCH):
         file = folder / f"{start:06d}.safetensors"
@@ -130,9 +132,9 @@ def _solve(
     return torch.stack(points, dim=1).cpu()
 
 
-def _text(backbone: Backbone, prompts: Sequence[str], folder: Path) -> tuple[Condition, Condition]:
+def _text(backbone: Backbone, prompts: Sequence[str], folder: Path, model: str) -> tuple[Condition, Condition]:
     file = folder / TEXT_FILE
-    digest = {"prompts": str(hash_of(prompts))}
+    digest = {"prompts": hash_of(prompts), "model": model}
     if file.exists():
         table = _read_all(file, digest)
     else:
@@ -146,6 +148,13 @@ def hash_of(prompts: Sequence[str]) -> str:
     import hashlib
 
     return hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
+
+
+def model_of(backbone: Backbone) -> str:
+    """Tells teachers apart: class, names and shapes of the denoiser's weights, and the first number of each."""
+    denoiser = backbone.denoiser
+    parts = [f"{name}{list(p.shape)}{p.flatten()[:1].tolist()}" for name, p in denoiser.named_parameters()]
+    return hash_of([type(backbone.pipe).__name__, *parts])
 
 
 def _to(condition: Condition, device: torch.device) -> Condition:

@@ -11,7 +11,7 @@ from tiny_recipes import SD
 from torch import nn
 
 from dit_accel.errors import ConfigError, UnsupportedModelError
-from dit_accel.training.distill.assembly import ExpertConv2d, add_experts, prune, redundant_layers
+from dit_accel.passes.assembly_module import ExpertConv2d, add_experts, prune, redundant_layers
 from dit_accel.training.distill.assembly_loop import assembly_loop, feature_distance, features
 from dit_accel.training.kinds import KINDS
 from dit_accel.training.loop import LoopConfig
@@ -97,12 +97,12 @@ def test_an_assembled_unet_learns_and_is_resumed_exactly(tmp_path: Path) -> None
         weight=rows.weight, empty={k: v[-1:] for k, v in text.items()},
     )  # fmt: skip
 
-    def made(run_dir: Path) -> Any:
+    def made(run_dir: Path, **more: float) -> Any:
         student = copy.deepcopy(modules["unet"]).requires_grad_(True)
         prune(student, redundant_layers(student, 1))
         add_experts(student, ("conv_in",), experts=2)
         config = LoopConfig(steps=12, batch_size=4, lr=3e-3, warmup_steps=1, sample_minutes=0, log_steps=12)
-        return assembly_loop(kind, modules, student, known, config, run_dir=run_dir), student
+        return assembly_loop(kind, modules, student, known, config, run_dir=run_dir, **more), student
 
     whole, student = made(tmp_path / "whole")
     generator = torch.Generator().manual_seed(5)
@@ -119,3 +119,10 @@ def test_an_assembled_unet_learns_and_is_resumed_exactly(tmp_path: Path) -> None
     with features(student) as found:
         pass
     assert found == [] and not any(m._forward_hooks for m in student.modules())
+    asked: list[torch.Tensor] = []
+    noisy, unet = made(tmp_path / "noisy", begin_frac=0.2, end_frac=0.5)
+    unet.register_forward_pre_hook(lambda module, inputs: asked.append(inputs[1]))
+    noisy.loss_fn(torch.Generator().manual_seed(0))
+    assert 500 <= asked[0].min() < 600 and 700 < asked[0].max() < 800, "the times of its own steps, noisiest at 1000"
+    with pytest.raises(ConfigError, match="begin_frac < end_frac"):
+        made(tmp_path / "none", begin_frac=0.5, end_frac=0.5)

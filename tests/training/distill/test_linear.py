@@ -1,11 +1,11 @@
 """LinVideo and the fine-tuning of SLA on a tiny Wan: gradients, resume, and the plan that comes out."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_wan import PROMPTS, tiny_wan
 
 from dit_accel import AccelerationPlan, accelerate_pipeline, remove_acceleration
 from dit_accel.errors import ConfigError
@@ -17,35 +17,10 @@ from dit_accel.training.distill.run import DistillJob, build_trainer
 from dit_accel.training.distill.trainer import DistillTrainer
 from dit_accel.training.loop import LoopConfig
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
-
 OPTIONS = {
     "linvideo": {"linear": 1, "steps": 4, "decide_frac": 0.5},
     "sla": {"density": 0.3, "block": 16},
 }
-PROMPTS = ("a red apple moves left", "a frog grows")
-
-
-def tiny_wan() -> Any:
-    """Heads of 16; two frames are 128 tokens."""
-    from tiny_recipes import WAN
-
-    from dit_accel.training.autoencoders import FrameAutoencoder
-    from dit_accel.training.kinds import KINDS
-
-    kind = KINDS["wan"]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        tokenizers = kind.build_tokenizers(PROMPTS)
-        modules = kind.build_text_encoders(tokenizers, WAN.text_encoders)
-        modules["transformer"] = kind.build_denoiser({**WAN.denoiser, "attention_head_dim": 16})
-        torch.nn.init.normal_(modules["transformer"].proj_out.weight, std=0.1)
-        for block in modules["transformer"].blocks:
-            torch.nn.init.normal_(block.attn2.to_out[0].weight, std=0.1)
-        vae = FrameAutoencoder().build(64, WAN.vae)
-    pipe = kind.build_pipeline(vae.eval(), {name: module.eval() for name, module in modules.items()}, tokenizers)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def made(method: str, run_dir: Path, pipe: Any = None, **more: Any) -> DistillTrainer:

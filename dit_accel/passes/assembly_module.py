@@ -4,7 +4,7 @@ Wang et al. 2024, "A-SDM" (arXiv 2406.00210). Only its abstract was at hand: whi
 routed, is our design. The second of two equal layers of a level goes, shallow levels first: they cost most and hold
 least. What stays of a residual block whose width changes is its shortcut. Experts mix kernels, not outputs (CondConv,
 Yang et al. 2019, arXiv 1904.04971): one convolution with the router's sum of kernels costs at batch 1 what one expert
-costs.
+costs. Trained by :mod:`dit_accel.training.distill.assembly_loop`, used by the pass ``unet_switching``.
 """
 
 from collections.abc import Sequence
@@ -78,11 +78,11 @@ def prune(unet: nn.Module, names: Sequence[str]) -> None:
     """Leave layers out of a UNet, in place.
 
     Raises:
-        ConfigError: One is neither a residual block nor a transformer of a UNet.
+        ConfigError: One is neither a residual block nor a transformer of a UNet, or not there.
     """
     for name in names:
         parent, _, own = name.rpartition(".")
-        layer: Any = unet.get_submodule(name)
+        layer: Any = _layer(unet, name)
         if hasattr(layer, "conv1") and hasattr(layer, "conv2"):
             left: nn.Module = PrunedResnet(layer.conv_shortcut)
         elif hasattr(layer, "transformer_blocks"):
@@ -92,6 +92,13 @@ def prune(unet: nn.Module, names: Sequence[str]) -> None:
                 f"'{name}' is a {type(layer).__name__}: only residual blocks and transformers are left out"
             )
         unet.get_submodule(parent)[int(own)] = left  # type: ignore[operator]
+
+
+def _layer(unet: nn.Module, name: str) -> nn.Module:
+    try:
+        return unet.get_submodule(name)
+    except AttributeError as error:
+        raise ConfigError(f"it has no layer '{name}'") from error
 
 
 class ExpertConv2d(nn.Module):
@@ -133,11 +140,21 @@ def add_experts(unet: nn.Module, names: Sequence[str], experts: int = EXPERTS) -
     """Give convolutions of a UNet experts, in place.
 
     Raises:
-        ConfigError: One is no ordinary convolution.
+        ConfigError: One is no ordinary convolution, or not there.
     """
     for number, name in enumerate(names):
         parent, _, own = name.rpartition(".")
-        layer = unet.get_submodule(name)
+        layer = _layer(unet, name)
         if not isinstance(layer, nn.Conv2d):
             raise ConfigError(f"'{name}' is a {type(layer).__name__}, not a convolution")
         setattr(unet.get_submodule(parent), own, ExpertConv2d(layer, experts, seed=number))
+
+
+def pruned_layers(unet: nn.Module) -> tuple[str, ...]:
+    """Names of what :func:`prune` left out of a UNet."""
+    return tuple(name for name, layer in unet.named_modules() if isinstance(layer, PrunedResnet | PrunedAttention))
+
+
+def expert_layers(unet: nn.Module) -> dict[str, int]:
+    """Names of the convolutions with experts, and how many each has."""
+    return {name: len(layer.weight) for name, layer in unet.named_modules() if isinstance(layer, ExpertConv2d)}
