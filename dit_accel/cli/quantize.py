@@ -155,6 +155,7 @@ def quantize_command(
                 resolve_plan(as_path(with_plan), find_targets(pipe)),
                 model=name,
                 settings=settings,
+                num_prompts=num_prompts,
                 most_gain=most_gain,
             )
             joint.plan.save_pretrained(folder / "joint")

@@ -54,7 +54,7 @@ def test_a_layer_with_a_transform(text: str) -> None:
     layer = QuantLinear(plain, weight, scheme, Step(), inverse_smooth=smooth, affine=affine)
     x = drawn(20, 96)
     wanted = plain(x)
-    assert float((layer(x) - wanted).norm() / wanted.norm()) < (0.02 if text.startswith("w8") else 0.3)
+    assert float((layer(x) - wanted).norm() / wanted.norm()) < (0.04 if text.startswith("w8") else 0.3)
     out = nn.functional.linear(x, layer.plain_weight(), plain.bias)
     assert torch.allclose(out, dequantise(layer, x), atol=1e-4)
     for choice in candidates(layer, x.device, "integers"):
