@@ -6,7 +6,7 @@ weights are those of the branches once the factors g and 1 - g are taken out. On
 worth 1.4 dB, more than all else that was tried there (``docs/trajectories.md``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,6 +173,15 @@ class BranchLearner(Learner):
             prior = {evaluation.step: self.scale}
         prior |= {name + steps: (1 - self.scale) * weight for name, weight in theory.items()}
         return np.array([prior.get(name, 0.0) for name in names])
+
+    def _gain(self, weights: Mapping[int, float]) -> float:
+        """Of a computed one are the errors of both branches, by their shares in it."""
+        return Learner._gain(self, weights) / float(np.hypot(self.scale, 1 - self.scale))
+
+    def _steady(self, names: Sequence[int]) -> dict[int, float]:
+        steps = self.reference.num_steps
+        conditional = max(name for name in names if name < steps)
+        return {conditional: self.scale, max(name for name in names if name >= steps): 1 - self.scale}
 
     def _note(self, evaluation: Evaluation, weights: dict[int, float]) -> None:
         steps, step = self.reference.num_steps, evaluation.step

@@ -4,12 +4,14 @@ How is told in :mod:`.learner`; the options in :mod:`.branches`, :mod:`.regressi
 :mod:`.sweeps` and :mod:`.polish`.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from dit_accel.calibration.calm import check_gain
 from dit_accel.calibration.emphasis import ROUNDS, emphasis_of, powers
 from dit_accel.calibration.fit_runs import Runner, errors_of
 from dit_accel.calibration.polish import Rows, Sampler, polished
@@ -17,6 +19,7 @@ from dit_accel.calibration.recording import Draw, Recording, listening
 from dit_accel.calibration.sweeps import swept
 from dit_accel.errors import ConfigError
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
+from dit_accel.plan.config import PassConfig
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +53,8 @@ def fit(
     tail: float = 0.0,
     sweeps: int = 0,
     polish: int = 0,
+    beneath: Sequence[PassConfig] = (),
+    most_gain: float = math.inf,
 ) -> Fitted:
     """Fit the answers of all evaluations but the computed ones, in one run over prompts ``first`` to ``last - 1``.
 
@@ -69,15 +74,23 @@ def fit(
         sweeps: How often all answers are refitted for the end of the run, with the later ones as they are; see
             :mod:`.sweeps`.
         polish: Rounds of gradient descent on all weights together afterwards; see :mod:`.polish`.
+        beneath: What is applied together with the trajectory, so that answers are fitted to outputs as they will be.
+        most_gain: How much of the rounding noise of outputs answers may take over; see :mod:`.calm`.
 
     Raises:
         UnsupportedModelError: The scheduler's step is not linear in the output (thresholding, clipping), or guidance
             is not linear in branches that can be told apart.
         ConfigError: ``branches`` and ``polish`` together, ``conditional`` without ``branches``, ``sweeps`` of fewer
-            than two prompts or with ``channels``, or a ``tail`` below 0.
+            than two prompts or with ``channels``, a ``tail`` below 0, a bound on the gain below 1 or together with
+            ``polish`` or ``sweeps``, or ``polish`` with something beneath.
     """
     if branches and polish:
         raise ConfigError("weights for each guidance branch cannot be polished: ask for 'branches' or 'polish'")
+    if (polish and beneath) or ((polish or sweeps) and most_gain < math.inf):
+        raise ConfigError(
+            "'polish' knows nothing of what lies beneath, nor do 'polish' and 'sweeps' of a bound on the gain"
+        )
+    check_gain(most_gain)
     if conditional and not branches:
         raise ConfigError("'conditional' evaluations take weights for each guidance branch: ask for 'branches' too")
     if not 0 <= tail < float("inf"):
@@ -93,6 +106,8 @@ def fit(
         branches=branches,
         conditional=frozenset(conditional) - chosen,
         channels=channels,
+        most_gain=most_gain,
+        under=(*beneath, TrajectoryConfig(speedup=1.0)),
     )
     run = seen = runner.run()
     emphasis = weighted = None

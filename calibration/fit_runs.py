@@ -1,5 +1,6 @@
 """Accelerated runs in which a plan is fitted, or in which weights that are known already are tried."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,6 +55,7 @@ class Runner:
         conditional: Evaluations of which the conditional branch alone is computed.
         channels: Whether filters over channels are fitted.
         ridges: Strengths of the ridge toward theory to choose from.
+        most_gain: Of rounding noise, that answers may have; see :mod:`.calm`.
         under: What is applied meanwhile, with everything computed that is to be.
     """
 
@@ -67,6 +69,7 @@ class Runner:
     conditional: frozenset[int] = field(default_factory=frozenset)
     channels: bool = False
     ridges: tuple[float, ...] = RIDGES
+    most_gain: float = math.inf
     under: tuple[PassConfig, ...] = (TrajectoryConfig(speedup=1.0),)
 
     def run(self, script: Script | None = None, *, before: Run | None = None, emphasis: Any = None) -> Run:
@@ -80,7 +83,7 @@ class Runner:
         Raises:
             UnsupportedModelError: The scheduler's step is not linear in the output, or guidance not in its branches.
         """
-        fields = (self.reference, self.computed, self.channels, emphasis, script, self.ridges)
+        fields = (self.reference, self.computed, self.channels, emphasis, script, self.ridges, self.most_gain)
         learner = Learner(*fields)
         halves = Halves(conditional=self.conditional)
         if script is not None and before is not None:

@@ -6,6 +6,7 @@ what was compared here: every guidance branch by itself, the worst sample of a b
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +15,15 @@ from dit_accel.calibration.recording import Draw
 from dit_accel.errors import AccelerationWarning
 from dit_accel.passes.trajectory.apply import Forecasts, TrajectoryConfig
 from dit_accel.passes.trajectory.config import NAME
+from dit_accel.plan.config import PassConfig
 from dit_accel.session.session import session_of
 
 MARGIN = 1.25  # how much further from its forecast than ever in calibration an output may be
 
 
-def with_guard(pipe: Any, draw: Draw, config: TrajectoryConfig, first: int, last: int) -> TrajectoryConfig:
+def with_guard(
+    pipe: Any, draw: Draw, config: TrajectoryConfig, first: int, last: int, beneath: Sequence[PassConfig] = ()
+) -> TrajectoryConfig:
     """The plan with limits for its guard, which stays off; costs one accelerated run.
 
     Args:
@@ -28,12 +32,13 @@ def with_guard(pipe: Any, draw: Draw, config: TrajectoryConfig, first: int, last
         config: A fitted plan.
         first: Of the prompts.
         last: One past the last prompt.
+        beneath: What it is applied together with.
     """
     if config.weights is None or config.computed is None:
         return config
     watching = replace(config, guard=(math.inf,) * len(config.computed), guarded=True)
     seen: dict[int, float] = {}
-    with warnings.catch_warnings(), accelerated(pipe, watching):
+    with warnings.catch_warnings(), accelerated(pipe, [*beneath, watching]):
         warnings.simplefilter("ignore", AccelerationWarning)
         draw(first, last)
         session = session_of(pipe)

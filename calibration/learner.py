@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dit_accel.calibration.calm import calmed
 from dit_accel.calibration.recording import Evaluation, Recording
 from dit_accel.calibration.regression import RIDGES, channel_filter, products, ridge_toward
 from dit_accel.errors import UnsupportedModelError
@@ -56,6 +57,7 @@ class Learner:
         emphasis: float64 [P]: how much each prompt counts, 1 in the mean; ``None``: all alike.
         script: Weights to answer by, in place of fitted ones.
         ridges: Strengths of the ridge toward theory to choose from.
+        most_gain: Of rounding noise, that an answer's weights may have; see :mod:`.calm`.
         latents: After the last step that was taken.
         outputs: Guided ones of computed evaluations.
         solved: Weights of answered evaluations, by name of the regressor.
@@ -68,6 +70,7 @@ class Learner:
     emphasis: Any = None
     script: Script | None = None
     ridges: Sequence[float] = RIDGES
+    most_gain: float = np.inf
     latents: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     outputs: dict[int, torch.Tensor] = field(default_factory=dict)
     solved: dict[int, dict[int, float]] = field(default_factory=dict)
@@ -171,7 +174,16 @@ class Learner:
         self.grams[evaluation.step] = gram
         if self.emphasis is not None:
             gram, right = gram * self.emphasis[:, None, None], right * self.emphasis[:, None]
-        found, _ = ridge_toward(gram, right, self._prior(evaluation, names), self.ridges)
+        prior = self._prior(evaluation, names)
+        found, ridge = ridge_toward(gram, right, prior, self.ridges)
+
+        def gain(weights: Any) -> float:
+            return self._gain(dict(zip(names, weights.tolist(), strict=True)))
+
+        if gain(found) > self.most_gain:
+            steady = self._steady(names)
+            last = np.array([steady.get(name, 0.0) for name in names])
+            found = calmed(gram, right, prior, last, gain, self.most_gain, ridge)
         weights = dict(zip(names, found.tolist(), strict=True))
         self._note(evaluation, weights)
         return weights
@@ -180,6 +192,14 @@ class Learner:
         outputs = [name for name in names if name >= 0]
         theory = theory_weights(self.reference.levels, outputs, evaluation.step) if self.reference.levels else {}
         return np.array([theory.get(name, 0.0) for name in names])
+
+    def _gain(self, weights: Mapping[int, float]) -> float:
+        """By how much the noise of an answer is larger than that of a computed output, errors of steps unrelated."""
+        return float(np.sqrt(sum(weight**2 for name, weight in weights.items() if name >= 0)))
+
+    def _steady(self, names: Sequence[int]) -> dict[int, float]:
+        """The last output as it is."""
+        return {max(names): 1.0}
 
     def _note(self, evaluation: Evaluation, weights: dict[int, float]) -> None:
         row = dict(weights)

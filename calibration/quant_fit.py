@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from dit_accel.calibration.quant_flat import LEARNED_FRAC, Affine, learn_affine, sides
+from dit_accel.calibration.quant_inputs import as_rounded, fixed_scales, moved_moments, smoothing
 from dit_accel.calibration.quant_record import LayerRecord
 from dit_accel.calibration.quant_round import round_by_columns
-from dit_accel.kernels.hadamard import block_for, rotate_blocks
-from dit_accel.kernels.int8_truth import SMALLEST_PEAK, largest, quantise_rows, quantise_rows_shifted, to_grid
-from dit_accel.passes.quantize.layer import quantise_floats
+from dit_accel.kernels.hadamard import block_for
+from dit_accel.passes.quantize.affine import has_factors
+from dit_accel.passes.quantize.config import WEIGHT
 from dit_accel.passes.quantize.replaced import turned
 from dit_accel.passes.quantize.scheme import QuantScheme
 from dit_accel.passes.quantize.weights import QuantWeight, quantise_weight
@@ -26,7 +28,6 @@ SMALLEST_BLOCK = 16  # a rotation of fewer channels spreads nothing
 # Squared error that smoothing, and that rotation, must leave at most of what there is without.
 WORTH_SMOOTHING, WORTH_ROTATING = 0.9, 0.75
 DAMPINGS = (0.02, 0.3, 3.0)  # the more, the nearer to rounding to the nearest: for layers that were shown little
-SMALLEST_CHANNEL = 1e-5  # ViDiT-Q's, of a channel that is always 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class LayerFit:
         alpha: Of the smoothing; ``None``: none.
         weight: Rounded.
         inverse_smooth: fp32 [K].
+        affine: A learned transform.
         act_scale: fp32 [bins], of fixed scales.
         bias: fp32 [N]: the bias, and what the output would be off on average.
         errors: Squared error of the output over the square of the output, on the recorded rows: ``nearest`` of
@@ -49,9 +51,24 @@ class LayerFit:
     alpha: float | None
     weight: QuantWeight
     inverse_smooth: Tensor | None
+    affine: Affine | None
     act_scale: Tensor | None
     bias: Tensor | None
     errors: dict[str, float]
+
+    def needed(self, layer: str, matrix: Tensor) -> dict[str, Tensor]:
+        """:meth:`stored`, without a weight that is the nearest one anyway: applying the plan rounds it again.
+
+        Args:
+            layer: Its name.
+            matrix: Its weight in full, [N, K].
+        """
+        stored = self.stored(layer)
+        moved = turned(matrix.detach().float().cpu(), self.scheme, self.inverse_smooth, sides(self.affine))
+        nearest = quantise_weight(moved, self.scheme)
+        if all(_same(getattr(nearest, what), getattr(self.weight, what)) for what in WEIGHT):
+            return {name: each for name, each in stored.items() if name.rpartition(".")[2] not in WEIGHT}
+        return stored
 
     def stored(self, layer: str) -> dict[str, Tensor]:
         """As ``stored`` of a :class:`~dit_accel.passes.quantize.config.QuantizeConfig` takes it."""
@@ -61,6 +78,8 @@ class LayerFit:
             "multiplier": self.weight.multiplier,
             "zero": self.weight.zero,
             "inverse_smooth": self.inverse_smooth,
+            "left": None if self.affine is None else self.affine.left,
+            "right": None if self.affine is None else self.affine.right,
             "act_scale": self.act_scale,
             "bias": self.bias,
         }
@@ -82,7 +101,7 @@ def fit_layer(
     Args:
         layer: In full.
         record: What it was given.
-        scheme: The bits; a rotation in it is taken as said, and is else searched.
+        scheme: The bits; a rotation in it is taken as said, and is else searched; with ``flat`` one is learned.
         alphas: Of the smoothing; empty: none.
         rotate: Whether a rotation may be chosen.
         by_columns: Round 4-bit weights in groups by :func:`~dit_accel.calibration.quant_round.round_by_columns`.
@@ -95,6 +114,8 @@ def fit_layer(
     rows = record.rows
     wanted = rows @ weight.mT
     tried: dict[tuple[float | None, bool], float] = {}
+    learns = scheme.flat and has_factors(weight.shape[1])
+    scheme = replace(scheme, flat=False)
     turns = [scheme.rotate] if scheme.rotate or not rotate else [False, True]
     turns = [each for each in turns if not each or block_for(weight.shape[1]) >= SMALLEST_BLOCK] or [False]
     for turn in turns:
@@ -106,90 +127,36 @@ def fit_layer(
     alpha, turn = _choose(tried, turns)
     chosen = replace(scheme, rotate=turn)
     smooth = smoothing(weight, record.peak, alpha)
-    rounded = quantise_weight(turned(weight, chosen, smooth), chosen)
-    best = tried[alpha, turn]
+    affine = None
+    if learns:
+        chosen, smooth, affine = _learned(weight, record, chosen, smooth, tried)
+    rounded = quantise_weight(turned(weight, chosen, smooth, sides(affine)), chosen)
+    best = _error(rows, wanted, rounded, chosen, smooth, record, affine)
     errors = {"nearest": tried[None, turns[0]], "balanced": best, "fitted": best}
     if by_columns and scheme.w_bits == 4 and scheme.group:
-        matrix, moments = turned(weight, chosen, smooth), moved_moments(record, chosen, smooth)
+        matrix, moments = turned(weight, chosen, smooth, sides(affine)), moved_moments(record, chosen, smooth, affine)
         for damping in DAMPINGS:
             better = round_by_columns(matrix, chosen, moments, damping=damping)
-            error = _error(rows, wanted, better, chosen, smooth, record)
+            error = _error(rows, wanted, better, chosen, smooth, record, affine)
             if error < errors["fitted"]:
                 rounded, errors["fitted"] = better, error
     bias = None
     if correct_bias:
-        bias, errors["fitted"] = _bias(layer, rows, wanted, rounded, chosen, smooth, record)
+        bias, errors["fitted"] = _bias(layer, rows, wanted, rounded, chosen, smooth, record, affine)
     return LayerFit(
         scheme=chosen,
         alpha=alpha,
         weight=rounded,
         inverse_smooth=smooth,
-        act_scale=fixed_scales(record, chosen, smooth),
+        affine=affine,
+        act_scale=fixed_scales(record, chosen, smooth, affine),
         bias=bias,
         errors=errors,
     )
 
 
-def smoothing(weight: Tensor, peak: Tensor, alpha: float | None) -> Tensor | None:
-    """fp32 [K], by what input channels are multiplied; their geometric mean is 1. ``None`` without an alpha."""
-    if alpha is None:
-        return None
-    given, own = peak.clamp_min(SMALLEST_CHANNEL), weight.abs().amax(0).clamp_min(SMALLEST_CHANNEL)
-    mask = given.pow(alpha) / own.pow(1 - alpha)
-    return (mask.log().mean() - mask.log()).exp()
-
-
-def moved_moments(record: LayerRecord, scheme: QuantScheme, smooth: Tensor | None) -> Tensor:
-    """[K, K]: the moments of smoothed and rotated inputs."""
-    moments = record.moments
-    if smooth is not None:
-        moments = moments * smooth[:, None] * smooth
-    if not scheme.rotate:
-        return moments
-    block = block_for(moments.shape[0])
-    return rotate_blocks(rotate_blocks(moments, block).mT.contiguous(), block)
-
-
-def fixed_scales(record: LayerRecord, scheme: QuantScheme, smooth: Tensor | None) -> Tensor | None:
-    """fp32 [1] or [bins] of a scheme with fixed scales: by the largest value that was seen; else ``None``.
-
-    Of rotated channels only the recorded rows are known.
-    """
-    if not scheme.is_static:
-        return None
-    peaks = record.peaks if smooth is None else record.peaks * smooth
-    turned_peak = _prepared(record.rows, scheme, smooth).abs().amax().expand(record.bins)
-    found = turned_peak if scheme.rotate else peaks.amax(1)
-    whole = found.amax().clamp_min(SMALLEST_PEAK)
-    # A part of a run that was not seen has the largest of the others.
-    found = torch.where(found > 0, found, whole) / largest(scheme.a_bits)
-    return found if scheme.granularity == "bins" else found.amax()[None]
-
-
-def as_rounded(rows: Tensor, scheme: QuantScheme, smooth: Tensor | None, record: LayerRecord) -> Tensor:
-    """fp32 [R, K]: rows as the layer sees them, smoothed, rotated, and off by their own rounding."""
-    rows, bits = _prepared(rows, scheme, smooth), scheme.a_bits
-    if bits == 16:
-        return rows
-    if scheme.floats:
-        values, scale = quantise_floats(rows)
-        return values.float() * scale
-    if scheme.is_static:
-        scales = fixed_scales(record, scheme, smooth)
-        assert scales is not None
-        return to_grid(rows, 1 / scales.amax(), largest(bits)) * scales.amax()
-    shape = rows.shape
-    rows = rows.reshape(1, -1) if scheme.granularity == "tensor" else rows
-    if scheme.a_symmetric:
-        values, scale = quantise_rows(rows, bits=bits)
-        return (values * scale).view(shape)
-    values, scale, zero = quantise_rows_shifted(rows, bits=bits)
-    return ((values - zero) * scale).view(shape)
-
-
-def _prepared(rows: Tensor, scheme: QuantScheme, smooth: Tensor | None) -> Tensor:
-    rows = rows if smooth is None else rows * smooth
-    return rotate_blocks(rows, block_for(rows.shape[1])) if scheme.rotate else rows
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a, b.cpu())
 
 
 def _error(
@@ -199,9 +166,36 @@ def _error(
     scheme: QuantScheme,
     smooth: Tensor | None,
     record: LayerRecord,
+    affine: Affine | None = None,
 ) -> float:
-    off = as_rounded(rows, scheme, smooth, record) @ weight.dequantised().mT - wanted
+    off = as_rounded(rows, scheme, smooth, record, affine) @ weight.dequantised().mT - wanted
     return float(off.square().sum() / wanted.square().sum().clamp_min(1e-30))
+
+
+def _learned(
+    weight: Tensor,
+    record: LayerRecord,
+    searched: QuantScheme,
+    smooth: Tensor | None,
+    tried: dict[tuple[float | None, bool], float],
+) -> tuple[QuantScheme, Tensor | None, Affine | None]:
+    """Scheme, smoothing and a learned transform; without one where it does not beat what was searched.
+
+    It is learned on smoothed rows, FlatQuant's beginning, and judged on rows that it was not taught.
+    """
+    unturned = min((key for key in tried if not key[1]), key=tried.__getitem__, default=(None, False))
+    before = smoothing(weight, record.peak, unturned[0])
+    scheme = replace(searched, flat=True, rotate=False)
+    rows = record.rows if before is None else record.rows * before
+    affine = learn_affine(turned(weight, scheme, before), rows, scheme)
+    held = record.rows[round(len(record.rows) * LEARNED_FRAC) :]
+    held = held if len(held) else record.rows
+    wanted = held @ weight.mT
+    errors = []
+    for each, kept, found in ((searched, smooth, None), (scheme, before, affine)):
+        rounded = quantise_weight(turned(weight, each, kept, sides(found)), each)
+        errors.append(_error(held, wanted, rounded, each, kept, record, found))
+    return (scheme, before, affine) if errors[1] < errors[0] else (searched, smooth, None)
 
 
 def _choose(tried: dict[tuple[float | None, bool], float], turns: Sequence[bool]) -> tuple[float | None, bool]:
@@ -224,13 +218,14 @@ def _bias(
     scheme: QuantScheme,
     smooth: Tensor | None,
     record: LayerRecord,
+    affine: Affine | None = None,
 ) -> tuple[Tensor, float]:
     """The bias with the mean error in it, and the error that is left.
 
     CacheQuant's correction of a layer's output (arXiv 2503.01323, section 3.3) with the scale left at 1, shrunk by
     what of the mean may be chance.
     """
-    off = wanted - as_rounded(rows, scheme, smooth, record) @ weight.dequantised().mT
+    off = wanted - as_rounded(rows, scheme, smooth, record, affine) @ weight.dequantised().mT
     mean = off.mean(0)
     chance = off.var(0) / len(off)
     more = mean * mean.square() / (mean.square() + chance).clamp_min(1e-30)

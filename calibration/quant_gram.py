@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dit_accel.api import accelerated
 from dit_accel.calibration.quant_fit import LayerFit
+from dit_accel.calibration.quant_flat import sides
 from dit_accel.errors import ConfigError
 from dit_accel.passes.quantize.layer import QuantLinear, Step
 from dit_accel.passes.quantize.roles import Found
@@ -152,7 +153,13 @@ def layer_of(found: Found, fit: LayerFit, ways: Ways) -> QuantLinear:
     """The layer that a fit describes, outside of any plan."""
     assert isinstance(found.layer, nn.Linear)
     layer = QuantLinear(
-        found.layer, fit.weight, fit.scheme, Step(), inverse_smooth=fit.inverse_smooth, act_scale=fit.act_scale
+        found.layer,
+        fit.weight,
+        fit.scheme,
+        Step(),
+        inverse_smooth=fit.inverse_smooth,
+        affine=sides(fit.affine),
+        act_scale=fit.act_scale,
     )
     if fit.bias is not None:
         layer.bias = nn.Parameter(fit.bias.to(found.layer.weight), requires_grad=False)

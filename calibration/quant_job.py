@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dit_accel.calibration.quant_fit import LayerFit
+from dit_accel.calibration.quant_flat import Affine
 from dit_accel.calibration.quant_gram import Gram, Place
 from dit_accel.evaluation.progress_files import claim, read_json, write_json, write_whole
 from dit_accel.passes.quantize.config import WEIGHT
@@ -53,6 +54,7 @@ class QuantJob:
                     group=said["group"],
                 ),
                 inverse_smooth=own.get("inverse_smooth"),
+                affine=Affine(own["left"], own["right"]) if "left" in own else None,
                 act_scale=own.get("act_scale"),
                 bias=own.get("bias"),
                 errors=said["errors"],

@@ -103,7 +103,7 @@ class Search:
             "prompts and seeds": digest([*self.recorded, *self.others]),
             "bits": self.base.bits,
             "convs": self.base.convs,
-            "modulation": self.base.modulation,
+            "modulation": self.base.modulation_scheme,
             "exact steps": [self.base.exact_first, self.base.exact_last],
         }
 
@@ -257,11 +257,11 @@ class Search:
         for name, width in chosen.items():
             fit = self.fits.get((name, width))
             layers[name] = PLAIN if fit is None else str(fit.scheme)
-            stored |= {} if fit is None else fit.stored(name)
+            stored |= {} if fit is None else fit.needed(name, self.layers[name].layer.weight)
         return QuantizeConfig(
             bits=self.base.bits,
             convs=self.base.convs,
-            modulation=self.base.modulation,
+            modulation=self.base.modulation_scheme,
             layers=layers,
             backend=self.base.backend,
             exact_first=self.base.exact_first,

@@ -58,7 +58,7 @@ def quantise(
     model: str,
     bits: str = "w4a8",
     convs: str = "w8a8",
-    modulation: str = "w8a16",
+    modulation: str = "auto",
     memory: float | None = None,
     max_lpips: float | None = None,
     latency: float | None = None,
@@ -78,7 +78,7 @@ def quantise(
         model: What the pipeline was loaded from.
         bits: The lowest width that a layer inside of a block gets.
         convs: Scheme of the convolutions inside of blocks.
-        modulation: Scheme of the layers that see the timestep alone.
+        modulation: Scheme of the layers that see the timestep alone; ``"auto"``: weights of as many bits.
         memory: Bytes of the denoisers' weights that remain, as a share of what they are as loaded.
         max_lpips: Largest mean perceptual distance to the plain run (LPIPS, else ST-LPIPS) on the judged prompts.
         latency: Seconds of the layers inside of blocks, as a share of what they take in full on this machine.
@@ -135,7 +135,7 @@ def quantise(
     config = search.config(chosen)
     scores = search.judge(chosen)
     plan = AccelerationPlan(
-        name=f"quantize-{bits}",
+        name=bits,
         passes=(config,),
         fingerprints=tuple(fingerprint(target) for target in search.targets),
         notes=(NOTE,),

@@ -33,6 +33,7 @@ from dit_accel.calibration.sites_errand import SitesErrand, SiteTask
 from dit_accel.calibration.sites_evolve import evolve_sites
 from dit_accel.calibration.sites_genome import Genome, groups_of
 from dit_accel.calibration.sites_judge import Prices, SiteJudge, SitePoint, front_of_sites, rungs
+from dit_accel.calibration.sites_quantised import exact_ends, quantised_by, quantised_frac
 from dit_accel.calibration.sites_seeds import seeds
 from dit_accel.calibration.sites_surrogate import Surrogate, distances
 from dit_accel.calibration.spread import Spread, here
@@ -107,6 +108,7 @@ def calibrate_sites(
     seed: int = 0,
     plans: Sequence[AccelerationPlan] = (),
     branches: bool = False,
+    on_plan: AccelerationPlan | None = None,
     clock: Clock = now,
     on_progress: OnSites | None = None,
     spread: Spread = here,
@@ -128,12 +130,14 @@ def calibrate_sites(
         seed: Of the search.
         plans: Begin also with the evaluations that these compute.
         branches: Fit weights of its own to each guidance branch, and try computing the conditional one alone.
+        on_plan: A plan that quantises the pipeline: candidates are fitted on it, and how many evaluations at either
+            end keep the weights as they were is searched too.
         clock: Times the sites.
         on_progress: Told of every judgement.
         spread: Where candidates are judged: in this process, or on many, with the same results; see :mod:`.spread`.
 
     Raises:
-        ConfigError: The folder holds something else, or the pipeline cannot be run.
+        ConfigError: The folder holds something else, the pipeline cannot be run, or ``on_plan`` does not quantise.
         UnsupportedModelError: Its scheduler is random at every step, or not linear in the output.
         MissingDependencyError: DEAP is not installed.
     """
@@ -146,7 +150,9 @@ def calibrate_sites(
         plans=sorted(map(told, plans)),
         branches=branches,
         genome=GENOME,
+        on_plan=None if on_plan is None else on_plan.content_sha256(),
     )
+    quantised = None if on_plan is None else quantised_by(on_plan)
     claim(folder / JOB_FILE, identity, "a search over sites")
     state: dict[str, Any] = read_json(folder / STATE_FILE) or {"points": [], "gains": None, "times": None}
     known = {(p.genome, p.num_prompts): p for p in map(SitePoint.from_dict, state["points"])}
@@ -188,8 +194,20 @@ def calibrate_sites(
     curves = record_curves(pipe, some(CURVE_PROMPTS))
     tell("moments")
     found = calibration.seeds = seeds(gaps, graph, groups, curves, sizes=sizes, plans=plans)
-    prices = Prices(pricing=pricing, groups=groups)
-    judge_now = SiteJudge(pipe=pipe, draw=draw, reference=reference, groups=groups, moments=moments, branches=branches)
+    if quantised is not None:
+        found |= exact_ends(found)
+        if "quantised" not in state:
+            keep(quantised=quantised_frac(pipe, some(TIMED_PROMPTS), quantised, pricing.times.outside_s, clock))
+    prices = Prices(pricing=pricing, groups=groups, quantised_frac=state.get("quantised", 1.0))
+    judge_now = SiteJudge(
+        pipe=pipe,
+        draw=draw,
+        reference=reference,
+        groups=groups,
+        moments=moments,
+        branches=branches,
+        quantised=quantised,
+    )
 
     asked: dict[SiteTask, None] = {}
 
@@ -232,6 +250,7 @@ def calibrate_sites(
         rungs(count),
         fixed=first_of_each(reference.denoisers),
         halves=branches,
+        quantised=quantised is not None,
         population=population,
         children=children,
         seed=seed,

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dit_accel.calibration.sites_genome import Genome, Groups, crossed, mutated
+from dit_accel.calibration.sites_children import crossed, mutated
+from dit_accel.calibration.sites_genome import Genome, Groups
 from dit_accel.calibration.sites_judge import SitePoint
 from dit_accel.calibration.sites_surrogate import Surrogate
 from dit_accel.errors import MissingDependencyError
@@ -54,6 +55,7 @@ def evolve_sites(
     *,
     fixed: frozenset[int],
     halves: bool = False,
+    quantised: bool = False,
     population: int = 24,
     children: int = 12,
     seed: int = 0,
@@ -70,6 +72,7 @@ def evolve_sites(
         counts: Prompts of each rung, ascending; the last is all.
         fixed: Evaluations that stay computed.
         halves: Whether the conditional guidance branch alone may be computed.
+        quantised: Whether evaluations may keep the weights as they were.
         population: Survivors of a generation.
         children: That begin the halving in each generation.
         seed: Of the random choices.
@@ -101,7 +104,7 @@ def evolve_sites(
     number = 0
     while True:
         if number and alive:
-            brood = _brood(rng, list(alive), tried, groups, fixed, BROOD * children, halves)
+            brood = _brood(rng, list(alive), tried, groups, fixed, BROOD * children, halves, quantised)
             chosen = selected(brood, [(seconds(genome), surrogate(genome)) for genome in brood], children)
             judged(chosen, counts)
         aims = [(point.seconds, -point.score_db) for point in everyone.values()]
@@ -119,6 +122,7 @@ def _brood(
     fixed: frozenset[int],
     count: int,
     halves: bool,
+    quantised: bool,
 ) -> list[Genome]:
     """Children that were never judged."""
     made: dict[Genome, None] = {}
@@ -127,7 +131,7 @@ def _brood(
             break
         mother, father = (rng.choice(parents) for _ in range(2))
         child = crossed(rng, mother, father) if rng.random() < 0.5 else mother
-        child = mutated(rng, child, groups, fixed, halves=halves)
+        child = mutated(rng, child, groups, fixed, halves=halves, quantised=quantised)
         if child not in known:
             made[child] = None
     return list(made)

@@ -3,15 +3,14 @@
 ECAD's genome (Aggarwal et al., arXiv 2506.15682) is a boolean for every step, block and component. Ours has one for
 every step (computed, computed for the conditional guidance branch alone, or answered by the trajectory), one for every
 step and group of sites, two genes that say how kept outputs answer, and one for how near to theory's the weights of
-answers stay. With one site a group, no answered step and no correction it is ECAD's.
+answers stay; of a quantised model two more say how many evaluations at either end keep the weights as they were. With
+one site a group, no answered step and no correction it is ECAD's.
 """
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dit_accel.passes.corrections import MAX_DEPTH
 from dit_accel.schedules import GeneratorSpec, Schedule, ScheduleError, SiteGraph
 from dit_accel.schedules.generators import LEAF_KINDS
 
@@ -20,8 +19,6 @@ Groups = Mapping[str, tuple[str, ...]]
 
 DEPTH_PARTS = 2  # early and late blocks are groups of their own
 UNET_GROUPS = {"deep": GeneratorSpec("deepcache"), "encoder": GeneratorSpec("encoder_propagation", key_steps=[0])}
-STRENGTHS = (0.0, 0.5, 1.0)
-RIDGES_TRIED = (0.0, 1e-5, 1e-3, 1e-2, 1e-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +34,7 @@ class Genome:
         conditional: Of the other evaluations those of which the conditional guidance branch alone is computed. None
             where sites are reused: what they keep is of both branches.
         ridge: Of the weights of answers toward theory's; 0: chosen for each by leaving prompts out.
+        exact: Of a quantised model: how many evaluations at the start and at the end keep the weights as they were.
     """
 
     computed: tuple[int, ...]
@@ -46,6 +44,7 @@ class Genome:
     depth: int = 1
     conditional: tuple[int, ...] = ()
     ridge: float = 0.0
+    exact: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(
@@ -58,26 +57,36 @@ class Genome:
         depth: int = 1,
         conditional: Sequence[int] = (),
         ridge: float = 0.0,
+        exact: Sequence[int] = (0, 0),
     ) -> "Genome":
         """Bring what was made to canonical form."""
         steps = tuple(sorted({0, *computed}))
         rows = {name: tuple(sorted({*at} & {*steps} - {0})) for name, at in (reused or {}).items()}
         kept = tuple(sorted((name, at) for name, at in rows.items() if at))
         corrects = bool(kept) and strength > 0
+        halves = () if kept else tuple(sorted({*conditional} - {*steps}))
         return cls(
             computed=steps,
             num_steps=num_steps,
             reused=kept,
             strength=strength if corrects else 0.0,
             depth=depth if corrects else 1,
-            conditional=() if kept else tuple(sorted({*conditional} - {*steps})),
+            conditional=halves,
             ridge=ridge if len(steps) < num_steps else 0.0,
+            exact=_ends({*steps, *halves}, num_steps, *exact),
         )
 
     def having(self, **genes: Any) -> "Genome":
         """The same with some of its genes changed: ``computed``, ``rows`` and those of :meth:`of`."""
         old = {"computed": self.computed, "rows": self.rows, "conditional": self.conditional}
-        given = {**old, "strength": self.strength, "depth": self.depth, "ridge": self.ridge, **genes}
+        given = {
+            **old,
+            "strength": self.strength,
+            "depth": self.depth,
+            "ridge": self.ridge,
+            "exact": self.exact,
+            **genes,
+        }
         return Genome.of(given.pop("computed"), self.num_steps, given.pop("rows"), **given)
 
     @property
@@ -109,6 +118,7 @@ class Genome:
             "depth": self.depth,
             **({"conditional": _text(self.conditional, self.num_steps)} if self.conditional else {}),
             **({"ridge": self.ridge} if self.ridge else {}),
+            **({"exact": list(self.exact)} if any(self.exact) else {}),
         }
 
     @classmethod
@@ -123,6 +133,7 @@ class Genome:
             depth=data["depth"],
             conditional=_steps(data.get("conditional", "")),
             ridge=data.get("ridge", 0.0),
+            exact=data.get("exact", (0, 0)),
         )
 
 
@@ -175,105 +186,10 @@ def genome_of(schedule: Schedule, groups: Groups, computed: Sequence[int] | None
     return Genome.of(range(steps) if computed is None else computed, steps, reused, **genes)
 
 
-def crossed(rng: random.Random, first: Genome, second: Genome) -> Genome:
-    """A child of two: the early steps of one and the late ones of the other, or the groups of either."""
-    genes = rng.choice((first, second))
-    names = sorted({*first.rows, *second.rows})
-    if rng.random() < 0.5 or not names:
-        cut = rng.randrange(1, first.num_steps)
-        computed = [s for s in first.computed if s < cut] + [s for s in second.computed if s >= cut]
-        reused = {
-            name: [s for s in first.rows.get(name, ()) if s < cut] + [s for s in second.rows.get(name, ()) if s >= cut]
-            for name in names
-        }
-        halves = [s for s in first.conditional if s < cut] + [s for s in second.conditional if s >= cut]
-        return genes.having(computed=computed, rows=reused, conditional=halves)
-    reused = {name: list(rng.choice((first, second)).rows.get(name, ())) for name in names}
-    return genes.having(computed=first.computed, rows=reused, conditional=first.conditional)
-
-
-def mutated(
-    rng: random.Random, genome: Genome, groups: Groups, fixed: frozenset[int], *, halves: bool = False
-) -> Genome:
-    """One or two changes: a computed evaluation moved, left out or put in; a group's row flipped; a gene changed.
-
-    Args:
-        rng: Of the random choices.
-        genome: What is changed.
-        groups: Of the denoiser.
-        fixed: Evaluations that stay computed: the first one of every denoiser.
-        halves: Whether the conditional branch alone may be computed.
-    """
-    for _ in range(rng.choice((1, 1, 2))):
-        what = rng.random()
-        if what < 0.35:
-            genome = _move(rng, genome, fixed)
-        elif what < 0.8 and halves and rng.random() < 0.5:
-            genome = _halve(rng, genome, fixed)
-        elif what < 0.8:
-            genome = _flip(rng, genome, groups)
-        elif genome.reused and rng.random() < 0.5:
-            genome = genome.having(strength=rng.choice(STRENGTHS), depth=rng.randrange(1, MAX_DEPTH + 1))
-        else:
-            genome = genome.having(ridge=rng.choice(RIDGES_TRIED))
-    return genome
-
-
-def _move(rng: random.Random, genome: Genome, fixed: frozenset[int]) -> Genome:
-    chosen, rows = {*genome.computed, *fixed}, {name: {*at} for name, at in genome.reused}
-    free = sorted(chosen - fixed - {0})
-    what = rng.random()
-    if what < 0.6 and free:
-        old = rng.choice(free)
-        new = old + rng.choice((-2, -1, -1, 1, 1, 2))
-        if 0 < new < genome.num_steps and new not in chosen:
-            chosen.remove(old)
-            chosen.add(new)
-            for at in rows.values():  # what was reused goes along
-                if old in at:
-                    at.add(new)
-    elif what < 0.8 and free:
-        chosen.remove(rng.choice(free))
-    else:
-        chosen.add(rng.randrange(1, genome.num_steps))
-    return _with_steps(genome, chosen, rows)
-
-
-def _halve(rng: random.Random, genome: Genome, fixed: frozenset[int]) -> Genome:
-    """A whole evaluation becomes a half, an answered one does, or a half becomes either; reuse of sites gives way."""
-    step = rng.randrange(1, genome.num_steps)
-    if step in fixed:
-        return genome
-    computed, halves = {*genome.computed} - {step}, {*genome.conditional} - {step}
-    if step not in genome.conditional:
-        halves.add(step)
-    elif rng.random() < 0.5:
-        computed.add(step)
-    return genome.having(computed=computed, rows={}, conditional=halves)
-
-
-def _flip(rng: random.Random, genome: Genome, groups: Groups) -> Genome:
-    rows = {name: {*at} for name, at in genome.reused}
-    names = sorted(groups)
-    later = [step for step in genome.computed if step]
-    if not later:
-        return genome
-    step, name = rng.choice(later), rng.choice(names)
-    what = rng.random()
-    if what < 0.6:
-        rows[name] = rows.get(name, set()) ^ {step}
-    elif what < 0.8:  # one group does as another one does
-        rows[name] = set(rows.get(rng.choice(names), set()))
-    else:  # all leaf groups at one step
-        reuse = rng.random() < 0.5
-        for each in (each for each in names if "." in each):
-            rows[each] = rows.get(each, set()) | {step} if reuse else rows.get(each, set()) - {step}
-    return _with_steps(genome, genome.computed, rows)
-
-
-def _with_steps(genome: Genome, computed: Any, rows: Mapping[str, Any]) -> Genome:
-    """Other steps, with the genes of a genome."""
-    return genome.having(computed=computed, rows=rows)
+def _ends(active: set[int], num_steps: int, first: int, last: int) -> tuple[int, int]:
+    """The least numbers at either end that hold the same of the evaluations that anything is computed at."""
+    early = max((step + 1 for step in active if step < first), default=0)
+    return early, max((num_steps - step for step in active if step >= num_steps - last), default=0)
 
 
 def _text(steps: Sequence[int], num_steps: int) -> str:

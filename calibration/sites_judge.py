@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dit_accel.calibration.calm import MOST_GAIN
 from dit_accel.calibration.corrections import Moments
 from dit_accel.calibration.fit_runs import Runner
 from dit_accel.calibration.latency import Cost, Pricing
@@ -16,6 +17,7 @@ from dit_accel.calibration.regression import RIDGES
 from dit_accel.calibration.sites_genome import Genome, Groups
 from dit_accel.evaluation.metrics.fidelity import fidelity
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
+from dit_accel.passes.quantize.config import QuantizeConfig
 from dit_accel.passes.static_cache import StaticCacheConfig
 from dit_accel.passes.trajectory.config import TrajectoryConfig
 from dit_accel.plan.config import PassConfig
@@ -91,13 +93,24 @@ class Prices:
     Attributes:
         pricing: Of the pipeline.
         groups: Of sites.
+        quantised_frac: Of a quantised model: time of a call by that of one with the weights as they were.
     """
 
     pricing: Pricing
     groups: Groups
+    quantised_frac: float = 1.0
 
     def of(self, genome: Genome) -> Cost:
-        """Of one run; corrections and weights cost next to nothing, one of two guidance branches half of a call."""
+        """Of one run; corrections and weights cost next to nothing, one of two guidance branches half of a call.
+
+        Calls in few bits and exact ones are taken to be alike but for :attr:`quantised_frac`.
+        """
+        cost = self._in_full(genome)
+        busy = cost.seconds - self.pricing.times.outside_s
+        share = len(quantised_at(genome)) / len(computed_at_all(genome))
+        return replace(cost, seconds=cost.seconds - busy * share * (1 - self.quantised_frac))
+
+    def _in_full(self, genome: Genome) -> Cost:
         cost = self.pricing.of(without_corrections(genome, self.groups))
         if not genome.conditional:
             return cost
@@ -128,6 +141,12 @@ def computed_at_all(genome: Genome) -> tuple[int, ...]:
     return tuple(sorted({*genome.computed, *genome.conditional}))
 
 
+def quantised_at(genome: Genome) -> tuple[int, ...]:
+    """The evaluations that a quantised model computes in few bits."""
+    first, last = genome.exact
+    return tuple(step for step in computed_at_all(genome) if first <= step < genome.num_steps - last)
+
+
 @dataclass(slots=True, kw_only=True)
 class SiteJudge:
     """Fits a candidate's weights on its own run and compares its pictures with the plain ones.
@@ -139,6 +158,7 @@ class SiteJudge:
         groups: Of sites.
         moments: Of their outputs in plain runs; ``None``: no corrections.
         branches: Fit weights of its own to each guidance branch.
+        quantised: Of a quantised model its pass, which lies beneath every candidate.
     """
 
     pipe: Any
@@ -147,6 +167,7 @@ class SiteJudge:
     groups: Groups
     moments: Moments | None
     branches: bool = False
+    quantised: QuantizeConfig | None = None
 
     def cache(self, genome: Genome) -> StaticCacheConfig:
         """What its sites do, with corrections fitted to plain runs."""
@@ -158,12 +179,20 @@ class SiteJudge:
             )
         return StaticCacheConfig(schedule=schedule, corrections=corrections)
 
+    def beneath(self, genome: Genome) -> tuple[QuantizeConfig, ...]:
+        """What quantises it, with its exact ends."""
+        if self.quantised is None:
+            return ()
+        first, last = genome.exact
+        return (replace(self.quantised, exact_first=first, exact_last=last, originals="keep"),)
+
     def fit(self, genome: Genome, count: int) -> tuple[tuple[PassConfig, ...], torch.Tensor, float]:
         """Its passes, the pictures of its own run, and the error of its last latents; over the first prompts."""
         trajectory, _ = without_corrections(genome, self.groups)
         cache = self.cache(genome)
         # Sites are to know which evaluations are not there; where none is reused a half call must reach the denoiser.
         under: tuple[PassConfig, ...] = (trajectory, cache) if genome.reused else (TrajectoryConfig(speedup=1.0),)
+        beneath = self.beneath(genome)
         run = Runner(
             pipe=self.pipe,
             draw=self.draw,
@@ -174,10 +203,11 @@ class SiteJudge:
             branches=self.branches and bool(genome.answered),
             conditional=frozenset(genome.conditional),
             ridges=(genome.ridge,) if genome.ridge else RIDGES,
-            under=under,
+            most_gain=MOST_GAIN if beneath else math.inf,
+            under=(*beneath, *under),
         ).run()
-        passes = (run.learner.config(), cache) if genome.answered else (cache,)
-        return passes, run.pictures, float((run.errors**2).mean())
+        passes: tuple[PassConfig, ...] = (run.learner.config(), cache) if genome.answered else (cache,)
+        return (*beneath, *passes), run.pictures, float((run.errors**2).mean())
 
     def __call__(self, task: tuple[Genome, int]) -> SiteVerdict:
         """Judge a genome by its first so many prompts; one that cannot be is told by its fault."""

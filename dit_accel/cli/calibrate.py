@@ -83,6 +83,13 @@ def calibrate_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
     sites: Annotated[bool, typer.Option("--sites", help="Also reuse sites inside the computed calls.")] = False,
+    on_plan: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|FILE|HUB-ID",
+            help="With --sites: search on this quantised plan, and how many steps at either end stay exact.",
+        ),
+    ] = None,
     ecad: Annotated[
         bool, typer.Option("--ecad", help="ECAD's own setting: booleans for every step and site, scored by a judge.")
     ] = False,
@@ -140,6 +147,10 @@ def calibrate_command(
     beginnings = [each if each in PRESETS else AccelerationPlan.from_pretrained(each) for each in plan or ()]
     if ecad and beginnings:
         raise ConfigError("--ecad begins with that paper's own schedules: leave out --plan")
+    if on_plan and (not sites or workers or ray or launched()):
+        raise ConfigError(
+            "--on-plan goes with --sites, in one process; `dit-accel quantize --with` fits a plan on a quantised model"
+        )
     if attention and (sites or ecad):
         raise ConfigError(
             "--attention, --sites and --ecad exclude each other; --plan joins masks with what they found"
@@ -176,6 +187,7 @@ def calibrate_command(
             run_ecad(pipe, folder, seeds_each=seeds_each, judge=judge, weights=weights, **shared)
         else:
             plans = _resolved(beginnings, pipe)
+            shared["on_plan"] = None if on_plan is None else AccelerationPlan.from_pretrained(on_plan)
             run_sites(pipe, folder, plans=plans, branches=branches, spread=spread, **shared)
         return
     limits: dict[str, Any] = {"max_lpips": max_lpips, "min_psnr_db": min_psnr, "min_speedup": min_speedup}

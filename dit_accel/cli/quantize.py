@@ -11,6 +11,7 @@ from dit_accel.cli import options
 from dit_accel.cli.console import EXIT_STOPPED, err, out, print_json, tell
 
 if TYPE_CHECKING:
+    from dit_accel.calibration.quant_joint import Joint
     from dit_accel.calibration.quantise import OnProgress, Quantisation
 
 STAGES = {
@@ -44,11 +45,26 @@ def quantize_command(
         float | None, typer.Option(min=0, help="Share of the time that layers take in full on this machine.")
     ] = None,
     modulation: Annotated[
-        str, typer.Option(metavar="SCHEME", help="Of layers that see the timestep alone; plain: as they are.")
-    ] = "w8a16",
+        str,
+        typer.Option(
+            metavar="SCHEME", help="Of layers that see the timestep alone; auto: as many bits, plain: as they are."
+        ),
+    ] = "auto",
     convs: Annotated[str, typer.Option(metavar="SCHEME", help="Of convolutions inside of blocks (UNets).")] = "w8a8",
     exact_first: Annotated[int, typer.Option(min=0, help="Steps at the start with the weights as they were.")] = 0,
     exact_last: Annotated[int, typer.Option(min=0, help="Steps at the end with the weights as they were.")] = 0,
+    with_plan: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            metavar="PRESET|FOLDER|FILE|HUB-ID",
+            help="Also fit the trajectory of this plan to the quantised model; both in one plan.",
+        ),
+    ] = None,
+    most_gain: Annotated[
+        float,
+        typer.Option(min=1, help="With --with: rounding noise of an answer by that of a computed output, at most."),
+    ] = 1.5,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -82,18 +98,25 @@ def quantize_command(
     onto the same model in a second. Certify it before you trust it.
 
     Example: dit-accel quantize emoji-pixart --bits w4a8 --max-lpips 0.05
+
+    With a trajectory in one plan: dit-accel quantize emoji-pixart --bits w8a8 --with balanced
     """
     import json
 
     import torch
 
+    from dit_accel.api import resolve_plan
+    from dit_accel.calibration.quant_joint import join
     from dit_accel.calibration.quantise import quantise
+    from dit_accel.cli.generate import as_path
     from dit_accel.cli.model import load_for_cli
     from dit_accel.evaluation.metrics.fidelity import require_metrics
+    from dit_accel.families.targets import find_targets
     from dit_accel.passes.quantize.config import scheme_of
+    from dit_accel.passes.quantize.ways import AUTO
     from dit_accel.pipelines.generation import GenerationSettings
 
-    for text in (bits, modulation, convs):
+    for text in (bits, convs, *(() if modulation == AUTO else (modulation,))):
         scheme_of(text)
     require_metrics()
     torch.set_num_threads(threads)
@@ -123,6 +146,19 @@ def quantize_command(
                 exact_last=exact_last,
                 on_progress=show,
             )
+        joint = None
+        if with_plan is not None:
+            tell(f"fitting the trajectory of '{with_plan}' on the quantised model ...")
+            joint = join(
+                pipe,
+                found.plan,
+                resolve_plan(as_path(with_plan), find_targets(pipe)),
+                model=name,
+                settings=settings,
+                num_prompts=num_prompts,
+                most_gain=most_gain,
+            )
+            joint.plan.save_pretrained(folder / "joint")
     except KeyboardInterrupt:
         tell(f"stopped; what was found is kept in {folder}. The same command goes on from here.")
         raise typer.Exit(EXIT_STOPPED) from None
@@ -130,9 +166,13 @@ def quantize_command(
         config = found.plan.passes[0].to_dict()
         judged = [{"memory": share, **scores} for share, scores in found.judged]
         data = {"folder": str(folder), "memory": found.memory, "scores": found.scores, "judged": judged}
+        if joint is not None:
+            data["joint"] = {"folder": str(folder / "joint"), "gain": joint.gain, "scores": joint.scores}
         print_json(json.dumps(data | {"layers": config["layers"]}))
         return
     _say(found, folder, model)
+    if joint is not None:
+        _say_joint(joint, folder / "joint", model)
 
 
 def _say(found: "Quantisation", folder: Path, model: str) -> None:
@@ -148,6 +188,25 @@ def _say(found: "Quantisation", folder: Path, model: str) -> None:
     scores = ", ".join(f"{name} {value:.4g}" for name, value in found.scores.items())
     out().print(f"{found.memory:.1%} of the weights' bytes remain; on search prompts: {scores}", markup=False)
     tell(f"plan: {folder}. It was judged on search prompts; for others:")
+    tell(f"dit-accel certify {model} --plan {folder}")
+
+
+def _say_joint(joint: "Joint", folder: Path, model: str) -> None:
+    from rich.table import Table
+
+    metrics = list(next(iter(joint.scores.values()), {}))
+    table = Table("applied", *metrics, title="on search prompts that nothing was fitted to")
+    words = {
+        "quantised": "quantised",
+        "trajectory": "trajectory, on the model in full",
+        "together": "both, each as it was found",
+        "joint": "both, the trajectory fitted on the quantised model",
+    }
+    for name, scores in joint.scores.items():
+        table.add_row(words[name], *(f"{scores[metric]:.4g}" for metric in metrics))
+    out().print(table)
+    tell(f"largest gain of rounding noise in an answer: {joint.gain:.2f}")
+    tell(f"plan: {folder}. For other prompts:")
     tell(f"dit-accel certify {model} --plan {folder}")
 
 

@@ -50,7 +50,9 @@ class Limits:
         return ", ".join(f"{name}={value:g}" for name, value in parts.items() if value is not None)
 
     def admits(self, certificate: Certificate) -> bool:
-        """Whether what was measured is within them."""
+        """Whether what was measured is within them; a plan that saves memory and no time never is."""
+        if certificate.speed.run_ci95[0] <= 1:
+            return False
         distance = distance_of(certificate)
         if self.max_lpips is not None and (distance is None or distance[1] > self.max_lpips):
             return False

@@ -6,6 +6,8 @@ from functools import partial
 from importlib import resources
 
 from dit_accel.families.targets import Target
+from dit_accel.passes.quantize.config import QuantizeConfig
+from dit_accel.passes.quantize.ways import INTEGERS
 from dit_accel.passes.static_cache import StaticCacheConfig
 from dit_accel.passes.trajectory.config import TrajectoryConfig
 from dit_accel.plan.config import PassConfig
@@ -49,6 +51,10 @@ def _answered(speedup: float, targets: Sequence[Target]) -> tuple[PassConfig, ..
     return (TrajectoryConfig(speedup=speedup),)
 
 
+def _quantised(bits: str, targets: Sequence[Target]) -> tuple[PassConfig, ...]:
+    return (QuantizeConfig(bits=bits, backend=INTEGERS),)
+
+
 def _published(technique: TechniquePreset, targets: Sequence[Target]) -> tuple[PassConfig, ...]:
     return technique.passes
 
@@ -87,6 +93,18 @@ PRESETS.register("extreme")(
         make=partial(_answered, 6.0),
     )
 )
+PRESETS.register("w8a8")(
+    Preset(
+        summary="weights and activations of 8 bits: half the memory of 16 bits; faster only where integers are",
+        make=partial(_quantised, "w8a8"),
+    )
+)
+PRESETS.register("w4a8")(
+    Preset(
+        summary="weights of 4 bits, activations of 8: the least memory, and no faster than w8a8",
+        make=partial(_quantised, "w4a8"),
+    )
+)
 
 for _name, _technique in TECHNIQUES.items():
     PRESETS.register(_name)(
@@ -115,16 +133,22 @@ def resolve_preset(name: str, targets: Sequence[Target]) -> AccelerationPlan:
 def shipped_plan(name: str, targets: Sequence[Target]) -> AccelerationPlan | None:
     """The plan that ships for this preset and exactly these models, or ``None``."""
     wanted = tuple(fingerprint(target) for target in targets)
-    for plan in shipped_plans():
-        if plan.name == name and plan.fingerprints == wanted:
+    for plan in shipped_plans(name):
+        if plan.fingerprints == wanted:
             return plan
     return None
 
 
-def shipped_plans() -> tuple[AccelerationPlan, ...]:
-    """All plans that ship with this library: each in a folder of its own, ``schedules/plans/<model>/<preset>``."""
+def shipped_plans(name: str | None = None) -> tuple[AccelerationPlan, ...]:
+    """The plans that ship with this library, each in a folder of its own: ``schedules/plans/<model>/<preset>``.
+
+    Args:
+        name: Of one preset, the others are not read; ``None``: all.
+    """
     folder = resources.files("dit_accel.schedules") / "plans"
     if not folder.is_dir():
         return ()
     with resources.as_file(folder) as path:
-        return tuple(AccelerationPlan.from_pretrained(file) for file in sorted(path.rglob(PLAN_FILE)))
+        return tuple(
+            AccelerationPlan.from_pretrained(file) for file in sorted(path.glob(f"*/{name or '*'}/{PLAN_FILE}"))
+        )

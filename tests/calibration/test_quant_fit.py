@@ -8,7 +8,8 @@ from tiny import tiny_call, tiny_pipeline
 from torch import nn
 
 from dit_accel import QuantizeConfig, accelerated, is_accelerated
-from dit_accel.calibration.quant_fit import as_rounded, fit_layer, moved_moments, smoothing
+from dit_accel.calibration.quant_fit import fit_layer
+from dit_accel.calibration.quant_inputs import as_rounded, moved_moments, prepared, smoothing
 from dit_accel.calibration.quant_record import LayerRecord, record_layers
 from dit_accel.calibration.quant_round import output_error, round_by_columns
 from dit_accel.errors import ConfigError
@@ -88,9 +89,8 @@ def test_smoothing_and_rotation_leave_the_product_as_it_is(alpha: float | None, 
     moved = turned(weight, scheme, smooth)
     plain = as_rounded(rows, QuantScheme.parse("w4a16"), None, record)
     assert torch.equal(plain, rows)
-    from dit_accel.calibration.quant_fit import _prepared
 
-    given = _prepared(rows, scheme, smooth)
+    given = prepared(rows, scheme, smooth)
     assert torch.allclose((given @ moved.mT).double(), rows.double() @ weight.mT, rtol=1e-3, atol=1e-2)
     moments = moved_moments(record, scheme, smooth)
     assert torch.allclose(moments, given.mT @ given / len(given), rtol=1e-3, atol=1e-3)
@@ -127,6 +127,22 @@ def test_fixed_scales_and_other_grids(text: str) -> None:
         )
     if text == "w8a8-static":
         assert found.act_scale is not None and found.act_scale.shape == (1,)
+
+
+@pytest.mark.parametrize("text", ["w8a8", "w4a8", "w4a8-had"])
+def test_a_weight_that_is_the_nearest_one_is_not_kept_twice(text: str) -> None:
+    layer, scheme = nn.Linear(128, 64), QuantScheme.parse(text)
+    record = record_of(with_outliers())
+    nearest = fit_layer(layer, record, scheme, by_columns=False)
+    kept = nearest.needed("a.b", layer.weight)
+    assert "a.b.bias" in kept and not any(name.endswith((".values", ".scale", ".multiplier")) for name in kept)
+    again = quantise_weight(
+        turned(layer.weight.detach(), nearest.scheme, kept.get("a.b.inverse_smooth")), nearest.scheme
+    )
+    assert torch.equal(again.values, nearest.weight.values) and torch.equal(again.scale, nearest.weight.scale)
+    if text != "w8a8":
+        fitted = fit_layer(layer, record_of(mixed_rows()), scheme)
+        assert fitted.needed("a.b", layer.weight).keys() == fitted.stored("a.b").keys()
 
 
 @pytest.mark.parametrize("name", ["pixart", "wan"])

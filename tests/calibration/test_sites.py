@@ -19,8 +19,9 @@ from dit_accel.calibration import sites_judge
 from dit_accel.calibration.choose import Gaps
 from dit_accel.calibration.latency import DenoiserTimes, Pricing, SiteTimes
 from dit_accel.calibration.sites import calibrate_sites
+from dit_accel.calibration.sites_children import crossed, mutated
 from dit_accel.calibration.sites_evolve import evolve_sites, hypervolume_of_sites, selected, unbeaten
-from dit_accel.calibration.sites_genome import Genome, crossed, genome_of, groups_of, mutated
+from dit_accel.calibration.sites_genome import Genome, genome_of, groups_of
 from dit_accel.calibration.sites_judge import Prices, SiteJudge, SitePoint, front_of_sites, rungs
 from dit_accel.calibration.sites_seeds import seeds
 from dit_accel.calibration.sites_surrogate import Surrogate

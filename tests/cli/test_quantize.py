@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dit_accel import AccelerationPlan, QuantizeConfig
-from dit_accel.calibration import quant_search
+from dit_accel import AccelerationPlan, QuantizeConfig, TrajectoryConfig
+from dit_accel.calibration import quant_joint, quant_search
 
 QUICK = ("--steps", "2", "--num-prompts", "2")
 
@@ -58,6 +58,25 @@ def test_a_budget_is_kept_and_the_search_goes_on(
         assert said["memory"] <= 0.6 and len(set(said["layers"].values())) > 1
     other = quantize(run, tiny_folder, out, "--bits", "w4a16", "--memory", "0.6")
     assert other.exit_code == 2 and "quantisation plan" in other.output
+
+
+def test_a_trajectory_is_fitted_on_the_quantised_model(
+    run: Any, tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quant_joint, "available_perceptual", tuple)
+    half = AccelerationPlan(name="half", passes=(TrajectoryConfig(speedup=2.0),)).save_pretrained(tmp_path / "half")
+    out = tmp_path / "q"
+    result = quantize(run, tiny_folder, out, "--bits", "w8a8", "--with", str(half.parent), "--json")
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)["joint"]
+    assert said["gain"] <= 1.5 * (1 + 1e-5) and set(said["scores"]) == {"quantised", "trajectory", "together", "joint"}
+    plan = AccelerationPlan.from_pretrained(out / "joint")
+    assert [type(config) for config in plan.passes] == [QuantizeConfig, TrajectoryConfig]
+    assert plan.passes[0] == config_of(out) and "not certified" in plan.notes[0]
+    refused = run("calibrate", tiny_folder, "--on-plan", str(out))
+    assert refused.exit_code == 2 and "--on-plan goes with --sites" in refused.output
+    refused = quantize(run, tiny_folder, out, "--bits", "w8a8", "--with", "w8a8")
+    assert refused.exit_code == 2 and "quantises too" in refused.output
 
 
 @pytest.mark.slow

@@ -214,6 +214,8 @@ def test_a_shipped_plan_comes_first_for_its_model_only(tmp_path: Path, monkeypat
     shipped.save_pretrained(folder)
     (folder / "report.json").write_text("{}")  # the report of the certificate lies beside it
     monkeypatch.setattr("dit_accel.session.presets.resources.files", lambda package: tmp_path)
+    (tmp_path / "plans" / "tiny-pixart" / "turbo").mkdir()
+    (tmp_path / "plans" / "tiny-pixart" / "turbo" / PLAN_FILE).write_text("of another preset, and not read")
     assert resolve_preset("fast", (target,)) == shipped and shipped.is_certified
     assert not resolve_preset("balanced", (target,)).is_certified
     assert not resolve_preset("fast", (other,)).is_certified

@@ -166,6 +166,19 @@ def test_what_ships_is_chosen_by_its_certificate() -> None:
     assert f"whole run {best:.2f}x" in str(chosen)
 
 
+def test_a_plan_that_saves_memory_alone_is_never_chosen(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = plan_of(pipe, "small", 2, 1.02, 70.0, st_lpips=0.0001)
+    speed = small.certificate.speed.model_copy(update={"run_ci95": (0.97, 1.06)})
+    small = dataclasses.replace(small, certificate=small.certificate.model_copy(update={"speed": speed}))
+    quick = plan_of(pipe, "quick", 3, 1.5, 40.0, st_lpips=0.01)
+    monkeypatch.setattr(module, "shipped_plans", lambda: (small, quick))
+    targets = find_targets(pipe)
+    assert choose_plan(Limits(min_speedup=1.0), targets).name == "quick"
+    assert choose_plan(Limits(max_lpips=0.1), targets).name == "quick"
+    with pytest.raises(ConfigError, match="no certified plan of this model is within"):
+        choose_plan(Limits(max_lpips=0.001), targets)
+
+
 @pytest.fixture
 def own(ships: list[AccelerationPlan], pipe: Any, tmp_path: Path) -> Path:
     """A folder as calibrating and certifying leave it: a better plan, one that is not certified, one cut short."""

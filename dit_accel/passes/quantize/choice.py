@@ -38,7 +38,7 @@ def scheme_for(layer: Found, denoiser: str, config: QuantizeConfig) -> QuantSche
         return None
     if isinstance(layer.layer, nn.Conv2d):
         return scheme_of(config.convs) if why_not(layer.layer) is None else None
-    return scheme_of(config.modulation if layer.role == "modulation" else config.bits)
+    return scheme_of(config.modulation_scheme if layer.role == "modulation" else config.bits)
 
 
 def full_name(denoiser: str, path: str) -> str:
@@ -65,11 +65,16 @@ def unmatched(config: QuantizeConfig, names: Iterable[str]) -> str | None:
 
 
 def check_scales(layer: str, scheme: QuantScheme, config: QuantizeConfig) -> None:
-    """Refuse fixed scales that nobody has found.
+    """Refuse fixed scales and learned transforms that nobody has found.
 
     Raises:
         ConfigError: Names the layer.
     """
+    if scheme.flat and any(config.of_layer(layer, side) is None for side in ("left", "right")):
+        raise ConfigError(
+            f"'{layer}' is to have a learned transform ({scheme}) and none is stored; dit-accel quantize finds it, or "
+            f"use '{replace(scheme, flat=False, rotate=True)}'"
+        )
     if scheme.is_static and config.of_layer(layer, "act_scale") is None:
         raise ConfigError(
             f"'{layer}' is to have fixed scales ({scheme}) and none are stored; dit-accel quantize finds them, or use "

@@ -17,6 +17,7 @@ from dit_accel.kernels.int8_truth import (
     rescale,
     to_grid,
 )
+from dit_accel.passes.quantize.affine import restored, transformed
 from dit_accel.passes.quantize.scheme import QuantScheme
 from dit_accel.passes.quantize.weights import FP8_LARGEST, QuantWeight
 
@@ -48,6 +49,7 @@ class QuantLinear(nn.Module):
         scheme: The grid of the input.
         step: Shared by all layers of a denoiser.
         inverse_smooth: [K], by what the input channels are multiplied beforehand; ``None``: nothing.
+        affine: ``left`` and ``right`` of a learned transform, after the smoothing; ``None``: there is none.
         act_scale: fp32 [bins], of fixed scales.
         keep: Whether to hold on to ``original``, for the steps that are exact and for copies.
         with_bias: Whether its bias is added here.
@@ -62,6 +64,8 @@ class QuantLinear(nn.Module):
     multiplier: Tensor | None
     zero: Tensor | None
     inverse_smooth: Tensor | None
+    left: Tensor | None
+    right: Tensor | None
     act_scale: Tensor | None
     column_sums: Tensor | None
     original: nn.Linear | nn.Conv2d | None
@@ -74,6 +78,7 @@ class QuantLinear(nn.Module):
         step: Step,
         *,
         inverse_smooth: Tensor | None = None,
+        affine: tuple[Tensor, Tensor] | None = None,
         act_scale: Tensor | None = None,
         keep: bool = True,
         with_bias: bool = True,
@@ -91,6 +96,8 @@ class QuantLinear(nn.Module):
             "multiplier": weight.multiplier,
             "zero": weight.zero,
             "inverse_smooth": None if inverse_smooth is None else inverse_smooth.float(),
+            "left": None if affine is None else affine[0].float(),
+            "right": None if affine is None else affine[1].float(),
             "act_scale": None if act_scale is None else act_scale.float(),
             "column_sums": None if scheme.a_symmetric else weight.integers().sum(1, dtype=torch.int32),
         }
@@ -128,14 +135,18 @@ class QuantLinear(nn.Module):
         )
 
     def plain_weight(self) -> Tensor:
-        """fp32 [N, K]: the weight multiplied out, smoothing and rotation taken back."""
+        """fp32 [N, K]: the weight multiplied out, smoothing, transform and rotation taken back."""
         weight = rotate_blocks(self.weight_as_kept().dequantised(), self.block)
+        if self.left is not None and self.right is not None:
+            weight = restored(weight, self.left, self.right)
         return weight if self.inverse_smooth is None else weight * self.inverse_smooth
 
     def prepared(self, rows: Tensor) -> Tensor:
-        """Rows [M, K] smoothed and rotated; as they are without either."""
+        """Rows [M, K] smoothed, transformed and rotated; as they are without any of it."""
         if self.inverse_smooth is not None:
             rows = rows.float() * self.inverse_smooth
+        if self.left is not None and self.right is not None:
+            rows = transformed(rows.float(), self.left, self.right)
         return rotate_blocks(rows.float(), self.block) if self.block > 1 else rows
 
     def quantised(self, rows: Tensor) -> Quantised:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dit_accel.errors import ConfigError
 from dit_accel.families.targets import Target
 from dit_accel.kernels.hadamard import block_for, rotate_blocks
+from dit_accel.passes.quantize.affine import inverse_transformed
 from dit_accel.passes.quantize.choice import check_scales, chosen_layers, full_name
 from dit_accel.passes.quantize.components import EncoderLinear, component_of, layers_of_component
 from dit_accel.passes.quantize.config import NAME, QuantizeConfig, scheme_of
@@ -129,10 +130,12 @@ class Quantised:
     ) -> QuantLinear:
         check_scales(name, scheme, self.config)
         smooth = self.config.of_layer(name, "inverse_smooth")
+        left, right = (self.config.of_layer(name, side) for side in ("left", "right"))
+        affine = (left, right) if scheme.flat and left is not None and right is not None else None
         try:
             weight = stored_weight(name, matrix, scheme, self.config)
             if weight is None:
-                weight = quantise_weight(turned(matrix, scheme, smooth), scheme)
+                weight = quantise_weight(turned(matrix, scheme, smooth, affine), scheme)
         except ConfigError as error:
             raise ConfigError(f"'{NAME}' cannot round '{name}': {error}") from error
         beside = any(name.startswith(f"{path}.") for path in self.config.components)
@@ -144,6 +147,7 @@ class Quantised:
             scheme,
             self.step,
             inverse_smooth=smooth,
+            affine=affine,
             act_scale=self.config.of_layer(name, "act_scale"),
             with_bias=with_bias,
         )
@@ -187,11 +191,15 @@ class Quantised:
         return {width: count / total for width, count in sorted(widths.items()) if count / total >= SMALLEST_SHARE}
 
 
-def turned(weight: Tensor, scheme: QuantScheme, inverse_smooth: Tensor | None) -> Tensor:
-    """A weight [N, K] for smoothed and rotated inputs, fp32; the product stays what it was."""
+def turned(
+    weight: Tensor, scheme: QuantScheme, inverse_smooth: Tensor | None, affine: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """A weight [N, K] for smoothed, transformed and rotated inputs, fp32; the product stays what it was."""
     weight = weight.float()
     if inverse_smooth is not None:
         weight = weight / inverse_smooth.to(weight.device)
+    if affine is not None:
+        weight = inverse_transformed(weight, *(side.to(weight) for side in affine))
     return rotate_blocks(weight, block_for(weight.shape[1])) if scheme.rotate else weight
 
 

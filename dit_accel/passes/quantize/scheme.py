@@ -31,6 +31,7 @@ class QuantScheme:
         group: Input channels that share a step, of 4-bit weights; 0: the whole output channel does.
         granularity: What shares a scale of activations.
         rotate: Rotate blocks of input channels by Hadamard matrices.
+        flat: Transform input channels by matrices that calibration has learned; see :mod:`.affine`.
         w_symmetric: The weights' grid is the same on both sides of 0. 8-bit weights by default, 4-bit ones not.
         a_symmetric: The activations' grid is.
 
@@ -44,6 +45,7 @@ class QuantScheme:
     group: int = 0
     granularity: Granularity = "token"
     rotate: bool = False
+    flat: bool = False
     w_symmetric: bool = True
     a_symmetric: bool = True
 
@@ -63,6 +65,8 @@ class QuantScheme:
             raise ConfigError("8-bit floats are for weights and activations alike, without groups")
         if self.floats and not (self.w_symmetric and self.a_symmetric):
             raise ConfigError("8-bit floats have no zero point")
+        if self.flat and self.rotate:
+            raise ConfigError("a learned transform has the rotation in it: give 'flat' or 'had'")
         if self.is_static and not self.a_symmetric:
             raise ConfigError("fixed scales are symmetric here")
         if self.a_bits == 16 and (self.granularity != "token" or not self.a_symmetric):
@@ -109,6 +113,8 @@ class QuantScheme:
             parts.append("aasym")
         if self.rotate:
             parts.append("had")
+        if self.flat:
+            parts.append("flat")
         return "-".join(parts)
 
     @property
@@ -131,6 +137,7 @@ def _option(option: str, text: str) -> dict[str, object]:
         return {"granularity": option}
     known: dict[str, dict[str, object]] = {
         "had": {"rotate": True},
+        "flat": {"flat": True},
         "wsym": {"w_symmetric": True},
         "wasym": {"w_symmetric": False},
         "aasym": {"a_symmetric": False},

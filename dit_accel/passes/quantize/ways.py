@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dit_accel.errors import ConfigError, did_you_mean
+from dit_accel.passes.quantize.by_torchao import by_torchao, fits_torchao, require_torchao
 from dit_accel.passes.quantize.layer import QuantLinear, dequantise, on_integers, quantise_floats, reference
 from dit_accel.passes.quantize.products import CHUNK, FEWEST_ROWS, PRODUCTS, exact_products, is_exact
 
@@ -22,6 +23,7 @@ MOST_ROWS = 4096  # beyond, one choice holds, and it is timed on so many
 LONG_S = 0.1  # a run that takes longer is timed once
 WIDEST = 16384  # columns that a kernel holds at a time
 AUTO, INTEGERS = "auto", "integers"
+TORCHAO = "torchao"
 SCALED_MM, DEQUANTISE = "scaled_mm", "dequantise"
 
 
@@ -134,7 +136,7 @@ def check_policy(policy: str) -> None:
     Raises:
         ConfigError: With those that there are.
     """
-    known = (AUTO, INTEGERS, SCALED_MM, DEQUANTISE, *PRODUCTS)
+    known = (AUTO, INTEGERS, SCALED_MM, DEQUANTISE, TORCHAO, *PRODUCTS)
     if policy not in known:
         raise ConfigError(f"no way '{policy}' to multiply.{did_you_mean(policy, known)} There are: {', '.join(known)}")
 
@@ -143,6 +145,10 @@ def candidates(layer: QuantLinear, device: torch.device, policy: str) -> list[Ch
     """The ways that a layer may take on a device, the likeliest first; never none."""
     if layer.scheme.a_bits == 16:
         return [Choice(DEQUANTISE, dequantise)]
+    if policy == TORCHAO:
+        require_torchao()
+        if fits_torchao(layer):
+            return [Choice(TORCHAO, by_torchao)]
     if layer.scheme.floats:
         found = [Choice(SCALED_MM, scaled_mm)] if can_scale(layer, device) and policy != "reference" else []
         found = found or [Choice("reference", reference)]
@@ -233,7 +239,7 @@ def fits_operator(layer: QuantLinear) -> bool:
     from dit_accel.kernels.int8_gemm import NIBBLE_GROUPS
 
     scheme = layer.scheme
-    if not scheme.a_symmetric or scheme.granularity != "token" or layer.in_features > WIDEST:
+    if scheme.flat or not scheme.a_symmetric or scheme.granularity != "token" or layer.in_features > WIDEST:
         return False
     return layer.group in NIBBLE_GROUPS if scheme.w_bits == 4 else scheme.w_symmetric
 

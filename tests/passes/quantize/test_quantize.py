@@ -82,9 +82,28 @@ def test_who_is_quantised_and_who_is_not() -> None:
         [QuantizeConfig(bits="w4a8", backend="integers", layers={"*.single_transformer_blocks.0.proj_out": "plain"})],
     ):
         found = {path: layer.scheme.width for path, layer in quant_layers(pipe).items()}
-    assert found["transformer_blocks.0.attn.to_q"] == "w4a8" and found["transformer_blocks.0.norm1.linear"] == "w8a16"
+    assert found["transformer_blocks.0.attn.to_q"] == "w4a8" and found["transformer_blocks.0.norm1.linear"] == "w4a16"
     assert "single_transformer_blocks.0.proj_out" not in found and "single_transformer_blocks.1.proj_out" in found
     assert not any(path.startswith(("proj_out", "x_embedder", "context", "time_text", "norm_out")) for path in found)
+
+
+@pytest.mark.parametrize(
+    ("bits", "said", "scheme"),
+    [
+        ("w4a8", "auto", "w4a16"),
+        ("w8a8", "auto", "w8a16"),
+        ("fp8", "auto", "w8a16"),
+        ("w4a8", "w8a16", "w8a16"),
+        ("w4a8", "plain", "plain"),
+    ],
+)
+def test_what_modulates_has_as_many_bits(bits: str, said: str, scheme: str) -> None:
+    config = QuantizeConfig(bits=bits, modulation=said)
+    assert config.modulation_scheme == scheme
+    assert (
+        QuantizeConfig.from_dict({k: v for k, v in config.to_dict().items() if k not in ("type", "version")}, {})
+        == config
+    )
 
 
 def test_it_says_what_it_takes_and_who_multiplies() -> None:
