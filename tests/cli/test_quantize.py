@@ -80,8 +80,11 @@ def test_a_trajectory_is_fitted_on_the_quantised_model(
 
 
 @pytest.mark.slow
-def test_the_distance_that_was_asked_for_is_kept(run: Any, tiny_folder: str, tmp_path: Path) -> None:
+def test_the_distance_that_was_asked_for_is_kept(
+    run: Any, tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("scipy")
+    monkeypatch.setattr(quant_search, "TOLERANCE", 0.002)  # of so small a model a hundredth is many layers
     from dit_accel.evaluation.metrics.perceptual import available_perceptual
 
     if not available_perceptual():
@@ -90,7 +93,7 @@ def test_the_distance_that_was_asked_for_is_kept(run: Any, tiny_folder: str, tmp
     loose = quantize(run, tiny_folder, tmp_path / "q", "--max-lpips", "1.0", "--json")
     assert loose.exit_code == 0, loose.output
     least = json.loads(loose.stdout)
-    asked = least["scores"][name] / 2
+    asked = least["scores"][name] / 8
     tight = json.loads(quantize(run, tiny_folder, tmp_path / "q", "--max-lpips", str(asked), "--json").stdout)
     assert tight["scores"][name] <= asked and tight["memory"] > least["memory"]
     both = quantize(run, tiny_folder, tmp_path / "q", "--max-lpips", str(asked), "--memory", str(least["memory"]))
