@@ -8,28 +8,24 @@ pictures of held-out prompts are compared with the plain run's.
 """
 
 import argparse
-import json
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from quant_common import load, save, scores_of
 from torch import nn
 
-from dit_accel import QuantizeConfig, accelerated, load_embedded
+from dit_accel import QuantizeConfig, accelerated
 from dit_accel.calibration.quant_fit import LayerFit, fit_layer
 from dit_accel.calibration.quant_flat import LEARNED_FRAC, sides
 from dit_accel.calibration.quant_inputs import as_rounded
 from dit_accel.calibration.quant_record import LayerRecord, record_layers
-from dit_accel.evaluation.metrics.fidelity import differences
-from dit_accel.evaluation.metrics.perceptual import available_perceptual
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.quantize.choice import full_name
 from dit_accel.passes.quantize.roles import layers_of
 from dit_accel.passes.quantize.scheme import QuantScheme
-from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video
-from dit_accel.prompts import load_prompts
 
 Rows = dict[str, dict[str, float]]
 
@@ -62,7 +58,7 @@ def kind_of(name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--bits", default="w4a4")
     parser.add_argument("--recorded", type=int, default=16)
@@ -71,23 +67,17 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="only so many layers, evenly spaced")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    pipe = load_embedded(args.model)
-    pipe.set_progress_bar_config(disable=True)
-    settings = GenerationSettings(num_inference_steps=args.steps)
-    kind = "video" if makes_video(pipe) else "image"
-    size = 1 if kind == "video" else 4
-
-    def draw(name: str, first: int, last: int, seed: int) -> torch.Tensor:
-        listed = load_prompts(name, kind).prompts[first:last]  # type: ignore[arg-type]
-        return generate(pipe, listed, range(seed + first, seed + last), settings, batch_size=size)
-
+    subject = load(args.model, args.steps)
     most = round(0.75 * args.recorded)
     records = record_layers(
-        pipe, lambda: draw("search", 0, most, 60_000), lambda: draw("search", most, args.recorded, 60_000)
+        subject.pipe,
+        lambda: subject.draw("search", 0, most, 60_000),
+        lambda: subject.draw("search", most, args.recorded, 60_000),
     )
     found = {
-        full_name(target.name, each.path): each.layer for target in find_targets(pipe) for each in layers_of(target)
+        full_name(target.name, each.path): each.layer
+        for target in find_targets(subject.pipe)
+        for each in layers_of(target)
     }
     names = [name for name in records if isinstance(found[name], nn.Linear)]
     if args.layers is not None:
@@ -105,9 +95,8 @@ def main() -> None:
             stored.setdefault(way, {}).update(fit.stored(name))
             schemes.setdefault(way, {})[name] = str(fit.scheme)
             learned += fit.affine is not None
-        print(
-            f"{number + 1} of {len(names)} {name}", {w: round(e[name], 5) for w, e in by_kind[kind_of(name)].items()}
-        )
+        errors = {way: round(each[name], 5) for way, each in by_kind[kind_of(name)].items()}
+        print(f"{number + 1} of {len(names)} {name}", errors, flush=True)
     rows = {
         kind_name: {way: sum(errors.values()) / len(errors) for way, errors in each.items()}
         for kind_name, each in by_kind.items()
@@ -115,21 +104,19 @@ def main() -> None:
     rows["all layers"] = {
         way: sum(sum(each[way].values()) for each in by_kind.values()) / len(names) for way in schemes
     }
-    result: dict[str, Any] = {"model": args.model, "bits": args.bits, "recorded": args.recorded, "layers": len(names)}
-    result |= {"learned": learned, "errors": rows, "pictures": {}, "n": args.num}
+    result: dict[str, Any] = {"model": args.model, "bits": args.bits, "recorded": args.recorded, "steps": args.steps}
+    result |= {"layers": len(names), "learned": learned, "errors": rows, "pictures": {}, "n": args.num}
     for name, row in rows.items():
         print(f"{name:44s}", {way: round(error, 5) for way, error in row.items()})
+    save(args.output, result)
     if args.num:
-        plain = draw("certify", 0, args.num, 0)
+        plain = subject.draw("certify", 0, args.num)
         for way, layers in schemes.items():
             config = QuantizeConfig(bits="plain", modulation="plain", layers=layers, stored=stored[way])
-            with accelerated(pipe, config):
-                scores = differences(draw("certify", 0, args.num, 0), plain, perceptual=available_perceptual())
-            result["pictures"][way] = {metric: sum(values) / len(values) for metric, values in scores.items()}
+            with accelerated(subject.pipe, [config]):
+                result["pictures"][way] = scores_of(subject.draw("certify", 0, args.num), plain)
             print(f"{way:44s}", {metric: round(value, 4) for metric, value in result["pictures"][way].items()})
-    if args.output is not None:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            save(args.output, result)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How much of rounding noise a forecast from earlier outputs multiplies, and what a fit on the noisy model leaves.
 
-    python benchmarks/quant_noise.py emoji-pixart --bits w4a8 --speedup 2.5
+    python benchmarks/quant_noise.py emoji-pixart --output benchmarks/results/quant-noise-emoji-pixart.json
 
 Teacher-forced: the quantised denoiser is given the latents of the plain run, so that its error at every step is known
 by itself. A forecast is linear in the outputs it is made from, so its error from their noise is the same sum of their
@@ -9,22 +9,18 @@ turns caching off for quantised models because Taylor forecasts multiply it.
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
+from quant_common import Subject, load, resumed, save, scores_of, shipped
 
-from dit_accel import AccelerationPlan, QuantizeConfig, TrajectoryConfig, accelerated, load_embedded
+from dit_accel import QuantizeConfig, TrajectoryConfig, accelerated
 from dit_accel.calibration.fit import fit
 from dit_accel.calibration.quant_beneath import quantised_beneath
 from dit_accel.calibration.recording import Recording, record
-from dit_accel.evaluation.metrics.fidelity import differences
-from dit_accel.evaluation.metrics.perceptual import available_perceptual
 from dit_accel.passes.trajectory.config import rows_of
-from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video
-from dit_accel.prompts import load_prompts
 
 
 def taylor(steps: int, every: int, order: int) -> dict[int, dict[int, float]]:
@@ -68,7 +64,7 @@ def amplification(rows: dict[int, dict[int, float]], noise: torch.Tensor) -> lis
     ]
 
 
-def noise_of(pipe: Any, draw: Any, reference: Recording, config: QuantizeConfig) -> torch.Tensor:
+def noise_of(subject: Subject, reference: Recording, config: QuantizeConfig) -> torch.Tensor:
     """[T, B, ...]: the error of the quantised denoiser at every step of the plain run."""
     from dit_accel.calibration.recording import listening
 
@@ -90,82 +86,88 @@ def noise_of(pipe: Any, draw: Any, reference: Recording, config: QuantizeConfig)
             pass
 
     follow = Follow()
-    with quantised_beneath(pipe, config), listening(pipe, follow):
-        draw(0, reference.latents[0].shape[0])
+    with quantised_beneath(subject.pipe, config), listening(subject.pipe, follow):
+        subject.draw("search", 0, reference.latents[0].shape[0], whole=True)
     return torch.stack([a.float() - b.float() for a, b in zip(follow.outputs, reference.outputs, strict=True)])
 
 
+def forecasts(steps: int, every: int) -> dict[str, dict[int, dict[int, float]]]:
+    """Weights of what others forecast by, by step that is answered and steps that it is answered from."""
+    return {
+        "from neighbouring steps, order 1, 1 to 3 ahead": neighbours(steps, 3, 1),
+        "from neighbouring steps, order 2, 1 to 3 ahead": neighbours(steps, 3, 2),
+        **{f"TaylorSeer's, order {order}": taylor(steps, every, order) for order in (1, 2, 3)},
+    }
+
+
+def row_of(rows: dict[int, dict[int, float]], noise: torch.Tensor) -> dict[str, float] | None:
+    """Mean and most amplification of a way to answer, and what it would be if errors of steps were strangers."""
+    gains = amplification(rows, noise)
+    if not gains:
+        return None
+    norms = [sum(w * w for step, w in row.items() if step >= 0) ** 0.5 for row in rows.values()]
+    return {"mean": sum(gains) / len(gains), "most": max(gains), "independent": sum(norms) / len(norms)}
+
+
+def measured(
+    subject: Subject, config: QuantizeConfig, reference: Recording, speedup: float, num: int, pictures: bool
+) -> dict[str, Any]:
+    """All ways to answer, on the noise of one quantised model; with ``pictures`` what they draw."""
+
+    def draw(first: int, last: int) -> torch.Tensor:
+        return subject.draw("search", first, last, whole=True)
+
+    noise = noise_of(subject, reference, config)
+    computed = TrajectoryConfig(speedup=speedup).steps_of(len(noise))
+    plain = fit(subject.pipe, draw, reference, computed, 0, num).config
+    with quantised_beneath(subject.pipe, config):
+        joint = fit(subject.pipe, draw, reference, computed, 0, num).config
+    ways = forecasts(len(noise), max(2, round(speedup)))
+    for name, found in (("plain", plain), ("quantised", joint)):
+        assert found.weights is not None
+        rows = rows_of(found.weights)
+        ways[f"fitted trajectory, on the {name} model"] = {s: row for s, row in rows.items() if s not in computed}
+    each = {name: row_of(rows, noise) for name, rows in ways.items()}
+    flat = noise.flatten(1)
+    cosine = float(torch.nn.functional.cosine_similarity(flat[1:], flat[:-1]).mean())
+    result: dict[str, Any] = {"noise": {name: row for name, row in each.items() if row}, "cosine": cosine}
+    if pictures:
+        wanted = draw(num, 2 * num)
+        plans: dict[str, tuple[Any, ...]] = {"quantised": (config,), "plain fit": (config, plain)}
+        plans |= {"joint fit": (config, joint), "no rounding": (plain,)}
+        result["pictures"] = {}
+        for name, passes in plans.items():
+            with accelerated(subject.pipe, list(passes)):
+                result["pictures"][name] = scores_of(draw(num, 2 * num), wanted)
+    return result
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--bits", default="w4a8")
-    parser.add_argument("--plan", type=Path, help="a quantisation plan, instead of rounding to the nearest")
+    parser.add_argument("--bits", nargs="+", default=["w8a8", "w4a8"])
+    parser.add_argument("--shipped", action="store_true", help="plans that ship, not rounding to the nearest")
     parser.add_argument("--speedup", type=float, default=2.5)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--num", type=int, default=8, help="prompts that are fitted to, and as many that are judged")
     parser.add_argument("--noise-only", action="store_true", help="draw nothing with the plans")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    pipe = load_embedded(args.model)
-    pipe.set_progress_bar_config(disable=True)
-    settings = GenerationSettings(num_inference_steps=args.steps)
-    listed = load_prompts("search", "video" if makes_video(pipe) else "image").prompts
-
-    def draw(first: int, last: int) -> torch.Tensor:
-        return generate(pipe, listed[first:last], range(first, last), settings)
-
-    config: Any = QuantizeConfig(bits=args.bits, backend="integers")
-    if args.plan is not None:
-        config = AccelerationPlan.from_pretrained(args.plan).passes[0]
-    reference = record(pipe, draw, 0, args.num)
-    noise = noise_of(pipe, draw, reference, config)
-    computed = TrajectoryConfig(speedup=args.speedup).steps_of(len(noise))
-    plain = fit(pipe, draw, reference, computed, 0, args.num).config
-    with quantised_beneath(pipe, config):
-        joint = fit(pipe, draw, reference, computed, 0, args.num).config
-    every = max(2, round(args.speedup))
-    ways = {
-        "neighbours, order 1, 3 ahead": neighbours(len(noise), 3, 1),
-        "neighbours, order 2, 3 ahead": neighbours(len(noise), 3, 2),
-        "Taylor, order 1": taylor(len(noise), every, 1),
-        "Taylor, order 2": taylor(len(noise), every, 2),
-        "Taylor, order 3": taylor(len(noise), every, 3),
-    }
-    for name, found in (("fitted on the plain model", plain), ("fitted on the quantised model", joint)):
-        assert found.weights is not None
-        rows = rows_of(found.weights)
-        ways[name] = {step: row for step, row in rows.items() if step not in computed}
-    result: dict[str, Any] = {"model": args.model, "bits": args.bits, "steps": args.steps, "n": args.num, "noise": {}}
-    for name, rows in ways.items():
-        gains = amplification(rows, noise)
-        if gains:
-            norms = [sum(w * w for step, w in row.items() if step >= 0) ** 0.5 for row in rows.values()]
-            alone = sum(norms) / len(norms)
-            result["noise"][name] = {"mean": sum(gains) / len(gains), "most": max(gains), "independent": alone}
-            print(
-                f"{name:32s} noise times {sum(gains) / len(gains):.2f} on average, {max(gains):.2f} at most; "
-                f"{alone:.2f} if errors of steps were independent"
-            )
-    flat = noise.flatten(1)
-    alike = torch.nn.functional.cosine_similarity(flat[1:], flat[:-1]).mean()
-    result["cosine of neighbouring errors"] = float(alike)
-    print(f"errors of neighbouring steps have a cosine of {alike:.2f}")
-    if args.noise_only:
-        if args.output is not None:
-            args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        return
-    held = range(args.num, 2 * args.num)
-    wanted = draw(held[0], held[-1] + 1)
-    plans: dict[str, tuple[Any, ...]] = {"quantised": (config,), "plain fit": (config, plain)}
-    plans |= {"joint fit": (config, joint), "no rounding": (plain,)}
-    for name, passes in plans.items():
-        with accelerated(pipe, list(passes)):
-            scores = differences(draw(held[0], held[-1] + 1), wanted, perceptual=available_perceptual())
-        result[name] = {key: sum(values) / len(values) for key, values in scores.items()}
-        print(f"{name:32s}", {key: round(value, 4) for key, value in result[name].items()})
-    if args.output is not None:
-        args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    subject = load(args.model, args.steps)
+    result: dict[str, Any] = {"model": args.model, "steps": args.steps, "n": args.num, "speedup": args.speedup}
+    result = resumed(args.output, {**result, "shipped": args.shipped, "rows": {}})
+    reference = record(subject.pipe, lambda a, b: subject.draw("search", a, b, whole=True), 0, args.num)
+    for bits in args.bits:
+        known = result["rows"].get(bits, {})
+        if known and (args.noise_only or "pictures" in known):
+            continue
+        config = (shipped(args.model, bits) if args.shipped else None) or QuantizeConfig(bits=bits, backend="integers")
+        found = measured(subject, config, reference, args.speedup, args.num, not args.noise_only)
+        result["rows"][bits] = found
+        for name, row in found["noise"].items():
+            print(f"{bits} {name:50s} noise times {row['mean']:.2f} on average, {row['most']:.2f} at most", flush=True)
+        print(f"{bits} errors of neighbouring steps have a cosine of {found['cosine']:.2f}", found.get("pictures", ""))
+        save(args.output, result)
 
 
 if __name__ == "__main__":

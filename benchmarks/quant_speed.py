@@ -7,7 +7,6 @@ synchronisation. Shapes are those of PixArt-XL, FLUX and Wan 14B on a GPU, and o
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quant_common import save
 from torch import nn
 
-from dit_accel.evaluation.reports.environment import collect_environment
 from dit_accel.passes.quantize.layer import QuantLinear, Step
 from dit_accel.passes.quantize.replaced import turned
 from dit_accel.passes.quantize.scheme import QuantScheme
@@ -57,14 +56,13 @@ def median_us(run: Callable[[], object], repeats: int, cuda: bool) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--compile", action="store_true", help="also our layers under torch.compile")
+    parser.add_argument("--compile", action="store_true", help="also under torch.compile")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    environment = collect_environment().model_dump(mode="json")
-    result: dict[str, Any] = {"environment": environment, "unit": "us", "rows": []}
+    result: dict[str, Any] = {"unit": "us", "rows": []}
     for rows, size, outputs in GPU_SHAPES if cuda else CPU_SHAPES:
         plain = nn.Linear(size, outputs).requires_grad_(False).to(device)
         times: dict[str, float] = {}
@@ -83,15 +81,15 @@ def main() -> None:
                     if args.compile:
                         fast = torch.compile(mine)
                         times[f"{name} compiled"] = median_us(lambda fast=fast, x=x: fast(x), args.repeats, cuda)  # type: ignore[misc]
-            times |= torchao_times(layer, x, args.repeats, cuda, short)
+            times |= torchao_times(layer, x, args.repeats, cuda, short, args.compile)
         result["rows"].append({"shape": [rows, size, outputs], "us": times})
         print(rows, size, outputs, {name: round(value) for name, value in times.items()}, flush=True)
-    if args.output is not None:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        save(args.output, result)
 
 
-def torchao_times(layer: nn.Linear, x: torch.Tensor, repeats: int, cuda: bool, short: str) -> dict[str, float]:
+def torchao_times(
+    layer: nn.Linear, x: torch.Tensor, repeats: int, cuda: bool, short: str, compiled: bool
+) -> dict[str, float]:
     """Its dynamic int8 and, on a GPU, its row-wise fp8; nothing where it is not installed."""
     import copy
 
@@ -111,8 +109,10 @@ def torchao_times(layer: nn.Linear, x: torch.Tensor, repeats: int, cuda: bool, s
     for name, config in configs.items():
         theirs = nn.Sequential(copy.deepcopy(layer))
         quantize_(theirs, config)
-        for way, run in ((name, theirs), (f"{name} compiled", torch.compile(theirs))):
-            found[f"{way} {short}"] = median_us(lambda run=run: run(x), repeats, cuda)  # type: ignore[misc]
+        found[f"{name} {short}"] = median_us(lambda theirs=theirs: theirs(x), repeats, cuda)  # type: ignore[misc]
+        if compiled:
+            fast = torch.compile(theirs)
+            found[f"{name} {short} compiled"] = median_us(lambda fast=fast: fast(x), repeats, cuda)  # type: ignore[misc]
     return found
 
 

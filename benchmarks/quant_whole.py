@@ -8,7 +8,6 @@ there where it is installed (``pip install dit-accel[torchao]``); compiled rows 
 
 import argparse
 import copy
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quant_common import save
 
 from dit_accel import CompileConfig, QuantizeConfig, accelerate_pipeline, load_embedded
-from dit_accel.evaluation.reports.environment import collect_environment
 from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video
 from dit_accel.prompts import load_prompts
 
@@ -88,16 +87,13 @@ def main() -> None:
             runs[f"{short}, {name}"] = lambda own=own, prompts=prompts: generate(  # type: ignore[misc]
                 own, prompts, range(len(prompts)), settings
             )
-    environment = collect_environment().model_dump(mode="json")
-    result: dict[str, Any] = {"model": args.model, "n": args.num, "rounds": args.rounds, "environment": environment}
+    result: dict[str, Any] = {"model": args.model, "n": args.num, "rounds": args.rounds}
     result["rows"] = measured(runs, args.rounds)
     base = {clock: result["rows"]["bf16, plain"][clock] for clock in ("wall_s", "process_s")}
     for name, row in result["rows"].items():
         ratios = ", ".join(f"{clock} {base[clock] / row[clock]:.2f}x" for clock in base)
         print(f"{name:32s} {row['wall_s']:7.2f} s, of the process {row['process_s']:7.2f} s; of bf16: {ratios}")
-    if args.output is not None:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(args.output, result)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ DOCUMENTS: dict[str, tuple[str, ...] | None] = {
     "docs/evaluate.md": (),
     "docs/techniques.md": (),
     "docs/parallel.md": None,
+    "docs/quantization.md": (),
     # What an option does, sizes of pinned packages, what a script allows for, and two configs.
     "docs/training.md": ("after 30 minutes", "after 10 minutes", "20.8 MB", "152 MB", "ten minutes", "four times"),
 }

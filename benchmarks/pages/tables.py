@@ -21,6 +21,7 @@ from pages.glance import glance_block
 from pages.linear import linear_block
 from pages.markers import Table
 from pages.parallel import parallel_block, simulator_block
+from pages.quant import quant_tables
 from pages.reports import quality_block, results_block, speed_block
 from pages.techniques import techniques_block
 from pages.theory import theory_block
@@ -76,4 +77,5 @@ TABLES: dict[str, Table] = {
         "attention-gpu.json", "python benchmarks/attention_gpu.py", attention_gpu_block
     ),
     "passes": lambda paths: passes_block(own_passes()),
+    **quant_tables(),
 }
