@@ -5,6 +5,7 @@ is refused by that trial, whatever the processor says of itself.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,8 @@ logger = logging.getLogger("dit_accel")
 
 CHUNK = 2**17  # numbers of the output at a time on a CPU: fresh pages for large buffers cost as much as the product
 FEWEST_ROWS = 64  # at a time, below which a product is slow
+PIECE = 1024  # products of int8 whose sums, all of them, are whole numbers of fp32: 1024 * 128 * 128 = 2^24
+TRIAL = (128, 256, 256)  # rows, input and output channels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,16 @@ def multiply_int_mm(a: Tensor, b: Tensor) -> Tensor:
     return torch._int_mm(a, b.mT)[:rows, :columns]
 
 
+def multiply_fp32(a: Tensor, b: Tensor) -> Tensor:
+    """Whole numbers in fp32, a piece of K at a time, so that no sum is rounded: for CPUs without units for int8."""
+    found: Tensor | None = None
+    for x, y in zip(a.split(PIECE, 1), b.split(PIECE, 1), strict=True):
+        part = (x.float() @ y.float().mT).to(torch.int32)
+        found = part if found is None else found.add_(part)
+    assert found is not None
+    return found
+
+
 def multiply_triton(a: Tensor, b: Tensor) -> Tensor:
     """Our own kernel, which is loaded by its first use."""
     from dit_accel.kernels.int8_gemm import int8_gemm
@@ -61,6 +74,7 @@ def multiply_triton(a: Tensor, b: Tensor) -> Tensor:
 
 PRODUCTS.register("triton")(Product(name="triton", devices=("cuda",), multiply=multiply_triton))
 PRODUCTS.register("int_mm")(Product(name="int_mm", devices=("cpu", "cuda"), multiply=multiply_int_mm))
+PRODUCTS.register("fp32")(Product(name="fp32", devices=("cpu",), multiply=multiply_fp32))
 PRODUCTS.register("reference")(Product(name="reference", devices=("cpu", "cuda"), multiply=int_matmul))
 
 
@@ -92,3 +106,30 @@ def exact_products(device: torch.device) -> tuple[Product, ...]:
     """All that are exact on a device; the reference is always among them."""
     names = [name for name in PRODUCTS if device.type in PRODUCTS.get(name).devices]
     return tuple(PRODUCTS.get(name) for name in names if is_exact(name, device.type))
+
+
+def usual_products(device: torch.device) -> tuple[str, ...]:
+    """The names of those that are worth it; the reference where there is nothing else.
+
+    On a CPU one: without VNNI ``torch._int_mm`` may be exact and many times slower than fp32.
+    """
+    names = tuple(product.name for product in exact_products(device) if product.name != "reference")
+    if device.type == "cpu" and len(names) > 1:
+        return (_quickest(names),)
+    return names or ("reference",)
+
+
+@cache
+def _quickest(names: tuple[str, ...]) -> str:
+    rows, size, outputs = TRIAL
+    a, b = torch.ones(rows, size, dtype=torch.int8), torch.ones(outputs, size, dtype=torch.int8)
+
+    def seconds(name: str) -> float:
+        multiply, best = PRODUCTS.get(name).multiply, float("inf")
+        for _ in range(3):
+            start = time.perf_counter()
+            multiply(a, b)
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    return min(names, key=seconds)

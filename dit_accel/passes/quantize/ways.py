@@ -11,13 +11,13 @@ from torch import Tensor
 from dit_accel.errors import ConfigError, did_you_mean
 from dit_accel.passes.quantize.by_torchao import by_torchao, fits_torchao, require_torchao
 from dit_accel.passes.quantize.layer import QuantLinear, dequantise, on_integers, quantise_floats, reference
-from dit_accel.passes.quantize.products import CHUNK, FEWEST_ROWS, PRODUCTS, exact_products, is_exact
+from dit_accel.passes.quantize.products import CHUNK, FEWEST_ROWS, PRODUCTS, is_exact, usual_products
 
 logger = logging.getLogger("dit_accel")
 
 Way = Callable[[QuantLinear, Tensor], Tensor]
 
-WORTH_IT = 1.05  # times as fast as the plain layer, or it is not said to be faster
+WORTH_IT = 1.05  # times as fast as the weight multiplied out, or integers are not worth their rounding
 REPEATS = 5
 MOST_ROWS = 4096  # beyond, one choice holds, and it is timed on so many
 LONG_S = 0.1  # a run that takes longer is timed once
@@ -64,11 +64,6 @@ class Choice:
     way: Way
     gain: float | None = None
 
-    @property
-    def pays(self) -> bool:
-        """Whether it is faster than the plain layer by more than noise."""
-        return self.gain is None or self.gain >= WORTH_IT
-
 
 _TIMED: dict[Shape, Choice] = {}  # of this process: another pipeline with layers of that shape asks nobody anew
 
@@ -77,8 +72,8 @@ class Ways:
     """Gives every layer of a denoiser the way for the rows at hand.
 
     Args:
-        policy: ``"auto"``: the fastest, multiplying weights out among them; ``"integers"``: the fastest of those that
-            multiply integers, so that results do not depend on what was fast on the day; or the name of one.
+        policy: ``"auto"``: the fastest, multiplying weights out where nothing is faster; ``"integers"``: the fastest
+            of those that multiply integers, so that results do not depend on what was fast on the day; or a name.
 
     Attributes:
         chosen: What was chosen so far.
@@ -157,17 +152,18 @@ def candidates(layer: QuantLinear, device: torch.device, policy: str) -> list[Ch
             raise ConfigError(f"'{policy}' does not multiply integers exactly on this {device.type}: use 'integers'")
         return [Choice(policy, _by_product(policy, layer))]
     else:
-        names = [product.name for product in exact_products(device)]
-        if len(names) > 1:
-            names.remove("reference")  # fp64: there to be right, not to be timed
-        found = [Choice(name, _by_product(name, layer)) for name in names]
+        found = [Choice(name, _by_product(name, layer)) for name in usual_products(device)]
     if policy == DEQUANTISE:
         return [Choice(DEQUANTISE, dequantise)]
     return [*found, Choice(DEQUANTISE, dequantise)] if policy == AUTO else found
 
 
 def timed(layer: QuantLinear, rows: Tensor, ways: list[Choice]) -> Choice:
-    """The fastest of several ways on rows like these, and what it gains over the plain layer."""
+    """The fastest of several ways on rows like these, and what it gains over the plain layer.
+
+    Multiplying the weight out rounds no activations: where it is among the ways, others must be faster by more than
+    noise.
+    """
     draw = torch.Generator().manual_seed(0)
     like = torch.randn(min(len(rows), MOST_ROWS), rows.shape[1], generator=draw).to(rows.device, rows.dtype)
     weight = layer.weight_as_kept().dequantised().to(rows.dtype)
@@ -175,6 +171,9 @@ def timed(layer: QuantLinear, rows: Tensor, ways: list[Choice]) -> Choice:
         plain = seconds(lambda: torch.nn.functional.linear(like, weight, layer.bias), rows.device)
         taken = [seconds(lambda way=each.way: way(layer, like), rows.device) for each in ways]  # type: ignore[misc]
     best = min(range(len(ways)), key=taken.__getitem__)
+    for place, each in enumerate(ways):
+        if each.name == DEQUANTISE and taken[place] < WORTH_IT * taken[best]:
+            best = place
     return Choice(ways[best].name, ways[best].way, plain / taken[best])
 
 

@@ -11,7 +11,15 @@ from dit_accel.errors import ConfigError
 from dit_accel.kernels.int8_truth import int_matmul
 from dit_accel.passes.quantize import products
 from dit_accel.passes.quantize.layer import QuantLinear, Step, reference
-from dit_accel.passes.quantize.products import PRODUCTS, Product, exact_products, is_exact, multiply_int_mm
+from dit_accel.passes.quantize.products import (
+    PRODUCTS,
+    Product,
+    exact_products,
+    is_exact,
+    multiply_fp32,
+    multiply_int_mm,
+    usual_products,
+)
 from dit_accel.passes.quantize.replaced import turned
 from dit_accel.passes.quantize.scheme import QuantScheme
 from dit_accel.passes.quantize.ways import Choice, Ways, bucket, candidates, in_one_operator, timed
@@ -59,6 +67,29 @@ def test_int_mm_of_any_size(count: int, size: int, outputs: int) -> None:
     assert torch.equal(multiply_int_mm(a, b), int_matmul(a, b))
 
 
+@pytest.mark.parametrize("size", [7, 1024, 1025, 3000])
+def test_fp32_rounds_no_sum(size: int) -> None:
+    """At the ends of the grid, where a sum of a thousand products fills what fp32 has, and off by one at the end."""
+    a = torch.full((2, size), -128, dtype=torch.int8)
+    b = torch.cat([a[:1], torch.full((1, size), 127, dtype=torch.int8)])
+    b[1, -1] = 126
+    assert torch.equal(multiply_fp32(a, b), int_matmul(a, b))
+
+
+def test_a_cpu_multiplies_by_what_is_quicker_on_it(monkeypatch) -> None:
+    def slow(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.2)
+        return int_matmul(a, b)
+
+    products._quickest.cache_clear()
+    is_exact.cache_clear()
+    with PRODUCTS.temporarily("int_mm", Product(name="int_mm", devices=("cpu",), multiply=slow)):
+        assert usual_products(CPU) == ("fp32",)
+    products._quickest.cache_clear()
+    is_exact.cache_clear()
+    assert usual_products(CPU)[0] in ("int_mm", "fp32")
+
+
 def test_a_product_that_saturates_is_not_used(monkeypatch, caplog) -> None:
     """As 8-bit units without VNNI do: pairs of products are summed in 16 bits."""
 
@@ -71,7 +102,7 @@ def test_a_product_that_saturates_is_not_used(monkeypatch, caplog) -> None:
         PRODUCTS.temporarily("int_mm", Product(name="int_mm", devices=("cpu",), multiply=saturating)),
         caplog.at_level(logging.WARNING, "dit_accel"),
     ):
-        assert [product.name for product in exact_products(CPU)] == ["reference"]
+        assert [product.name for product in exact_products(CPU)] == ["fp32", "reference"]
         assert "saturates" in caplog.text
         layer, x = layer_of("w8a8"), rows(20)
         layer.way = Ways("integers")
@@ -108,7 +139,7 @@ def test_the_fastest_is_taken_once_for_a_shape(monkeypatch) -> None:
         layer(rows(count))
     assert asked == [100, 129]  # 128 is of the shape of 100
     choice = mine.choice(layer, rows(100))
-    assert choice.name == "dequantise" and not choice.pays
+    assert choice.name == "dequantise" and choice.gain == 1.01
     other = Ways("auto")
     other.choice(layer, rows(100))
     assert asked == [100, 129]  # another pipeline of this process
@@ -125,6 +156,17 @@ def test_times_are_of_what_they_are_said_to_be() -> None:
     quick = candidates(layer, CPU, "int_mm")[0]
     found = timed(layer, x, [Choice("slow", slow), quick])
     assert found.name == "int_mm" and found.gain is not None and found.gain > 0
+
+
+@pytest.mark.parametrize(("integers", "taken"), [(0.97, "dequantise"), (0.9, "int_mm"), (1.1, "dequantise")])
+def test_integers_have_to_be_faster_by_more_than_noise(monkeypatch, integers: float, taken: str) -> None:
+    from dit_accel.passes.quantize import ways as module
+
+    times = iter((1.0, integers, 1.0))  # the plain layer, then the ways in turn
+    monkeypatch.setattr(module, "seconds", lambda run, device: next(times))
+    layer, x = layer_of("w8a8"), rows(20)
+    found = timed(layer, x, [*candidates(layer, CPU, "int_mm"), Choice("dequantise", reference)])
+    assert found.name == taken
 
 
 @pytest.mark.gpu
