@@ -1,16 +1,19 @@
 """What does it cost a video to leave out attention, by every technique, with and without an order of tokens?
 
     taskset -c 1 python benchmarks/attention_quality.py           # emoji-wan, prompts that nothing was calibrated on
-    python benchmarks/attention_quality.py --densities 0.3 --num 2 --num-search 2       # to see that it runs
+    python benchmarks/attention_quality.py --num 2                # a few videos of each first; more of them later
     python benchmarks/attention_quality.py --only PAROAttention --densities 0.3         # one question first
+    python benchmarks/attention_quality.py --cached 0.5 --cached 0.3                    # with caching at these as well
 
 Masks come from ``search`` prompts, the videos from ``certify`` prompts. What is compared is the same prompt and seed,
 computed whole: how near the pixels stay, how much more it flickers, and whether it still moves as its prompt says.
-Stopped and called again, it goes on where it was.
+The result is written anew after every video, so it may be stopped at any time. Called again it goes on where it was,
+also with other techniques, other densities or more videos.
 """
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +28,7 @@ from dit_accel.evaluation.metrics.fidelity import fidelity
 from dit_accel.evaluation.metrics.motion import motion_score
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
 from dit_accel.evaluation.metrics.temporal import motion_right
-from dit_accel.evaluation.progress_files import claim, read_json, write_json
+from dit_accel.evaluation.progress_files import claim, read_json, write_json, write_whole
 from dit_accel.evaluation.reports.environment import collect_environment, command_line
 from dit_accel.passes.attention.layers import WHAT
 from dit_accel.passes.attention.layout import TokenLayout
@@ -39,6 +42,21 @@ SEARCH_SEED = 50_000
 RESULTS = Path(__file__).parent / "results"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One held-out prompt.
+
+    Attributes:
+        prompt: Itself.
+        motion: The direction and the change of size that it asks for.
+        plain: Its video, computed whole.
+    """
+
+    prompt: str
+    motion: tuple[str, str]
+    plain: torch.Tensor
+
+
 def main(
     model: Annotated[str, typer.Option(help="An embedded video pipeline.")] = "emoji-wan",
     num: Annotated[int, typer.Option(help="Videos.")] = 12,
@@ -49,61 +67,80 @@ def main(
         0.1,
         0.2,
     ],
+    cached: Annotated[list[float], typer.Option(help="Densities at which every second step is also cached.")] = [  # noqa: B006
+        0.3,
+    ],
     only: Annotated[list[str] | None, typer.Option(help="Techniques to begin with; the rest another time.")] = None,
     steps: Annotated[int | None, typer.Option(help="Default: the pipeline's own.")] = None,
     block: Annotated[int, typer.Option(help="Tokens in a block.")] = 32,
     parts: Annotated[int, typer.Option(help="Parts of a run, each with masks of its own.")] = 4,
-    work: Annotated[Path, typer.Option(help="Keeps what is done.")] = Path("build/attention"),
+    work: Annotated[Path, typer.Option(help="Keeps what is done.")] = Path("outputs/attention"),
     output: Annotated[Path | None, typer.Option("-o", help="Where the result goes.")] = None,
 ) -> None:
     """Calibrate, draw, compare, and write the result."""
     pipe = load_embedded(model)
     pipe.set_progress_bar_config(disable=True)
     settings = GenerationSettings(num_inference_steps=steps)
-    identity = {"model": model, "num": num, "num_search": num_search, "block": block, "parts": parts, "steps": steps}
+    identity = {"model": model, "num_search": num_search, "block": block, "parts": parts, "steps": steps}
     claim(work / "job.json", identity, "a measurement of attention")
     search = load_prompts("search", "video").prompts[:num_search]
     held_out = load_prompts("certify", "video")
-    prompts = held_out.prompts[:num]
-    wanted = list(zip(held_out.labels["directions"][:num], held_out.labels["scales"][:num], strict=True))
     seeds = range(SEARCH_SEED, SEARCH_SEED + num_search)
 
     def recorded() -> dict[str, Any]:
-        found = record_attention(pipe, lambda: generate(pipe, search, seeds, settings), block=block, parts=parts)
+        found = record_attention(
+            pipe, lambda: generate(pipe, search, seeds, settings, batch_size=1), block=block, parts=parts
+        )
         return {"sums": found.sums, "layers": found.layers, "size": found.layout.size, "text": found.layout.text}
 
     kept = _kept(work / "record.pt", recorded)
     layout = TokenLayout(kept["size"], kept["text"])
     record = AttentionRecord(layout=layout, layers=kept["layers"], block=block, sums=kept["sums"])
-    plain: torch.Tensor = _kept(work / "plain.pt", lambda: generate(pipe, prompts, range(num), settings))
     rows: list[dict[str, Any]] = (read_json(work / "rows.json") or {"rows": []})["rows"]
-
-    def measure(name: str, density: float, passes: list[PassConfig], **more: Any) -> None:
-        if any((row["name"], row["density"]) == (name, density) for row in rows):
-            return
-        found = _measured(pipe, record, plain, prompts, wanted, settings, passes)
-        rows.append({"name": name, "density": density, **more, **found})
-        write_json(work / "rows.json", {"rows": rows})
-        said = {key: round(value, 4) for key, value in found.items() if isinstance(value, float)}
-        print(f"{name} at {density:g}: {said}", flush=True)
-
-    measure("every second step cached", 1.0, [CACHE], technique="cache", order="", cached=True)
-    for density in densities:
-        for each in variants(record, block):
-            if only and each.technique not in only:
-                continue
-            measure(each.name, density, each.passes(density), **_said(each))
-    judged = [float(value) for value in motion_right(plain, wanted, motion_score)]
+    most = max([num, *(_videos(row) for row in rows)])
+    motions = zip(*(held_out.labels[each][:most] for each in ("directions", "scales")), strict=True)
+    asked = [
+        Asked(prompt=prompt, motion=motion, plain=_plain(work / "plain", pipe, prompt, number, settings))
+        for number, (prompt, motion) in enumerate(zip(held_out.prompts[:most], motions, strict=True))
+    ]
     result = {
         "format": FORMAT,
         "environment": collect_environment().model_dump(),
         "command": command_line(),
-        "settings": {**identity, "tokens": record.layout.length, "prompts": list(prompts)},
-        "plain_motion_right": sum(judged) / len(judged),
-        "rows": sorted(rows, key=lambda row: (row["technique"], row["order"], row["cached"], -row["density"])),
+        "settings": {**identity, "tokens": record.layout.length, "prompts": [each.prompt for each in asked]},
+        "plain_motion_right": [_moves(each.plain, each) for each in asked],
     }
     path = output or RESULTS / f"attention-{model}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    def write() -> None:
+        ordered = sorted(rows, key=lambda row: (row["technique"], row["order"], row["cached"], -row["density"]))
+        write_whole(path, (json.dumps({**result, "rows": ordered}, indent=1) + "\n").encode())
+
+    def measure(name: str, density: float, passes: list[PassConfig], **more: Any) -> None:
+        row = next((each for each in rows if (each["name"], each["density"]) == (name, density)), None)
+        if row is None:
+            rows.append(
+                row := {"name": name, "density": density, **more, "mass": _mass(record, passes), "per_video": {}}
+            )
+        for number in range(_videos(row), num):
+            found = _measured(pipe, asked[number], number, settings, passes)
+            for key, value in found.items():
+                row["per_video"].setdefault(key, []).append(value)
+            row.update({key: sum(values) / len(values) for key, values in row["per_video"].items()})
+            write_json(work / "rows.json", {"rows": rows})
+            write()
+        said = {key: round(row[key], 4) for key in row["per_video"]}
+        print(f"{name} at {density:g}: {said}", flush=True)
+
+    every = variants(record, block)
+    for density in densities:
+        for each in every:
+            if (only and each.technique not in only) or (each.cached and density not in cached):
+                continue
+            measure(each.name, density, each.passes(density), **_said(each))
+    if not only or "cache" in only:
+        measure("every second step cached", 1.0, [CACHE], technique="cache", order="", cached=True)
+    write()
 
 
 def _said(each: Variant) -> dict[str, Any]:
@@ -111,33 +148,31 @@ def _said(each: Variant) -> dict[str, Any]:
 
 
 def _measured(
-    pipe: Any,
-    record: AttentionRecord,
-    plain: torch.Tensor,
-    prompts: tuple[str, ...],
-    wanted: list[tuple[Any, Any]],
-    settings: GenerationSettings,
-    passes: list[PassConfig],
-) -> dict[str, Any]:
+    pipe: Any, asked: Asked, number: int, settings: GenerationSettings, passes: list[PassConfig]
+) -> dict[str, float]:
+    """What one video of one way is like."""
     with accelerated(pipe, passes):
-        drawn = generate(pipe, prompts, range(len(prompts)), settings)
+        drawn = generate(pipe, [asked.prompt], [number], settings)
         effects = effects_of(summary(pipe))
     assert effects is not None
     spared = [each for each in effects.passes if each.what == WHAT]
-    scores = fidelity(drawn, plain, perceptual=[each for each in available_perceptual() if each == "st_lpips"])
-    per_video = {key: list(values) for key, values in asdict(scores).items() if values}
-    per_video["motion_right"] = list(motion_right(drawn, wanted, motion_score))
-    masses = [_mass(record, each) for each in passes if isinstance(each, PAROAttentionConfig)]
+    scores = fidelity(drawn, asked.plain, perceptual=[each for each in available_perceptual() if each == "st_lpips"])
     return {
-        **({"mass": masses[0]} if masses else {}),
-        "not_computed_frac": spared[0].actual_frac if spared else 0.0,
-        **{key: sum(values) / len(values) for key, values in per_video.items()},
-        "per_video": per_video,
+        **{key: values[0] for key, values in asdict(scores).items() if values},
+        "motion_right": _moves(drawn, asked),
+        "not_computed_frac": (spared[0].actual_frac or 0.0) if spared else 0.0,
     }
 
 
-def _mass(record: AttentionRecord, config: PAROAttentionConfig) -> float:
-    """Share of the recorded weights that the blocks hold."""
+def _moves(video: torch.Tensor, asked: Asked) -> float:
+    return motion_right(video, [asked.motion], motion_score)[0]
+
+
+def _mass(record: AttentionRecord, passes: list[PassConfig]) -> float | None:
+    """Share of the recorded weights that the blocks hold; ``None``: nobody chose them from the record."""
+    config = next((each for each in passes if isinstance(each, PAROAttentionConfig)), None)
+    if config is None:
+        return None
     held = 0.0
     for part in range(config.num_parts):
         for layer in range(len(config.layers)):
@@ -148,9 +183,21 @@ def _mass(record: AttentionRecord, config: PAROAttentionConfig) -> float:
     return held / (config.num_parts * len(config.layers))
 
 
-def _kept(path: Path, make: Any) -> Any:
+def _videos(row: dict[str, Any]) -> int:
+    """How many there are in a row."""
+    return len(row["per_video"].get("psnr_db", ()))
+
+
+def _plain(folder: Path, pipe: Any, prompt: str, number: int, settings: GenerationSettings) -> torch.Tensor:
+    """The video of a prompt, computed whole: float32 [1, F, 3, H, W]."""
+    found: torch.Tensor = _kept(folder / f"{number:03}.pt", lambda: generate(pipe, [prompt], [number], settings))
+    return found
+
+
+def _kept(path: Path, make: Callable[[], Any]) -> Any:
     """What is in a file of ours, or what ``make`` makes, from then on in that file."""
     if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
         made = make()
         partial = path.with_suffix(".partial")
         torch.save(made, partial)

@@ -3,7 +3,7 @@
 A table whose result is not there says so, and which command makes it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,64 +29,137 @@ def if_measured(name: str, command: str, block: Callable[[Mapping[str, Any]], st
 
 def attention_times_block(result: Mapping[str, Any]) -> str:
     """One row a length, one column a density: how many times faster than dense attention, and the time of that."""
-    lengths = list(dict.fromkeys(row["length"] for row in result["rows"]))
-    densities = list(dict.fromkeys(row["density"] for row in result["rows"]))
-    by_place = {(row["length"], row["density"]): row for row in result["rows"]}
+    rows = sorted(result["rows"], key=lambda row: (row["length"], -row["density"]))
+    lengths = list(dict.fromkeys(row["length"] for row in rows))
+    densities = sorted({row["density"] for row in rows}, reverse=True)
+    by_place = {(row["length"], row["density"]): row for row in rows}
     lines = [
-        "| tokens | dense | " + " | ".join(f"density {density:g}" for density in densities) + " |",
-        "|---:|---:|" + "---:|" * len(densities),
+        "| tokens | dense | "
+        + " | ".join(f"density {density:g}" for density in densities)
+        + " | choosing blocks | moving q, k, v, output |",
+        "|---:|---:|" + "---:|" * (len(densities) + 2),
     ]
     for length in lengths:
-        rows = [by_place[length, density] for density in densities]
-        cells = [f"{row['speedup']:.2f}x [{row['speedup_min']:.2f}, {row['speedup_max']:.2f}]" for row in rows]
-        lines.append(f"| {length:,} | {rows[0]['dense_ms']:.1f} ms | {' | '.join(cells)} |")
+        there = [by_place.get((length, density)) for density in densities]
+        cells = [
+            NOT_YET if row is None else f"{row['speedup']:.2f}x [{row['speedup_min']:.2f}, {row['speedup_max']:.2f}]"
+            for row in there
+        ]
+        first = next(row for row in there if row is not None)
+        beside = [f"{first[what] / first['dense_ms']:.1%}" for what in ("choose_ms", "move_ms")]
+        lines.append(f"| {length:,} | {first['dense_ms']:.1f} ms | {' | '.join([*cells, *beside])} |")
     settings, machine = result["settings"], result["environment"]
     lines += [
         "",
         f"Times faster than `scaled_dot_product_attention`: median and range of {settings['repeats']} rounds; "
         f"{settings['heads']} heads of {settings['head_dim']}, {settings['dtype']}, blocks of {settings['block']}, "
-        f"{machine['torch_threads']} thread of {machine['cpu']}, torch {machine['packages']['torch']}.",
+        f"{machine['torch_threads']} thread of {machine['cpu']}, torch {machine['packages']['torch']}. Choosing (the "
+        "means of blocks and the best of them) and moving into an order of each head's own and back are not in it: "
+        "they are shares of the dense time.",
     ]
+    for length in lengths:
+        quicker = [density for density in densities if _speedup(by_place, length, density) > 1]
+        slower = [density for density in densities if 0 < _speedup(by_place, length, density) <= 1]
+        lines += ["", _crossing(length, quicker, slower)]
     return "\n".join(lines)
+
+
+def _speedup(by_place: Mapping[tuple[int, float], Mapping[str, Any]], length: int, density: float) -> float:
+    """Of a length and a density; 0: not measured."""
+    return float(by_place[length, density]["speedup"]) if (length, density) in by_place else 0.0
+
+
+def _crossing(length: int, quicker: Sequence[float], slower: Sequence[float]) -> str:
+    """At which of the measured densities skipping pays at a length."""
+    if not slower:
+        return f"At {length:,} tokens it is quicker at every density that was measured."
+    if not quicker:
+        return f"At {length:,} tokens it is quicker at none."
+    names = " and ".join(f"{density:g}" for density in quicker), " and ".join(f"{density:g}" for density in slower)
+    return f"At {length:,} tokens it is quicker at {names[0]}, and not at {names[1]}."
 
 
 def attention_quality_block(result: Mapping[str, Any]) -> str:
     """One row for each technique, order and density: what was left out, and how far the videos are from dense ones."""
     lines = [
-        "| technique | order of tokens | density | scores left out | PSNR | ST-LPIPS | flicker | moves as asked |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        "| technique | order of tokens | density | videos | scores left out | PSNR | ST-LPIPS | flicker | "
+        "moves as asked | dense does |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in result["rows"]:
         order = row["order"] + (", every second step cached" if row["cached"] and row["order"] else "")
         distance = f"{row['st_lpips']:.4f}" if row.get("st_lpips") is not None else ""
+        videos = len(row["per_video"]["psnr_db"])
+        plain = result["plain_motion_right"][:videos]
         lines.append(
-            f"| {row['technique']} | {order} | {row['density']:g} | {row['not_computed_frac']:.0%} | "
-            f"{row['psnr_db']:.1f} dB | {distance} | {row['flicker_ratio']:.2f}x | {row['motion_right']:.0%} |"
+            f"| {row['technique']} | {order} | {row['density']:g} | {videos} | {row['not_computed_frac']:.0%} | "
+            f"{row['psnr_db']:.1f} dB | {distance} | {row['flicker_ratio']:.2f}x | {row['motion_right']:.0%} | "
+            f"{sum(plain) / len(plain):.0%} |"
         )
     settings = result["settings"]
     lines += [
         "",
-        f"{settings['model']}, {settings['num']} held-out prompts, {settings['tokens']:,} tokens, blocks of "
-        f"{settings['block']}, a fifth of the steps dense; against the same seeds computed whole, of which "
-        f"{result['plain_motion_right']:.0%} move as asked.",
+        f"{settings['model']}, the first of {len(settings['prompts'])} held-out prompts, {settings['tokens']:,} "
+        f"tokens, blocks of {settings['block']}, a fifth of the steps dense; against the same seeds computed whole. "
+        "Few videos: a difference of motion by one of them is none.",
+        *_of_order(result["rows"]),
     ]
     return "\n".join(lines)
 
 
-def attention_gpu_block(result: Mapping[str, Any]) -> str:
-    """The block-sparse kernel at each shape and density, against the best dense attention that was there."""
-    lines = ["| tokens | head | block | best dense | density | sparse | times faster | dense-equivalent |"]
-    lines.append("|---:|---:|---:|---:|---:|---:|---:|---:|")
-    for row in result["block_sparse"]:
-        dense = {name: ms for name, ms in row["dense_ms"].items() if not isinstance(ms, str)}
-        best = min(dense, key=lambda name: dense[name])
-        for each in row["sparse"]:
+def _of_order(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What PAROAttention's orders are worth, video by video, at each density that was measured with and without."""
+    own: dict[float, dict[str, Sequence[float]]] = {}
+    for row in rows:
+        if row["technique"] == "PAROAttention" and not row["cached"]:
+            own.setdefault(row["density"], {})[row["order"]] = row["per_video"]["psnr_db"]
+    lines = []
+    for density, by_order in sorted(own.items(), reverse=True):
+        if len(by_order) == 2:
+            raster = by_order.pop("raster")
+            gains = [chosen - plain for chosen, plain in zip(*by_order.values(), raster, strict=False)]
             lines.append(
-                f"| {row['length']:,} | {row['head_dim']} | {row['block']} | {best} {dense[best]:.2f} ms | "
-                f"{each['density']:g} | {each['ms']:.2f} ms | {dense[best] / each['ms']:.2f}x | "
-                f"{each['dense_equivalent_tflops']:.0f} TFLOPS |"
+                f"{density:g}: {sum(gains) / len(gains):+.2f} dB, nearer in {sum(gain > 0 for gain in gains)} of "
+                f"{len(gains)} videos"
             )
+    return (
+        ["", f"PAROAttention's orders against the model's own at equal density: {'; '.join(lines)}."] if lines else []
+    )
+
+
+def attention_gpu_block(result: Mapping[str, Any]) -> str:
+    """The kernels at each shape and density, against the best dense attention that was there; what was measured."""
+    lines = ["| what | tokens | head | block | best dense | density | sparse | times faster | dense-equivalent |"]
+    lines.append("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+
+    def add(what: str, row: Mapping[str, Any], density: float, ms: float | str, tflops: str = "") -> None:
+        if isinstance(ms, str):
+            lines.append(f"| {what} | {row['length']:,} | {row['head_dim']} | | | {density:g} | {ms} | | |")
+            return
+        name, dense = _best_dense(row)
+        lines.append(
+            f"| {what} | {row['length']:,} | {row['head_dim']} | {row.get('block', '')} | {name} {dense:.2f} ms | "
+            f"{density:g} | {ms:.2f} ms | {dense / ms:.2f}x | {tflops} |"
+        )
+
+    for row in result.get("block_sparse", ()):
+        for each in row["sparse"]:
+            add("block-sparse", row, each["density"], each["ms"], f"{each['dense_equivalent_tflops']:.0f} TFLOPS")
+    for row in result.get("sla", ()):
+        add("SLA, choosing and linear branch with it", row, 0.05, row["marginal_ms"])
+    for row in result.get("vmoba", ()):
+        add(f"VMoBA, {row['boxes']} boxes, choosing apart", row, row["density"], row["attend_ms"])
+    for row in result.get("whole_calls", ()):
+        told = ", ".join(f"{e['pass']} at {e['density']:g} {row['dense_ms'] / e['ms']:.2f}x" for e in row["sparse"])
+        lines += ["", f"A whole call of {row['name']}, random weights, {row['dense_ms']:.0f} ms dense: {told}."]
     return "\n".join(lines)
+
+
+def _best_dense(row: Mapping[str, Any]) -> tuple[str, float]:
+    """The quickest dense attention that ran, and its milliseconds."""
+    dense = {name: ms for name, ms in row["dense_ms"].items() if not isinstance(ms, str)}
+    best = min(dense, key=lambda name: dense[name])
+    return best, dense[best]
 
 
 class Paper(NamedTuple):
@@ -192,6 +265,25 @@ def attention_papers_block(result: Mapping[str, Any] | None) -> str:
 
 
 def attention_papers(folder: Path = RESULTS) -> str:
-    """The table, with what there is of our own figures."""
-    path = folder / "attention-emoji-wan.json"
-    return attention_papers_block(load(path) if path.is_file() else None)
+    """The table, with what there is of our own figures, and how quick ours is where that was measured."""
+    quality, cpu, gpu = (
+        load(path) if (path := folder / f"attention-{name}.json").is_file() else None
+        for name in ("emoji-wan", "cpu", "gpu")
+    )
+    times = [f"on the CPU, against SDPA: {NOT_YET if cpu is None else _longest(cpu['rows'])}"]
+    rows = [] if gpu is None else gpu.get("block_sparse", [])
+    own = [
+        {"length": row["length"], "density": each["density"], "speedup": _best_dense(row)[1] / each["ms"]}
+        for row in rows
+        for each in row["sparse"]
+        if (row["head_dim"], row["block"]) == (128, 64)
+    ]
+    times.append(f"on a GPU, against the best dense attention: {_longest(own) if own else NOT_YET}")
+    return f"{attention_papers_block(quality)}\n\nOur kernel alone, {'; '.join(times)}."
+
+
+def _longest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Times faster at the longest length."""
+    length = max(row["length"] for row in rows)
+    there = sorted((row for row in rows if row["length"] == length), key=lambda row: -row["density"])
+    return ", ".join(f"{row['speedup']:.2f}x at {row['density']:g}" for row in there) + f" ({length:,} tokens)"
