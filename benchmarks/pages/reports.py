@@ -40,6 +40,20 @@ def results_block(reports: Sequence[Report]) -> str:
     return "\n".join([*HEADER, *rows, "", how, *notes])
 
 
+def of_time(reports: Sequence[Report]) -> list[Report]:
+    """Without those of plans that save memory: they stand in tables of their own."""
+    return [
+        report
+        for report in reports
+        if not any(
+            each.name == "quantize" and len(variant.effects.passes) == 1
+            for variant in report.variants
+            if variant.effects is not None
+            for each in variant.effects.passes
+        )
+    ]
+
+
 def where_words(report: Report) -> str:
     """Machine and software of a report, for people."""
     settings, environment = report.settings, report.environment

@@ -57,6 +57,8 @@ def multiply_int_mm(a: Tensor, b: Tensor) -> Tensor:
 
 def multiply_fp32(a: Tensor, b: Tensor) -> Tensor:
     """Whole numbers in fp32, a piece of K at a time, so that no sum is rounded: for CPUs without units for int8."""
+    if torch.get_float32_matmul_precision() != "highest":  # the caller lets products of fp32 be rounded
+        return int_matmul(a, b)
     found: Tensor | None = None
     for x, y in zip(a.split(PIECE, 1), b.split(PIECE, 1), strict=True):
         part = (x.float() @ y.float().mT).to(torch.int32)

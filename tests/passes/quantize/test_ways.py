@@ -90,6 +90,16 @@ def test_a_cpu_multiplies_by_what_is_quicker_on_it(monkeypatch) -> None:
     assert usual_products(CPU)[0] in ("int_mm", "fp32")
 
 
+def test_fp32_is_left_alone_where_it_may_be_rounded() -> None:
+    a = torch.randint(-128, 128, (40, 900), generator=torch.Generator().manual_seed(0)).to(torch.int8)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(multiply_fp32(a, a), int_matmul(a, a))
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_a_product_that_saturates_is_not_used(monkeypatch, caplog) -> None:
     """As 8-bit units without VNNI do: pairs of products are summed in 16 bits."""
 
