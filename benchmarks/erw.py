@@ -26,6 +26,7 @@ from dit_accel.training.denoiser import LatentData, denoiser_loop, stratified
 from dit_accel.training.erw import ERWConfig, save_warmed, warmup_loop
 from dit_accel.training.kinds import KINDS
 from dit_accel.training.loop import LoopConfig
+from dit_accel.training.precision import training_dtype
 from dit_accel.training.recipe import EmbeddedRecipe
 from dit_accel.training.recipes import get_recipe
 from dit_accel.training.stage import RunOptions, encode_training_set, load_vae, untrained
@@ -59,7 +60,8 @@ def one_run(recipe: EmbeddedRecipe, work: Path, every: int) -> dict[str, Any]:
     name = PLAIN if recipe.erw is None else WARMED
     if (done := read_json(work / f"{name}.json")) is not None:
         return dict(done)
-    options = RunOptions(run_dir=work / name, device=torch.device("cpu"), compile_modules=False)
+    cpu = torch.device("cpu")
+    options = RunOptions(run_dir=work / name, device=cpu, dtype=training_dtype("auto", cpu), compile_modules=False)
     options.run_dir.mkdir(parents=True, exist_ok=True)
     data, unseen = load_training_set(recipe), load_training_set(recipe, held_out=True)
     vae = load_vae(recipe, embedded_path(MODEL) / "vae", options.device)

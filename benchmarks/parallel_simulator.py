@@ -4,9 +4,10 @@
     python benchmarks/parallel_simulator.py --model emoji-flux --delays 0,5,20
 
 Every operation is made to take DELAY milliseconds, one after the other, as on a slow link. A run without delay gives
-the computation (of ranks that share a core, so there is no speed-up to be seen); the simulator then says how long runs
-with delay take, and is compared with them. What it is asked is how much of the delay is hidden, which no shared core
-changes.
+the computation (where ranks share a core there is no speed-up to be seen); the simulator then says how long runs with
+delay take, and is compared with them. What it is asked is how much of the delay is hidden, which no shared core
+changes. Beside the run without delay stands what ``parallel-plan`` takes the computation to be: that of a rank played
+by one process, the others' values made up.
 """
 
 import statistics
@@ -20,6 +21,7 @@ import torch
 import typer
 
 from dit_accel import PatchParallelConfig, accelerated, load_embedded
+from dit_accel.calibration.parallel_ways import measure
 from dit_accel.errors import AccelerationWarning
 from dit_accel.evaluation.progress_files import write_json
 from dit_accel.evaluation.reports.environment import collect_environment, command_line
@@ -98,6 +100,22 @@ def _on_one_rank(rank: int, size: int, pipe: Any, mode: Any, delays_ms: list[flo
     return {"seconds": {delay: times[1:] for delay, times in found.items()}, "kinds": kinds, "calls": calls}
 
 
+def played(pipe: Any, ranks: int, steps: int) -> dict[str, float]:
+    """Seconds that a rank of each mode computes in a run, as ``parallel-plan`` measures it."""
+    frames = 5 if makes_video(pipe) else None
+
+    def run(count: int) -> object:
+        return generate(pipe, ["a red apple"], [0], GenerationSettings(num_inference_steps=count, num_frames=frames))
+
+    ways = {way.name: way for way in measure(pipe, run, ranks).ways}
+    found = {}
+    for mode in MODES:
+        way = ways[f"patches, {mode}"]
+        late = way.waiting if way.steady is None else way.steady
+        found[mode] = WARMUP * way.waiting.compute_s + (steps - WARMUP) * late.compute_s
+    return found
+
+
 def main(
     model: Annotated[str, typer.Option(help="An embedded pipeline.")] = "emoji-pixart",
     ranks: Annotated[int, typer.Option(min=2)] = 2,
@@ -112,6 +130,7 @@ def main(
     pipe = load_embedded(model)
     pipe.set_progress_bar_config(disable=True)
     delays_ms = [float(each) for each in delays.split(",")]
+    alone = played(pipe, ranks, steps)
     cells = []
     for mode in MODES:
         arguments = {"pipe": pipe, "mode": mode, "delays_ms": delays_ms, "steps": steps, "repeats": repeats}
@@ -129,6 +148,7 @@ def main(
                 "measured_s": slowest[delay],
                 "foretold_s": foretold.total_s,
                 "without_delay_s": slowest[delays_ms[0]],
+                "played_s": alone[mode],
                 "all_delays_s": foretold.link_s,
                 "hidden_foretold": foretold.hidden_frac,
                 "hidden_measured": 1 - (slowest[delay] - slowest[delays_ms[0]]) / foretold.link_s,

@@ -25,6 +25,8 @@ def distill_block(data: Any) -> str:
         )
         if plain is not None:
             how += " Times of the whole pipeline, one picture, one thread, in turns: medians."
+        else:
+            how += f" Times: not measured yet (`python benchmarks/distill.py {data['model']} --time 5 ...`)."
     except (KeyError, TypeError) as error:
         raise ConfigError(f"not a report of benchmarks/distill.py: {error!r} is missing") from error
     lines = [
@@ -38,6 +40,6 @@ def _row(name: str, each: dict[str, Any], plain: float | None) -> str:
     shown = name if name.startswith(TEACHER) else f"**{name}**"
     psnr = "" if each["psnr_db"] >= 100 else f"{each['psnr_db']:.1f} dB"
     cells = [shown, str(each["evaluations"]), f"{each['FD-EffNetLite0']:.1f}", f"{each['coverage']:.3f}"]
-    faster = f"{plain / each['seconds']:.1f}x" if plain and "seconds" in each else ""
+    faster = f"{plain / each['seconds']:.1f}x" if plain and "seconds" in each else "not timed"
     cells += [f"{each['alignment']:.3f}", psnr, faster]
     return f"| {' | '.join(cells)} |"

@@ -77,13 +77,15 @@ def simulator_block(data: Mapping[str, Any]) -> str:
     if data.get("format") != "dit-accel/parallel-simulator":
         raise ConfigError("this is no report of benchmarks/parallel_simulator.py")
     lines = [
-        "| mode | each operation takes | without delay | measured | foretold | off by | hidden, measured | foretold |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| mode | each operation takes | without delay | a rank played alone | measured | foretold | off by "
+        "| hidden, measured | foretold |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for cell in data["cells"]:
         off = cell["foretold_s"] / cell["measured_s"] - 1
+        played = f"{cell['played_s']:.2f} s" if "played_s" in cell else "not measured yet"
         lines.append(
-            f"| {cell['mode']} | {cell['delay_ms']:g} ms | {cell['without_delay_s']:.2f} s "
+            f"| {cell['mode']} | {cell['delay_ms']:g} ms | {cell['without_delay_s']:.2f} s | {played} "
             f"| {cell['measured_s']:.2f} s | {cell['foretold_s']:.2f} s | {off:+.0%} "
             f"| {cell['hidden_measured']:.0%} | {cell['hidden_foretold']:.0%} |"
         )

@@ -21,6 +21,9 @@ from pages.glance import glance_block
 from pages.linear import linear_block
 from pages.markers import Table
 from pages.parallel import parallel_block, simulator_block
+from pages.parallel_plan import COMMAND as PARALLEL_PLAN
+from pages.parallel_plan import FILE as PARALLEL_PLAN_FILE
+from pages.parallel_plan import parallel_plan_block
 from pages.quant import quant_tables
 from pages.reports import of_time, quality_block, results_block, speed_block
 from pages.techniques import techniques_block
@@ -53,7 +56,7 @@ TABLES: dict[str, Table] = {
     "speed": lambda paths: speed_block(_report(*paths)),
     "distill": lambda paths: "\n\n".join(distill_block(_json(path)) for path in paths),
     "linear": lambda paths: if_measured(
-        "linear-emoji-wan.json", "python benchmarks/linear.py emoji-wan --plan ...", linear_block
+        "linear-emoji-wan.json", "python benchmarks/linear.py emoji-wan --frames 5 --plan ...", linear_block
     ),
     "erw": lambda paths: if_measured("erw-emoji-pixart.json", "python benchmarks/erw.py", erw_block),
     "transfer": lambda paths: "\n\n".join(transfer_block(load(path)) for path in paths),
@@ -66,6 +69,7 @@ TABLES: dict[str, Table] = {
     "site-kinds": lambda paths: kinds_block(ask_families()),
     "parallel": lambda paths: parallel_block(_json(*paths)),
     "parallel-simulator": lambda paths: simulator_block(_json(*paths)),
+    "parallel-plan": lambda paths: if_measured(PARALLEL_PLAN_FILE, PARALLEL_PLAN, parallel_plan_block),
     "attention-papers": lambda paths: attention_papers(),
     "attention-times": lambda paths: if_measured(
         "attention-cpu.json", "python benchmarks/attention.py", attention_times_block

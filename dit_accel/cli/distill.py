@@ -49,7 +49,7 @@ def distill_command(
     seed: distilling.Seed = 0,
     threads: distilling.Threads = None,
     device: options.Device = "auto",
-    dtype: distilling.TrainDtype = "bf16",
+    dtype: distilling.TrainDtype = "auto",
 ) -> None:
     """Distil a pipeline to few steps. No images are needed: the student learns from the teacher's own runs.
 
@@ -77,7 +77,12 @@ def distill_command(
     trainer = training.train(pipe, job, workers)
     if trainer is None:
         return
-    more = {"model": model, "trajectories": trajectories, "batch_size": batch_size, "rank": rank, "seed": seed}
+    more: dict[str, Any] = {
+        "model": model, "trajectories": trajectories, "batch_size": batch_size, "rank": rank, "seed": seed,
+        "machine": distilling.machine(pipe.device),
+    }  # fmt: skip
+    if init is not None:
+        more["init"] = init.parent.name if init.name == "student" else init.name
     student = export_student(trainer, pipe, output or folder / "student", steps=counts, more=more)
     out().print(f"Student: {student}", markup=False)
 

@@ -13,6 +13,8 @@ from dit_accel.cli.console import err, tell
 from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
+
     from dit_accel.training.distill.methods import Method
     from dit_accel.training.distill.run import DistillJob
     from dit_accel.training.distill.trainer import DistillTrainer
@@ -32,7 +34,12 @@ TimeBudget = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default all.")]
-TrainDtype = Annotated[str, typer.Option(metavar="bf16|fp32", help="Autocast, or fp32 throughout.")]
+TrainDtype = Annotated[
+    str, typer.Option(metavar="auto|bf16|fp32", help="Autocast, or fp32 throughout; auto: what the device is fast in.")
+]
+
+
+PROBE_STEPS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +70,8 @@ class Training:
     frames: int | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("bf16", "fp32"):
-            raise ConfigError(f"--dtype must be bf16 or fp32, got '{self.dtype}'")
+        if self.dtype not in ("auto", "bf16", "fp32"):
+            raise ConfigError(f"--dtype must be auto, bf16 or fp32, got '{self.dtype}'")
 
     @property
     def name(self) -> str:
@@ -83,7 +90,7 @@ class Training:
             torch.set_num_threads(self.threads)
         _log_to_stderr()
         tell(f"loading {self.model} ...")
-        workers = Workers.from_environment()
+        workers = Workers.from_environment(self.device)
         return load_for_cli(self.model, workers.device(self.device), "float32"), workers
 
     def job(
@@ -106,12 +113,12 @@ class Training:
             steps: Numbers of steps of the student; ``None``: the teacher's.
             init: Another student to begin with.
         """
-        import torch
-
+        from dit_accel.training.distill.guard import GuardConfig
         from dit_accel.training.distill.guidance import Guidance
         from dit_accel.training.distill.roles import AdapterConfig
         from dit_accel.training.distill.run import DistillJob, call_default
         from dit_accel.training.loop import LoopConfig
+        from dit_accel.training.precision import training_dtype
 
         teacher_steps = self.teacher_steps or call_default(pipe, "num_inference_steps", 28)
         guidance = call_default(pipe, "guidance_scale", 1.0) if self.guidance is None else self.guidance
@@ -121,6 +128,7 @@ class Training:
             loop=LoopConfig(
                 steps=self.iterations, batch_size=self.batch_size, lr=self.lr or method.lr,
                 warmup_steps=max(1, self.iterations // 20), ema_decay=min(0.999, 1 - 10 / (self.iterations + 10)),
+                log_steps=min(50, max(1, self.iterations // 20)),
             ),
             run_dir=run_dir,
             trajectories_dir=run_dir.parent / f"trajectories-{self.seed}",
@@ -134,7 +142,8 @@ class Training:
             init=init,
             options=options,
             seed=self.seed,
-            dtype=torch.bfloat16 if self.dtype == "bf16" else torch.float32,
+            dtype=training_dtype(self.dtype, pipe.device),
+            guard=GuardConfig(probe_steps=PROBE_STEPS if steps else 0),  # one step of a slow student says nothing
         )  # fmt: skip
 
     def train(self, pipe: Any, job: "DistillJob", workers: "Workers") -> "DistillTrainer | None":
@@ -153,6 +162,16 @@ class Training:
         if not trainer.finished:
             tell(f"Stopped at {trainer.step} of {self.iterations}; the same command goes on there.")
         return trainer
+
+
+def machine(device: "torch.device") -> str:
+    """What trains, in words."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'' if threads == 1 else 's'}"
 
 
 def _log_to_stderr() -> None:

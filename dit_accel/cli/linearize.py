@@ -47,7 +47,7 @@ def linearize_command(
     seed: distilling.Seed = 0,
     threads: distilling.Threads = None,
     device: options.Device = "auto",
-    dtype: distilling.TrainDtype = "bf16",
+    dtype: distilling.TrainDtype = "auto",
 ) -> None:
     """Post-train a video pipeline so that layers of self-attention become linear, without data, and write a plan.
 
@@ -75,7 +75,7 @@ def linearize_command(
     count = sum(1 for target in find_targets(pipe) for _ in routable(target))
     settings: dict[str, Any] = {"density": density}
     if method == "linvideo":
-        settings = {"linear": round(layers * count), "steps": iterations, "match": match}
+        settings = {"linear": round(layers * count), "match": match}
     share = f"{layers:g}" if method == "linvideo" else f"{density:g}"
     folder = run_dir or Path("outputs/linearize") / training.name / f"{method}-{share}"
     trainer = training.train(pipe, training.job(pipe, LINEAR[method], folder, settings), workers)

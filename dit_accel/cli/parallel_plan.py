@@ -53,10 +53,12 @@ def parallel_plan_command(
     """
     import json
     from dataclasses import asdict
+    from datetime import datetime, timezone
 
     from dit_accel.calibration.parallel import predict, verdict
     from dit_accel.calibration.parallel_ways import measure
     from dit_accel.cli.model import load_for_cli
+    from dit_accel.evaluation.reports.environment import collect_environment
     from dit_accel.passes.patch_parallel.config import PatchParallelConfig
     from dit_accel.passes.patch_parallel.simulate import Link
     from dit_accel.pipelines.generation import GenerationSettings, generate
@@ -87,6 +89,8 @@ def parallel_plan_command(
             "ways": [asdict(each) for each in predictions],
             "refused": refused,
             "verdict": words,
+            "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "environment": collect_environment().model_dump(mode="json"),
         }
         print_json(json.dumps(data, indent=1))
         return

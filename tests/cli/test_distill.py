@@ -34,6 +34,9 @@ def test_a_student_is_written_that_diffusers_and_a_plan_load(run: Any, teacher: 
     assert result.exit_code == 0, result.output
     student = tmp_path / "run" / "student"
     assert str(student) in result.stdout
+    card = (student / "README.md").read_text()
+    assert "in 1 or 2 steps: a student by lcm" in card and "A LoRA of rank 2" in card and "at guidance 3.5" in card
+    assert "2 training steps of 2 samples" in card and "; 4 runs of the teacher; seed 0." in card
 
     pipe = diffusers.FluxPipeline.from_pretrained(teacher)
     pipe.set_progress_bar_config(disable=True)

@@ -140,5 +140,6 @@ def test_parallel_plan(run, tiny_folder: str) -> None:
     assert {"data", "guidance", "patches, sync", "patches, stale", "patches, partial"} <= set(names)
     assert data["ways"] == sorted(data["ways"], key=lambda each: each["picture_s"])
     assert data["link"]["gb_per_s"] == 1.0 and len(data["verdict"]) == 3
+    assert data["environment"]["torch_threads"] >= 1
     wrong = run("parallel-plan", tiny_folder, "--bandwidth", "dialup")
     assert wrong.exit_code == 2 and "nvlink (200)" in wrong.stderr

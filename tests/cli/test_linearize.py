@@ -83,7 +83,7 @@ def test_a_plan_is_written_that_draws_and_a_run_that_was_stopped_ends_in_the_sam
         (("--match", "kl"), "--match must be adm or mse"),
         (("--layers", "1.5"), "less than or equal to 1"),
         (("--method", "sla", "--density", "0"), "density must be"),
-        (("--dtype", "fp16"), "--dtype must be bf16 or fp32"),
+        (("--dtype", "fp16"), "--dtype must be auto, bf16 or fp32"),
         (("--prompts", "nowhere.txt"), "no prompts 'nowhere.txt'"),
         (("--prompts", "certify"), "kept for measuring"),
     ],

@@ -1,4 +1,4 @@
-"""Writes a student: an adapter that ``load_lora_weights`` loads, its facts, and a plan that folds it in.
+"""Writes a student: an adapter that ``load_lora_weights`` loads, its facts and its card.
 
 The adapter holds the averaged weights in half precision, so what is shipped is what is measured.
 """
@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
 from dit_accel.errors import ConfigError
+from dit_accel.training.distill.card import CARD_FILE, student_card
 from dit_accel.training.distill.roles import STUDENT
 from dit_accel.training.distill.trainer import DistillTrainer
 
@@ -58,6 +59,8 @@ def export_student(
         with trainer.averaged(), trainer.roles.acting(STUDENT) as network:
             network.save_pretrained(folder / WEIGHTS_FOLDER)  # type: ignore[operator]
     (folder / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+    card = student_card(facts, folder.name, rank=trainer.roles.config.rank)
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return folder
 
 

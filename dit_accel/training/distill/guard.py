@@ -17,7 +17,8 @@ class GuardConfig:
         rollbacks: Allowed in a row without a good checkpoint in between; then the run ends with an error.
         lr_factor: Learning rates shrink by it at each rollback.
         probe_steps: Steps between looks at the diversity of samples; 0 never looks.
-        min_diversity_frac: Least share of the teacher's diversity.
+        min_diversity_frac: Least share of the teacher's diversity; of the student's at the start where that is less:
+            one step of a model that needs many is blurred.
     """
 
     rollbacks: int = 3

@@ -96,14 +96,14 @@ def build_trainer(
     backbone = Backbone.of(pipe, height_px=job.height_px, width_px=job.width_px, frames=job.frames)
     solved = solve_trajectories(
         backbone, prompts, job.trajectories_dir, count=job.trajectories, steps=job.teacher_steps,
-        guidance=job.guidance, seed=job.seed, dtype=job.dtype,
+        guidance=job.guidance, seed=job.seed, dtype=job.dtype, workers=workers,
     )  # fmt: skip
     roles = Roles(backbone.denoiser, method.roles, job.adapter, job.seed)
     if job.init is not None:
         roles.load(STUDENT, load_weights(job.init))
     setting = Setting(
         backbone=backbone, roles=roles, trajectories=solved, batch_size=job.loop.batch_size, guidance=job.guidance,
-        dtype=job.dtype, folded=method.folded,
+        iterations=job.loop.steps, dtype=job.dtype, folded=method.folded,
     )  # fmt: skip
     try:
         objective = method.make(setting, job.steps, job.options)
@@ -137,7 +137,7 @@ def _sheets(setting: Setting, objective: DistillObjective, job: DistillJob) -> A
 
 
 def _probe(setting: Setting, objective: DistillObjective) -> Any:
-    """Mean distance between one-step samples of one prompt, as a share of the teacher's."""
+    """Mean distance between one-step samples of some prompts, as a share of the teacher's."""
     solved = setting.trajectories
     count = min(PROBE_SAMPLES, len(solved))
     text = {name: rows.to(setting.device) for name, rows in take(solved.text, solved.rows[:count]).items()}

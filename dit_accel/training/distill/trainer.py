@@ -10,7 +10,6 @@ import contextlib
 import logging
 import math
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +88,7 @@ class DistillTrainer:
         self.generator = torch.Generator().manual_seed(self._seed_at(0, 0))
         self.step = self.rollbacks = 0
         self._rolled_back_at = -1
+        self.first_diversity = 1.0
         self.lr_scale = 1.0
         self.train_seconds = 0.0
         self.log = TrainLog(objective.name, run_dir)
@@ -110,8 +110,10 @@ class DistillTrainer:
             DivergedError: It diverged more often in a row than the guard allows.
         """
         if self.step == 0:
+            if self.probe is not None and self.guard.probe_steps:
+                self.first_diversity = min(1.0, self.probe())
             self.save()  # also over one of a former run: a rollback must not go there
-        start = last = saved = sampled = time.monotonic()
+        start = last = saved = sampled = self.workers.clock()
         while not self.finished:
             trouble = self._train_step()
             if trouble is None and self._probe_due():
@@ -119,17 +121,17 @@ class DistillTrainer:
             if trouble is not None:
                 self._roll_back(trouble)
                 continue
-            now = time.monotonic()
+            now = self.workers.clock()
             self.train_seconds += now - last
             last = now
             if self.step % self.config.log_steps == 0 or self.finished:
                 self._tell()
             if now - saved > 60 * self.config.save_minutes:
                 self.save()
-                saved = time.monotonic()
+                saved = self.workers.clock()
             if self.config.sample_minutes and now - sampled > 60 * self.config.sample_minutes:
                 self.sample()
-                sampled = last = time.monotonic()
+                sampled = last = self.workers.clock()
             if max_minutes is not None and now - start > 60 * max_minutes:
                 logger.info("%s: time is up at step %d of %d", self.objective.name, self.step, self.config.steps)
                 break
@@ -163,7 +165,7 @@ class DistillTrainer:
         if self.workers.is_main:
             _replace(self.checkpoint_path, {
                 "step": self.step, "rollbacks": self.rollbacks, "lr_scale": self.lr_scale,
-                "rolled_back_at": self._rolled_back_at,
+                "rolled_back_at": self._rolled_back_at, "first_diversity": self.first_diversity,
                 "train_seconds": self.train_seconds, "ema": self.ema.state_dict(),
                 "roles": {role: _detached(self.roles.parameters(role)) for role in self.roles.trained},
                 "modules": {name: module.state_dict() for name, (_, module) in self.objective.modules.items()},
@@ -192,6 +194,7 @@ class DistillTrainer:
                 f"{self.checkpoint_path} is of other networks than these: take another run folder, or start afresh "
                 "(--no-resume)."
             ) from error
+        self.first_diversity = state["first_diversity"]
         self.ema.load_state_dict(state["ema"])
         self.ema.to(self._averaged[0].device)
         self.step, self.rollbacks, self.lr_scale = state["step"], state["rollbacks"], state["lr_scale"]
@@ -229,12 +232,12 @@ class DistillTrainer:
             gradients = torch.autograd.grad(loss, turn.parameters, allow_unused=True)
             for parameter, gradient in zip(turn.parameters, gradients, strict=True):
                 parameter.grad = None if gradient is None else gradient.contiguous()
-            self.workers.average(turn.parameters)
+            mean = self.workers.average(turn.parameters, loss)
             norm = torch.nn.utils.clip_grad_norm_(turn.parameters, self.config.grad_clip)
-            if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-                return f"the loss of '{name}' is {loss.item():.3g} and its gradient norm {norm.item():.3g}"
+            if not (math.isfinite(mean) and math.isfinite(norm.item())):
+                return f"the loss of '{name}' is {mean:.3g} and its gradient norm {norm.item():.3g}"
             turn.optimizer.step()
-            turn.window.append(loss.item())
+            turn.window.append(mean)
         self.ema.step(self._averaged)
         self.step += 1
         return None
@@ -248,8 +251,10 @@ class DistillTrainer:
         with torch.no_grad():
             share = self.probe()
         logger.info("%s: diversity %.2f of the teacher's", self.objective.name, share)
-        if share < self.guard.min_diversity_frac:
-            return f"samples lost their diversity: {share:.2f} of the teacher's"
+        if share < self.guard.min_diversity_frac * self.first_diversity:
+            return (
+                f"samples lost their diversity: {share:.2f} of the teacher's, {self.first_diversity:.2f} at the start"
+            )
         return None
 
     def _roll_back(self, trouble: str) -> None:

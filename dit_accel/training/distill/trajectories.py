@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from dit_accel.errors import ConfigError
 from dit_accel.training.distill.backbone import Backbone, Condition, take
 from dit_accel.training.distill.guidance import Guidance
+from dit_accel.training.distill.workers import Workers
 
 logger = logging.getLogger("dit_accel")
 
@@ -75,6 +76,7 @@ def solve_trajectories(
     guidance: Guidance,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    workers: Workers | None = None,
 ) -> Trajectories:
     """Solve trajectories with Euler steps, or read those that are there.
 
@@ -87,6 +89,7 @@ def solve_trajectories(
         guidance: Of the teacher.
         seed: Of noise and order.
         dtype: Autocast type of the teacher.
+        workers: Processes that share the work; this one alone by default.
 
     Raises:
         ConfigError: There are no prompts, or the folder holds trajectories of another kind.
@@ -94,24 +97,25 @@ def solve_trajectories(
     if not prompts:
         raise ConfigError("trajectories need prompts: give some with --prompts")
     folder.mkdir(parents=True, exist_ok=True)
-    model = model_of(backbone)
+    workers, model = workers or Workers(), model_of(backbone)
     text, empty = _text(backbone, prompts, folder, model)
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
     rows = order[torch.arange(count) % len(prompts)]
     sigmas = backbone.sigmas(steps)
     facts = {"steps": str(steps), "guidance": repr(guidance.scale), "seed": str(seed)}
     facts |= {"model": model, "shape": "x".join(map(str, backbone.latent_shape))}
-    parts = []
-    for start in range(0, count, BATCH):
-        file = folder / f"{start:06d}.safetensors"
-        numbers = range(start, min(start + BATCH, count))
-        if not file.exists():
+    parts = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+    for numbers in parts[workers.rank :: workers.count]:
+        file = _file(folder, numbers)
+        # The last file of a smaller set is not full.
+        if not file.exists() or len(_read(file, facts)) < len(numbers):
             noise = torch.stack([noise_of(number, seed, backbone.latent_shape) for number in numbers])
             points = _solve(backbone, noise, take(text, rows[list(numbers)]), empty, sigmas, guidance, dtype)
             _write(file, {"points": points.half()}, facts)
             logger.info("trajectories: %d of %d", numbers[-1] + 1, count)
-        parts.append(_read(file, facts)[: len(numbers)])
-    return Trajectories(sigmas=sigmas, points=torch.cat(parts), rows=rows, text=text, empty=empty)
+    workers.wait()
+    points = torch.cat([_read(_file(folder, numbers), facts)[: len(numbers)] for numbers in parts])
+    return Trajectories(sigmas=sigmas, points=points, rows=rows, text=text, empty=empty)
 
 
 @torch.no_grad()
@@ -130,6 +134,10 @@ def _solve(
         x = x + (then - now) * v
         points.append(x)
     return torch.stack(points, dim=1).cpu()
+
+
+def _file(folder: Path, numbers: range) -> Path:
+    return folder / f"{numbers[0]:06d}.safetensors"
 
 
 def _text(backbone: Backbone, prompts: Sequence[str], folder: Path, model: str) -> tuple[Condition, Condition]:
@@ -162,7 +170,7 @@ def _to(condition: Condition, device: torch.device) -> Condition:
 
 
 def _write(file: Path, tensors: dict[str, torch.Tensor], facts: dict[str, str]) -> None:
-    partial = file.with_suffix(".tmp")
+    partial = file.with_suffix(f".{os.getpid()}.tmp")  # several processes may write the same
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=facts)
     os.replace(partial, file)
 

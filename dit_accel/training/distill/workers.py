@@ -4,6 +4,7 @@ Gradients are averaged here instead of by DistributedDataParallel: the trainer c
 ``torch.func.jvp`` cannot see through its wrapper, and steps several sets of parameters in turn.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,19 +23,27 @@ class Workers:
         self._accelerator = accelerator
 
     @classmethod
-    def from_environment(cls) -> "Workers":
-        """As ``accelerate launch`` or ``torchrun`` started this process."""
+    def from_environment(cls, device: str = "auto") -> "Workers":
+        """As ``accelerate launch`` or ``torchrun`` started this process.
+
+        Args:
+            device: Where it is to train. Accelerate must be told of a CPU: otherwise each process takes itself for the
+                only one.
+        """
         import os
 
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         from accelerate import Accelerator
 
-        return cls(Accelerator())
+        return cls(Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available()))
 
     def device(self, name: str) -> str:
         """Where this process trains: the device asked for, or its own GPU among several."""
-        return name if self._accelerator is None or name != "auto" else str(self._accelerator.device)
+        if self._accelerator is None or name != "auto":
+            return name
+        own: torch.device = self._accelerator.device
+        return own.type if own.type == "cpu" else str(own)
 
     @property
     def rank(self) -> int:
@@ -46,14 +55,31 @@ class Workers:
         """Whether this one writes the files."""
         return self.rank == 0
 
-    def average(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Average gradients over all processes, in one message."""
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return 1 if self._accelerator is None else int(self._accelerator.num_processes)
+
+    def clock(self) -> float:
+        """Seconds on the first process' clock: what goes by the time must be decided alike, or they wait for ever."""
+        now = time.monotonic()
         if self._accelerator is None:
-            return
-        flat = torch.cat([_gradient(p).reshape(-1) for p in parameters])
+            return now
+        from accelerate.utils import broadcast
+
+        told = torch.tensor([now], dtype=torch.float64, device=self._accelerator.device)
+        return float(broadcast(told, from_process=0))
+
+    def average(self, parameters: Sequence[nn.Parameter], loss: torch.Tensor) -> float:
+        """Average gradients over all processes, in one message; returns the mean of their losses."""
+        if self._accelerator is None:
+            return loss.item()
+        flat = torch.cat([*(_gradient(p).reshape(-1) for p in parameters), loss.detach().reshape(1)])
         flat = self._accelerator.reduce(flat, reduction="mean")
-        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        *parts, mean = flat.split([*(p.numel() for p in parameters), 1])
+        for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
+        return mean.item()
 
     def wait(self) -> None:
         """Until all have come here."""

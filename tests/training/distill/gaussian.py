@@ -80,7 +80,12 @@ class GaussianBackbone:
 
 
 def setting(
-    *, students: Formula = velocity, scale: float = 0.0, critic: bool = False, batch_size: int = 64
+    *,
+    students: Formula = velocity,
+    scale: float = 0.0,
+    critic: bool = False,
+    batch_size: int = 64,
+    iterations: int = 1,
 ) -> Setting:
     """The closed teacher; a student (and a critic) that starts as a formula of its own."""
     torch.manual_seed(0)
@@ -94,6 +99,7 @@ def setting(
         trajectories=trajectories(),
         batch_size=batch_size,
         guidance=Guidance(1.0),
+        iterations=iterations,
     )
 
 

@@ -18,7 +18,7 @@ from dit_accel.training.distill.trainer import DistillTrainer
 from dit_accel.training.loop import LoopConfig
 
 OPTIONS = {
-    "linvideo": {"linear": 1, "steps": 4, "decide_frac": 0.5},
+    "linvideo": {"linear": 1, "decide_frac": 0.5},
     "sla": {"density": 0.3, "block": 16},
 }
 

@@ -176,16 +176,16 @@ def test_the_consistency_function_is_the_identity_at_nought_and_finds_the_data()
 
 def test_scms_tangent_vanishes_at_the_perfect_student() -> None:
     """The consistency function is constant along the flow: g is nought when the warm-up is over."""
-    perfect = SCM(setting(students=mean_velocity), SCMConfig(warmup_steps=1, normaliser=1.0))
+    perfect = SCM(setting(students=mean_velocity), SCMConfig(normaliser=1.0))
     t = torch.linspace(0.2, 1.4, 64)
     y = noised(gaussian.MEAN + torch.randn(64, *gaussian.SHAPE), torch.randn(64, *gaussian.SHAPE), t)
     assert perfect.tangent(y, t, {}, step=0)[1].abs().max() < 2e-3
-    other = SCM(setting(), SCMConfig(warmup_steps=1, normaliser=1.0))
+    other = SCM(setting(), SCMConfig(normaliser=1.0))
     assert other.tangent(y, t, {}, step=0)[1].abs().max() > 0.05
 
 
 def test_scms_tangent_starts_as_teacher_matching_and_is_shorter_than_one() -> None:
-    objective = SCM(setting(students=lambda x, t: velocity(x, t) + 0.5), SCMConfig(warmup_steps=10**9))
+    objective = SCM(setting(students=lambda x, t: velocity(x, t) + 0.5, iterations=10**9), SCMConfig())
     t = torch.linspace(0.2, 1.4, 64)
     y = noised(torch.randn(64, *gaussian.SHAPE), torch.randn(64, *gaussian.SHAPE), t)
     value, g = objective.tangent(y, t, {}, step=0)
@@ -195,8 +195,22 @@ def test_scms_tangent_starts_as_teacher_matching_and_is_shorter_than_one() -> No
     assert g.flatten(1).norm(dim=1).max() < 1
 
 
+def test_scms_warm_up_is_over_after_its_share_of_the_training() -> None:
+    def student(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return velocity(x, t) + 0.5
+
+    long = SCM(setting(students=student, iterations=100), SCMConfig(warmup_frac=0.2))
+    none = SCM(setting(students=student, iterations=100), SCMConfig(warmup_frac=0))
+    t = torch.linspace(0.2, 1.4, 64)
+    y = noised(torch.randn(64, *gaussian.SHAPE), torch.randn(64, *gaussian.SHAPE), t)
+    whole = none.tangent(y, t, {}, step=0)[1]
+    assert not torch.allclose(long.tangent(y, t, {}, step=9)[1], whole, atol=1e-3)
+    for step in (19, 99):
+        torch.testing.assert_close(long.tangent(y, t, {}, step=step)[1], whole)
+
+
 def test_scms_gradient_is_minus_two_g_times_the_weight() -> None:
-    objective = SCM(setting(scale=0.3), SCMConfig(warmup_steps=1))
+    objective = SCM(setting(scale=0.3), SCMConfig())
     bias = objective.setting.roles.parameters("student")["last.bias"]
     data = torch.randn(64, *gaussian.SHAPE, generator=draws(7))
     (found,) = torch.autograd.grad(objective.consistency(data, {}, 0, draws()), bias)
@@ -223,6 +237,7 @@ def test_hinge_losses() -> None:
         (lambda: DMD2Config(critic_updates=0), "critic_updates"),
         (lambda: MDTConfig(delta=0.7), "delta"),
         (lambda: SCMConfig(std=0), "std"),
+        (lambda: SCMConfig(warmup_frac=2), "warmup_frac"),
     ],
 )
 def test_bad_settings_are_named(config: object, words: str) -> None:

@@ -131,9 +131,20 @@ def test_lost_diversity_is_caught(tmp_path: Path, trajectories_dir: Path) -> Non
     guard = GuardConfig(rollbacks=0, probe_steps=2)
     made = trainer("perflow", tmp_path, trajectories_dir, guard=guard)
     assert made.probe is not None and made.probe() > 0.3
-    made.probe = lambda: 0.01
-    with pytest.raises(DivergedError, match=r"samples lost their diversity: 0.01 of the teacher's at step 2"):
+    shares = iter((0.8, 0.19))
+    made.probe = lambda: next(shares)
+    with pytest.raises(DivergedError, match=r"diversity: 0.19 of the teacher's, 0.80 at the start at step 2"):
         made.run()
+
+
+def test_a_student_that_starts_blurred_is_measured_by_its_start(tmp_path: Path, trajectories_dir: Path) -> None:
+    guard = GuardConfig(rollbacks=0, probe_steps=1)
+    made = trainer("perflow", tmp_path, trajectories_dir, guard=guard)
+    made.probe = lambda: 0.1
+    made.run()
+    assert made.finished and made.first_diversity == 0.1
+    again = trainer("perflow", tmp_path, trajectories_dir, guard=guard)
+    assert again.load() and again.first_diversity == 0.1
 
 
 def test_the_probe_sees_a_student_that_always_says_the_same(tmp_path: Path, trajectories_dir: Path) -> None:
@@ -166,6 +177,16 @@ def test_trajectories_are_solved_once_and_checked(tmp_path: Path) -> None:
     assert stamps == {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     with pytest.raises(ConfigError, match=r"guidance 3\.5, wanted 2\.0"):
         trainer("perflow", tmp_path / "c", folder, guidance=Guidance(2.0))
+
+
+def test_a_larger_set_begins_with_a_smaller_one(tmp_path: Path) -> None:
+    with mock.patch("dit_accel.training.distill.trajectories.BATCH", 4):
+        few = trainer("perflow", tmp_path / "a", tmp_path / "t").objective.setting.trajectories  # type: ignore[attr-defined]
+        many = trainer("perflow", tmp_path / "b", tmp_path / "t", trajectories=10).objective.setting.trajectories  # type: ignore[attr-defined]
+        once = trainer("perflow", tmp_path / "c", tmp_path / "u", trajectories=10).objective.setting.trajectories  # type: ignore[attr-defined]
+    assert len(few) == 6 and len(many) == len(many.rows) == 10
+    torch.testing.assert_close(many.points, once.points)
+    torch.testing.assert_close(few.points, many.points[:6])
 
 
 def test_trajectories_are_the_pipelines_own_run(tmp_path: Path) -> None:

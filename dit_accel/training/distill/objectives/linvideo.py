@@ -30,18 +30,17 @@ class LinVideoConfig:
 
     Attributes:
         linear: How many layers become linear.
-        steps: Training steps, over which the power of the deciding loss falls; decided after ``decide_frac`` of them.
         match: ``"adm"``, or ``"mse"``.
         choice_weight: Of both losses of the choice; the paper's lambda.
         power_start: Of the deciding loss.
         power_end: At the end.
-        decide_frac: When the layers are fixed; the rest of training is theirs as they will be.
+        decide_frac: Share of the training after which the layers are fixed. Until then the power falls; the rest of
+            the training is theirs as they will be.
         t_min: Least time at which distributions are compared: the weight (1 - t) / t grows below.
         caption_drop: Share of empty prompts.
     """
 
     linear: int
-    steps: int
     match: Literal["adm", "mse"] = "adm"
     choice_weight: float = 0.01
     power_start: float = 20.0
@@ -51,8 +50,8 @@ class LinVideoConfig:
     caption_drop: float = 0.15
 
     def __post_init__(self) -> None:
-        if self.linear < 0 or self.steps < 1 or self.match not in ("adm", "mse"):
-            raise ConfigError(f"linear must be 0 or more, steps positive and match adm or mse, got {self}")
+        if self.linear < 0 or self.match not in ("adm", "mse"):
+            raise ConfigError(f"linear must be 0 or more and match adm or mse, got {self}")
         if not 0 < self.t_min < 1 or not 0 < self.decide_frac <= 1 or not 0 <= self.caption_drop <= 1:
             raise ConfigError(f"t_min and decide_frac must lie in (0, 1], caption_drop in [0, 1], got {self}")
 
@@ -97,14 +96,14 @@ class LinVideo(DistillObjective):
 
     def choice(self, step: int) -> torch.Tensor:
         """Both losses of the layers' shares."""
-        done = min(1.0, step / max(1, self.config.steps * self.config.decide_frac))
+        done = min(1.0, step / max(1, self.setting.iterations * self.config.decide_frac))
         power = self.config.power_start + done * (self.config.power_end - self.config.power_start)
         shares = self.mixed.shares()
         return count_loss(shares, self.config.linear) + decisiveness_loss(shares, power)
 
     def decided(self, step: int) -> bool:
         """Whether the layers are fixed at this step."""
-        return step >= self.config.decide_frac * self.config.steps
+        return step >= self.config.decide_frac * self.setting.iterations
 
     def settle(self, step: int) -> None:
         """Fix the layers when it is time, or unfix them: a rollback may go behind it."""

@@ -22,6 +22,7 @@ class Setting:
         trajectories: Of the teacher.
         batch_size: Samples a step.
         guidance: Of the teacher.
+        iterations: Training steps in all, for what changes in the course of a training.
         dtype: Autocast type; ``torch.float32`` turns autocast off.
         folded: Whether the student learns the guidance, too; otherwise it is guided as the teacher is.
     """
@@ -31,6 +32,7 @@ class Setting:
     trajectories: Trajectories
     batch_size: int
     guidance: Guidance
+    iterations: int
     dtype: torch.dtype = torch.float32
     folded: bool = True
 
