@@ -36,7 +36,7 @@ NAIVE: dict[str, dict[str, str]] = {
 }
 FITTED: dict[str, tuple[str, dict[str, Any]]] = {
     "w8a8, calibrated": ("w8a8", {}),
-    "w8a8, one scale for the run": ("w8a8-static", {"alphas": (), "rotate": False, "correct_bias": False}),
+    "w8a8, one scale for the run": ("w8a8-static", {"alphas": (), "rotate": False, "correct": False}),
     "w4a8, balanced": ("w4a8", {"by_columns": False}),
     "w4a8, calibrated": ("w4a8", {}),
     "w4a4, calibrated": ("w4a4", {}),

@@ -27,6 +27,8 @@ ALPHAS = (0.1, 0.3, 0.5, 0.7)
 SMALLEST_BLOCK = 16  # a rotation of fewer channels spreads nothing
 # Squared error that smoothing, and that rotation, must leave at most of what there is without.
 WORTH_SMOOTHING, WORTH_ROTATING = 0.9, 0.75
+WORTH_SCALING = 0.98  # that a gain of each output channel must leave, beside a bias
+GAINS = (0.5, 2.0)
 DAMPINGS = (0.02, 0.3, 3.0)  # the more, the nearer to rounding to the nearest: for layers that were shown little
 
 
@@ -41,6 +43,7 @@ class LayerFit:
         inverse_smooth: fp32 [K].
         affine: A learned transform.
         act_scale: fp32 [bins], of fixed scales.
+        gain: fp32 [N], by what the output is multiplied; ``None``: 1.
         bias: fp32 [N]: the bias, and what the output would be off on average.
         errors: Squared error of the output over the square of the output, on the recorded rows: ``nearest`` of
             rounding to the nearest with nothing done before, ``balanced`` with smoothing and rotation, ``fitted`` with
@@ -53,6 +56,7 @@ class LayerFit:
     inverse_smooth: Tensor | None
     affine: Affine | None
     act_scale: Tensor | None
+    gain: Tensor | None
     bias: Tensor | None
     errors: dict[str, float]
 
@@ -81,6 +85,7 @@ class LayerFit:
             "left": None if self.affine is None else self.affine.left,
             "right": None if self.affine is None else self.affine.right,
             "act_scale": self.act_scale,
+            "gain": self.gain,
             "bias": self.bias,
         }
         return {f"{layer}.{what}": each.cpu().contiguous() for what, each in parts.items() if each is not None}
@@ -94,7 +99,7 @@ def fit_layer(
     alphas: Sequence[float] = ALPHAS,
     rotate: bool = True,
     by_columns: bool = True,
-    correct_bias: bool = True,
+    correct: bool = True,
 ) -> LayerFit:
     """Smooth, rotate and round one layer.
 
@@ -105,7 +110,7 @@ def fit_layer(
         alphas: Of the smoothing; empty: none.
         rotate: Whether a rotation may be chosen.
         by_columns: Round 4-bit weights in groups by :func:`~dit_accel.calibration.quant_round.round_by_columns`.
-        correct_bias: Take the mean error out by the bias.
+        correct: Take what is linear in the output out of its error, by a gain and the bias of each channel.
 
     Raises:
         ConfigError: The weight cannot be rounded.
@@ -140,9 +145,11 @@ def fit_layer(
             error = _error(rows, wanted, better, chosen, smooth, record, affine)
             if error < errors["fitted"]:
                 rounded, errors["fitted"] = better, error
-    bias = None
-    if correct_bias:
-        bias, errors["fitted"] = _bias(layer, rows, wanted, rounded, chosen, smooth, record, affine)
+    gain = bias = None
+    if correct:
+        given = as_rounded(rows, chosen, smooth, record, affine) @ rounded.dequantised().mT
+        gain, more, errors["fitted"] = _correction(given, wanted)
+        bias = more if layer.bias is None else layer.bias.detach().float().cpu() + more
     return LayerFit(
         scheme=chosen,
         alpha=alpha,
@@ -150,6 +157,7 @@ def fit_layer(
         inverse_smooth=smooth,
         affine=affine,
         act_scale=fixed_scales(record, chosen, smooth, affine),
+        gain=gain,
         bias=bias,
         errors=errors,
     )
@@ -210,25 +218,40 @@ def _choose(tried: dict[tuple[float | None, bool], float], turns: Sequence[bool]
     return best[True] if tried[best[True]] <= WORTH_ROTATING * tried[best[False]] else best[False]
 
 
-def _bias(
-    layer: nn.Linear,
-    rows: Tensor,
-    wanted: Tensor,
-    weight: QuantWeight,
-    scheme: QuantScheme,
-    smooth: Tensor | None,
-    record: LayerRecord,
-    affine: Affine | None = None,
-) -> tuple[Tensor, float]:
-    """The bias with the mean error in it, and the error that is left.
+def _correction(given: Tensor, wanted: Tensor) -> tuple[Tensor | None, Tensor, float]:
+    """Gain [N] (``None``: not worth it), what is added to the bias [N], and the error that is left.
 
-    CacheQuant's correction of a layer's output (arXiv 2503.01323, section 3.3) with the scale left at 1, shrunk by
-    what of the mean may be chance.
+    CacheQuant's correction of a layer's output (arXiv 2503.01323, section 3.3), ``a = Cov(X, Y) / Var(X)`` and
+    ``b = mean(Y) - a mean(X)``. Departure: both are shrunk, toward 1 and 0, by what of them may be chance.
+
+    Args:
+        given: [R, N], of the rounded layer, without a bias.
+        wanted: [R, N].
     """
-    off = wanted - as_rounded(rows, scheme, smooth, record, affine) @ weight.dequantised().mT
+    whole = wanted.square().sum().clamp_min(1e-30)
+    more, left = _offset(wanted - given)
+    gain = _gain(given, wanted)
+    scaled, best = _offset(wanted - given * gain)
+    if best <= WORTH_SCALING * left:
+        return gain, scaled, float(best / whole)
+    return None, more, float(left / whole)
+
+
+def _offset(off: Tensor) -> tuple[Tensor, Tensor]:
+    """[N]: the mean error, shrunk; and the squared error without it."""
     mean = off.mean(0)
     chance = off.var(0) / len(off)
     more = mean * mean.square() / (mean.square() + chance).clamp_min(1e-30)
-    bias = torch.zeros_like(more) if layer.bias is None else layer.bias.detach().float().cpu()
-    left = float((off - more).square().sum() / wanted.square().sum().clamp_min(1e-30))
-    return bias + more, left
+    return more, (off - more).square().sum()
+
+
+def _gain(given: Tensor, wanted: Tensor) -> Tensor:
+    """[N]: the slope of what is wanted over what is given, shrunk; 1 of a channel that never changes."""
+    x, y = given - given.mean(0), wanted - wanted.mean(0)
+    power = x.square().sum(0)
+    moves = power > 1e-10 * given.square().sum(0) + 1e-30
+    power = torch.where(moves, power, torch.ones_like(power))
+    more = (x * y).sum(0) / power - 1
+    chance = (y - x * (1 + more)).square().sum(0) / (max(1, len(x) - 2) * power)
+    more = more * more.square() / (more.square() + chance).clamp_min(1e-30)
+    return torch.where(moves, 1 + more, torch.ones_like(more)).clamp(*GAINS)

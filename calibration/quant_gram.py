@@ -154,7 +154,7 @@ def layer_of(found: Found, fit: LayerFit, ways: Ways) -> QuantLinear:
     assert isinstance(found.layer, nn.Linear)
     layer = QuantLinear(
         found.layer,
-        fit.weight,
+        fit.weight.scaled(fit.gain),
         fit.scheme,
         Step(),
         inverse_smooth=fit.inverse_smooth,

@@ -56,6 +56,7 @@ class QuantJob:
                 inverse_smooth=own.get("inverse_smooth"),
                 affine=Affine(own["left"], own["right"]) if "left" in own else None,
                 act_scale=own.get("act_scale"),
+                gain=own.get("gain"),
                 bias=own.get("bias"),
                 errors=said["errors"],
             )

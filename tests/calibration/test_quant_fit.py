@@ -1,5 +1,7 @@
 """Rounding by what a layer is given: recorded, smoothed, rotated, column by column."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,13 +10,17 @@ from tiny import tiny_call, tiny_pipeline
 from torch import nn
 
 from dit_accel import QuantizeConfig, accelerated, is_accelerated
-from dit_accel.calibration.quant_fit import fit_layer
+from dit_accel.calibration.quant_fit import _correction, fit_layer
+from dit_accel.calibration.quant_gram import layer_of
 from dit_accel.calibration.quant_inputs import as_rounded, moved_moments, prepared, smoothing
+from dit_accel.calibration.quant_job import QuantJob
 from dit_accel.calibration.quant_record import LayerRecord, record_layers
 from dit_accel.calibration.quant_round import output_error, round_by_columns
 from dit_accel.errors import ConfigError
 from dit_accel.passes.quantize.replaced import turned
+from dit_accel.passes.quantize.roles import Found
 from dit_accel.passes.quantize.scheme import QuantScheme
+from dit_accel.passes.quantize.ways import Ways
 from dit_accel.passes.quantize.weights import quantise_weight
 
 W4A8, W8A8 = QuantScheme.parse("w4a8"), QuantScheme()
@@ -98,7 +104,7 @@ def test_smoothing_and_rotation_leave_the_product_as_it_is(alpha: float | None, 
 
 def test_outliers_are_smoothed_and_rotated_and_nothing_else_is() -> None:
     layer = nn.Linear(128, 64)
-    found = fit_layer(layer, record_of(with_outliers()), W4A8, by_columns=False, correct_bias=False)
+    found = fit_layer(layer, record_of(with_outliers()), W4A8, by_columns=False, correct=False)
     assert found.errors["balanced"] < found.errors["nearest"] / 2
     assert found.alpha is not None and found.inverse_smooth is not None
     plain = fit_layer(layer, record_of(drawn(400, 128)), W8A8)
@@ -108,10 +114,39 @@ def test_outliers_are_smoothed_and_rotated_and_nothing_else_is() -> None:
 def test_a_mean_error_goes_into_the_bias() -> None:
     layer = nn.Linear(128, 64, bias=False)
     rows = drawn(400, 128) + 3.0
-    without = fit_layer(layer, record_of(rows), W4A8, by_columns=False, correct_bias=False, alphas=(), rotate=False)
+    without = fit_layer(layer, record_of(rows), W4A8, by_columns=False, correct=False, alphas=(), rotate=False)
     found = fit_layer(layer, record_of(rows), W4A8, by_columns=False, alphas=(), rotate=False)
     assert without.bias is None and found.bias is not None and found.bias.shape == (64,)
     assert found.errors["fitted"] < without.errors["fitted"] / 2
+
+
+def test_outputs_that_are_too_small_get_a_gain() -> None:
+    """CacheQuant's first coefficient: found from what is given and what is wanted, 1 where it would be chance."""
+    wanted = drawn(400, 8) + 2.0
+    given = wanted / torch.linspace(0.8, 1.25, 8) + 0.01 * drawn(400, 8, seed=1)
+    gain, more, left = _correction(given, wanted)
+    assert gain is not None and torch.allclose(gain, torch.linspace(0.8, 1.25, 8), atol=0.01)
+    assert more.abs().max() < 0.05 and left < 1e-3
+    none, _, _ = _correction(wanted + 0.1 * drawn(400, 8, seed=1), wanted)
+    assert none is None
+    still, _, error = _correction(torch.ones(400, 8), wanted)  # a channel that never changes says nothing of a slope
+    assert still is None and error < 1
+
+
+def test_a_gain_reaches_the_layer_and_the_plan(tmp_path: Path) -> None:
+    layer = nn.Linear(64, 8)
+    found = fit_layer(layer, record_of(drawn(400, 64)), W8A8)
+    assert found.gain is None
+    scaled = replace(found, gain=torch.linspace(0.5, 2, 8))
+    assert torch.equal(scaled.stored("a")["a.gain"], torch.linspace(0.5, 2, 8))
+    place = Found(path="a", parent=nn.Module(), name="a", layer=layer, role="block")
+    one, two = (layer_of(place, each, Ways("reference")) for each in (found, scaled))
+    x = drawn(3, 64)
+    assert torch.allclose(two(x) - two.bias, (one(x) - one.bias) * torch.linspace(0.5, 2, 8), atol=1e-5)
+    job = QuantJob(tmp_path, {"a": 1})
+    job.keep_fits({("a", "w8a8"): scaled})
+    again = job.fits()["a", "w8a8"].gain
+    assert again is not None and torch.equal(again, torch.linspace(0.5, 2, 8))
 
 
 @pytest.mark.parametrize("text", ["w8a8-static", "w8a8-bins", "w8a8-tensor", "w8a8-aasym", "fp8"])

@@ -38,8 +38,8 @@ def layer_of(size: int = 64, outputs: int = 48) -> nn.Linear:
 
 def test_it_rounds_better_than_what_is_searched() -> None:
     layer, record = layer_of(), record_of(few_directions())
-    searched = fit_layer(layer, record, dataclasses.replace(FLAT, flat=False), by_columns=False, correct_bias=False)
-    learned = fit_layer(layer, record, FLAT, by_columns=False, correct_bias=False)
+    searched = fit_layer(layer, record, dataclasses.replace(FLAT, flat=False), by_columns=False, correct=False)
+    learned = fit_layer(layer, record, FLAT, by_columns=False, correct=False)
     assert learned.affine is not None and str(learned.scheme) == "w4a4-flat"
     assert learned.errors["balanced"] < 0.8 * searched.errors["balanced"] < learned.errors["nearest"]
 

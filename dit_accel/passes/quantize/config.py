@@ -14,7 +14,7 @@ from dit_accel.plan.config import PassConfig
 NAME = "quantize"
 Originals = Literal["keep", "drop"]
 # What may be stored of a layer, behind its name and a dot.
-FOUND = ("inverse_smooth", "left", "right", "act_scale", "bias")
+FOUND = ("inverse_smooth", "left", "right", "act_scale", "gain", "bias")
 WEIGHT = ("values", "scale", "multiplier", "zero")
 
 
@@ -46,8 +46,8 @@ class QuantizeConfig(PassConfig):
         originals: ``"keep"``: weights as they were go to the main memory, and it can be undone. ``"drop"``: they are
             let go at the first run, and undoing is refused.
         stored: What was found for single layers, by ``<layer>.<what>``: ``inverse_smooth`` fp32 [K], ``left`` and
-            ``right`` fp32 [n1, n1] and [n2, n2] of a learned transform, ``act_scale`` fp32 [bins], ``bias`` [N]; and
-            weights in few bits, ``values``, ``scale``, ``multiplier``, ``zero``.
+            ``right`` fp32 [n1, n1] and [n2, n2] of a learned transform, ``act_scale`` fp32 [bins], ``gain`` and
+            ``bias`` [N]; and weights in few bits, ``values``, ``scale``, ``multiplier``, ``zero``.
 
     Raises:
         ConfigError: A value is not valid, or what is stored is of no use.

@@ -143,7 +143,7 @@ class Quantised:
         make: type[QuantLinear] = QuantConv2d if isinstance(original, nn.Conv2d) else linear
         layer = make(
             original,
-            weight,
+            weight.scaled(self.config.of_layer(name, "gain")),
             scheme,
             self.step,
             inverse_smooth=smooth,

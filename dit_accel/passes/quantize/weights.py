@@ -1,6 +1,6 @@
 """Weights as integers or 8-bit floats: how they are found, kept, and multiplied out again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,6 +52,10 @@ class QuantWeight:
         if self.multiplier is None or self.zero is None:
             return self.values
         return unpack_int8(self.values, self.multiplier, self.zero, self.group, self.in_features)
+
+    def scaled(self, gain: Tensor | None) -> "QuantWeight":
+        """With every output channel times its gain [N]; ``None``: as it is."""
+        return self if gain is None else replace(self, scale=self.scale * gain.to(self.scale))
 
     def dequantised(self) -> Tensor:
         """fp32 [N, K]."""

@@ -60,6 +60,18 @@ def test_the_operator_is_the_reference_too(monkeypatch) -> None:
     assert torch.allclose(in_one_operator(layer, x), reference(layer, x), rtol=1e-6, atol=1e-6)
 
 
+def test_an_outlier_among_tokens_moves_no_other() -> None:
+    """CLIP's first token, which MixDQ keeps apart: with a scale for each token there is nothing to keep apart."""
+    x = rows(20)
+    loud = torch.cat([x[:1] * 500, x[1:]])
+    for scheme, disturbed in (("w8a8", False), ("w8a8-tensor", True)):
+        layer = layer_of(scheme)
+        calm, found = layer.quantised(x)[0], layer.quantised(loud)[0]
+        assert torch.equal(found[1:], calm[1:]) is not disturbed
+    error = (layer(loud)[1:] - layer(x)[1:]).norm() / layer(x)[1:].norm()
+    assert error > 0.3
+
+
 @pytest.mark.parametrize(("count", "size", "outputs"), [(1, 7, 3), (16, 64, 8), (33, 129, 65)])
 def test_int_mm_of_any_size(count: int, size: int, outputs: int) -> None:
     draw = torch.Generator().manual_seed(0)
