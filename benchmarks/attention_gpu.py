@@ -6,10 +6,12 @@
 
 Checks the kernel against fp32 before it times it. Dense-equivalent TFLOPS are those that dense attention would need
 for the time taken; choosing blocks and moving tokens are timed apart, and are not in them. What is measured is on disk
-after every row.
+after every row; called again on the same kind of GPU with the same torch, it goes on behind the last one.
 """
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +23,7 @@ from attention_whole import SHAPES, TINY, whole_calls
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
+from dit_accel.evaluation.progress_files import read_json, write_whole
 from dit_accel.evaluation.reports.environment import collect_environment, command_line
 from dit_accel.kernels.block_select import kept_of, mean_scores, table_of_best, table_of_mass
 from dit_accel.kernels.block_sparse import attend
@@ -163,26 +166,42 @@ def main(
     torch.set_grad_enabled(False)
     lengths = (260,) if rehearse else LENGTHS[:1] if quick else LENGTHS
     dims, blocks = ((64,), (64,)) if quick or rehearse else ((64, 128), (64, 128))
+    result = begun(output)
+
+    def note(kind: str, key: dict[str, Any], make: Callable[[], dict[str, Any]]) -> None:
+        rows = result.setdefault(kind, [])
+        if any(key.items() <= {name: row.get(name) for name in key}.items() for row in rows):
+            return
+        rows.append(make())
+        print(kind, json.dumps(rows[-1]), flush=True)
+        write_whole(output, (json.dumps(result, indent=1) + "\n").encode())
+
+    for length in lengths:
+        for dim in dims:
+            key = {"length": length, "head_dim": dim}
+            for block in blocks:
+                note("block_sparse", {**key, "block": block}, partial(block_sparse, length, dim, block))
+            note("sla", key, partial(sla, length, dim, 64))
+            note("vmoba", key, partial(vmoba, length, dim))
+    for name, (kind, size) in ({} if quick else TINY if rehearse else SHAPES).items():
+        note("whole_calls", {"name": name}, partial(whole_calls, name, kind, size, tiny=rehearse))
+
+
+def begun(output: Path) -> dict[str, Any]:
+    """What was measured here before, or the head of a result."""
     result: dict[str, Any] = {
         "format": "dit-accel/attention-gpu",
         "environment": collect_environment().model_dump(),
         "command": command_line(),
         "heads": HEADS,
     }
-
-    def note(kind: str, row: dict[str, Any]) -> None:
-        result.setdefault(kind, []).append(row)
-        print(kind, json.dumps(row), flush=True)
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-    for length in lengths:
-        for dim in dims:
-            for block in blocks:
-                note("block_sparse", block_sparse(length, dim, block))
-            note("sla", sla(length, dim, 64))
-            note("vmoba", vmoba(length, dim))
-    for name, (kind, size) in ({} if quick else TINY if rehearse else SHAPES).items():
-        note("whole_calls", whole_calls(name, kind, size, tiny=rehearse))
+    before = read_json(output)
+    if before is None:
+        return result
+    here, there = ((each["environment"]["gpu"], each["environment"]["packages"]["torch"]) for each in (result, before))
+    if here != there:
+        raise SystemExit(f"error: '{output}' is of {there}, and this is {here}. Delete it, or name another file")
+    return before
 
 
 if __name__ == "__main__":

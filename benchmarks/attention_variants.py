@@ -12,7 +12,8 @@ from dit_accel import (
     StaticMaskConfig,
     VMoBAConfig,
 )
-from dit_accel.calibration.attention import AttentionRecord, choose_paro
+from dit_accel.calibration.attention import choose_paro
+from dit_accel.calibration.attention_record import AttentionRecord
 from dit_accel.plan.config import PassConfig
 
 DENSE_STEPS_FRAC = 0.2

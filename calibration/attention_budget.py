@@ -12,24 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from dit_accel.calibration.attention import (
-    AttentionRecord,
-    best_orders,
-    kept_together,
-    paro_of,
-    ranked_sums,
-    sampled_steps,
-    watched_runtime,
-)
+from dit_accel.calibration.attention import EVERY_ORDER, best_orders, kept_together, paro_of, ranked_sums
+from dit_accel.calibration.attention_record import BY, AttentionRecord, sampled_steps, watched_runtime
 from dit_accel.errors import ConfigError
-from dit_accel.passes.attention.layout import ORDERS
 from dit_accel.passes.attention.paro import PermutedAttention
 from dit_accel.passes.attention.paro_config import PAROAttentionConfig
 from dit_accel.passes.attention.routing import Route, routable, route
 from dit_accel.runtime.call import Call, Inner
 from dit_accel.runtime.trees import leaves
 
-BY = "calibration"
 LADDER = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Densities that a layer may get; 1 is dense."""
 UNITS = 1000
@@ -54,7 +45,7 @@ def measure_sensitivity(
     record: AttentionRecord,
     *,
     ladder: Sequence[float] = LADDER,
-    orders: Sequence[int] = tuple(range(len(ORDERS))),
+    orders: Sequence[int] = EVERY_ORDER,
     on_progress: Callable[[float], None] | None = None,
 ) -> Sensitivity:
     """Watch a plain run, and at one step of each part compute the denoiser's output anew for each layer and density.
@@ -122,7 +113,7 @@ def with_budget(
     record: AttentionRecord,
     densities: np.ndarray[Any, Any],
     *,
-    orders: Sequence[int] = tuple(range(len(ORDERS))),
+    orders: Sequence[int] = EVERY_ORDER,
     dense_steps_frac: float = 0.0,
 ) -> PAROAttentionConfig:
     """The plan in which each layer of each part has a density of its own; its heads share what it has.

@@ -29,6 +29,14 @@ class OrderScores:
     sparse: Tensor
     quant: Tensor
 
+    @classmethod
+    def mean(cls, scores: "Sequence[OrderScores]") -> "OrderScores":
+        """That of one layer over several calls."""
+        return cls(
+            sparse=torch.stack([each.sparse for each in scores]).mean(0).cpu(),
+            quant=torch.stack([each.quant for each in scores]).mean(0).cpu(),
+        )
+
     def combined(self, alpha: float = 0.5, *, more_is_better: bool = False) -> Tensor:
         """M [O, H]; the lowest is the order to choose.
 
@@ -82,5 +90,11 @@ def order_scores(
 
 
 def published_orders(scores: Sequence[OrderScores], *, alpha: float = 0.5, more_is_better: bool = False) -> Tensor:
-    """uint8 [L, H], for each layer and head the order that scores lowest: the ``orders`` of a plan."""
+    """uint8 [L, H], for each layer and head the order that scores lowest: the ``orders`` of a plan.
+
+    Args:
+        scores: Of each layer, as :func:`~dit_accel.calibration.attention.record_attention` records them.
+        alpha: See :meth:`OrderScores.combined`.
+        more_is_better: See there.
+    """
     return torch.stack([each.combined(alpha, more_is_better=more_is_better).argmin(0) for each in scores]).byte()

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from dit_accel.api import accelerated, summary
-from dit_accel.calibration.attention import AttentionRecord, choose_paro, record_attention
+from dit_accel.calibration.attention import choose_paro
 from dit_accel.calibration.attention_budget import LADDER, Sensitivity, divide, measure_sensitivity, with_budget
+from dit_accel.calibration.attention_record import AttentionRecord, record_attention
 from dit_accel.calibration.finishing import CALIBRATED_NOTE
 from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.recording import record

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from dit_accel import accelerate_pipeline, summary
-from dit_accel.calibration.attention import AttentionRecord, choose_paro, record_attention
+from dit_accel.calibration.attention import choose_paro
+from dit_accel.calibration.attention_published import published_orders
+from dit_accel.calibration.attention_record import AttentionRecord, record_attention
 from dit_accel.errors import ConfigError, UnsupportedModelError
 from dit_accel.kernels.pooled_scores import pooled_sums
 from dit_accel.passes.attention.layout import ORDER_NAMES, TokenLayout
@@ -97,6 +99,21 @@ def test_a_live_pipeline_is_watched_and_left_as_it_was() -> None:
     assert summary(pipe).denoisers[0].effects["paro_attention"].actual_frac == pytest.approx(0.5, abs=0.02)
     accelerate_pipeline(pipe, choose_paro(record, density=1.0), strict=True)
     assert torch.allclose(draw(pipe), plain, atol=1e-4)
+
+
+def test_heads_may_be_given_the_orders_of_the_published_score() -> None:
+    pipe = sparse_wan()
+    record = record_attention(pipe, lambda: draw(pipe), block=BLOCK, parts=2, scores=True)
+    assert len(record.scores) == 2 and record.scores[0].sparse.shape == record.scores[0].quant.shape == (6, 2)
+    orders = published_orders(record.scores, alpha=0.3)
+    config = choose_paro(record, density=0.4, orders=orders)
+    assert torch.equal(config.orders, orders) and float(config.densities().mean()) == pytest.approx(0.4, abs=0.01)
+    free = choose_paro(record, density=0.4, share="head")
+    given = choose_paro(record, density=0.4, share="head", orders=free.orders)
+    assert torch.equal(given.masks, free.masks), "the same orders have the same blocks, whoever chose them"
+    with pytest.raises(ConfigError, match=r"of 2 layers and 2 heads, got \[2, 3\]"):
+        choose_paro(record, density=0.4, orders=torch.zeros(2, 3, dtype=torch.uint8))
+    assert record_attention(pipe, lambda: draw(pipe), block=BLOCK, parts=1).scores == ()
 
 
 @pytest.mark.parametrize(

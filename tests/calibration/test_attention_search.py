@@ -17,9 +17,9 @@ from dit_accel import (
     summary,
 )
 from dit_accel.calibration import attention_search
-from dit_accel.calibration.attention import AttentionRecord, record_attention
 from dit_accel.calibration.attention_budget import Sensitivity, divide, measure_sensitivity, with_budget
 from dit_accel.calibration.attention_published import order_scores, published_orders
+from dit_accel.calibration.attention_record import AttentionRecord, record_attention
 from dit_accel.calibration.attention_search import calibrate_attention
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.reports.report import Report
