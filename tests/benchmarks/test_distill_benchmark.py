@@ -43,6 +43,15 @@ def test_every_student_has_the_teacher_and_a_fitted_trajectory_of_as_many_evalua
     assert len(found) == 1 + 2 * 3
 
 
+def test_a_trajectory_is_timed_without_a_fit(tmp_path: Path) -> None:
+    comparison: Any = SimpleNamespace(teacher_steps=8, fitted_folder=lambda *_: tmp_path / "none")
+    found = distill.Comparison.timed(comparison, 2, 32)
+    assert found.weights is None and found.computed is not None
+    assert sum(found.computed) == 2 and len(found.computed) == 8
+    comparison = SimpleNamespace(fitted_folder=lambda *_: tmp_path, fitted=lambda *which: which)
+    assert distill.Comparison.timed(comparison, 2, 32) == (2, 32)
+
+
 def test_the_table_says_of_how_many_pictures() -> None:
     rows = distill.table({"teacher": {"n": 7, "alignment": 0.5, "psnr_db": 30.0}}).splitlines()
     assert rows[0] == "| system | alignment | psnr_db | n |"
