@@ -86,7 +86,12 @@ def attend(
     lse: bool = True,
     backend: Backend = "auto",
 ) -> Any:
-    """:func:`block_sparse_attention` over a :class:`BlockTable`."""
+    """:func:`block_sparse_attention` over a :class:`BlockTable`.
+
+    Raises:
+        ValueError: As there, or the table is for sequences of other lengths.
+    """
+    table.check(q.shape[1], k.shape[1])
     return block_sparse_attention(
         q,
         k,

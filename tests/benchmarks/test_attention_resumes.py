@@ -1,6 +1,7 @@
 """The attention benchmarks write what they have, and go on where they were: nothing is measured twice."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,14 @@ from attention_variants import Variant
 
 from dit_accel.calibration.attention_record import AttentionRecord
 from dit_accel.passes.attention.layout import TokenLayout
+
+
+@pytest.fixture(autouse=True)
+def gradients_as_they_were() -> Iterator[None]:
+    """The programs switch them off, which is for the whole process."""
+    before = torch.is_grad_enabled()
+    yield
+    torch.set_grad_enabled(before)
 
 
 def loaded(path: Path) -> dict[str, Any]:

@@ -235,3 +235,11 @@ def test_bad_input_is_named(change: dict, message: str) -> None:
         block_sparse_attention(
             q, k, k.to(change.get("dtype", torch.float32)), lut, each.table.counts, key_mask=key_mask, **sizes
         )
+
+
+def test_a_table_for_other_keys_is_named() -> None:
+    """What it says of blocks that are not there would be read as nothing, and the output would be no output of its."""
+    each = problem()
+    q, k = each.q.float(), each.k.float()
+    with pytest.raises(ValueError, match="build it for these lengths"):
+        attend(q, k[:, :60], k[:, :60], each.table)

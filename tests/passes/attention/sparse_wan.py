@@ -1,4 +1,4 @@
-"""A tiny Wan pipeline whose heads have a kernel, random PARO plans for it, and a tiny CogVideoX with text in front."""
+"""A tiny Wan pipeline whose heads have a kernel, random PARO plans for it, and the settings of the other passes."""
 
 from typing import Any
 
@@ -8,11 +8,13 @@ from tiny import tiny_call, tiny_pipeline
 from tiny_configs import TINY
 from tiny_models import randomise
 
+from dit_accel import RettentionConfig, SLAConfig, SparseDConfig, StaticMaskConfig, VMoBAConfig
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.attention.bits import pack
 from dit_accel.passes.attention.layout import TokenLayout
 from dit_accel.passes.attention.paro_config import PAROAttentionConfig
 from dit_accel.passes.attention.routing import routable
+from dit_accel.plan.config import PassConfig
 
 BLOCK = 16
 SIZE = (3, 8, 8)  # tokens of a call at 128 x 128 and 9 frames: 12 blocks
@@ -26,6 +28,21 @@ def sparse_wan() -> Any:
     pipe.register_modules(transformer=randomise(model, 0).eval().requires_grad_(False))
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def sparse_configs() -> dict[str, PassConfig]:
+    """Every other pass that decides on scores, in settings that act on these calls."""
+    weights = {
+        f"blocks.0.attn1.{kind}": torch.full((16, 16) if kind == "weight" else (16,), 0.1)
+        for kind in ("weight", "bias")
+    }
+    return {
+        "sparse_d": SparseDConfig(density=0.25, block=BLOCK, dense_steps_frac=0.25, order="tiles"),
+        "sla": SLAConfig(density=0.25, block=BLOCK, weights=weights),
+        "vmoba": VMoBAConfig(density=0.25, temporal=1, dense_steps_frac=0),
+        "rettention": RettentionConfig(density=0.25, block=BLOCK, dense_steps_frac=0, refresh=2, storage="bfloat16"),
+        "static_mask": StaticMaskConfig(density=0.25, block=BLOCK, precision="int8"),
+    }
 
 
 def draw(pipe: Any, name: str = "wan", **more: Any) -> torch.Tensor:

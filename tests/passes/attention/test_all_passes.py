@@ -3,7 +3,7 @@
 import pytest
 import torch
 from diffusers.hooks import apply_group_offloading
-from sparse_wan import BLOCK, draw, paro, sparse_wan
+from sparse_wan import BLOCK, STEPS, draw, paro, sparse_configs, sparse_wan
 
 from dit_accel import (
     AccelerationPlan,
@@ -22,17 +22,13 @@ from dit_accel.kernels.block_table import BlockTable
 from dit_accel.kernels.gather_select import choose_best, choose_share
 from dit_accel.passes.attention.choosing import AttendedSequence
 from dit_accel.passes.attention.layout import TokenLayout
+from dit_accel.passes.attention.paro import PermutedAttention
+from dit_accel.passes.attention.sparse_d import OneShot
+from dit_accel.passes.attention.static_mask import StaticAttention
+from dit_accel.passes.attention.vmoba import BoxedAttention
+from dit_accel.session.session import session_of
 
-WEIGHTS = {
-    f"blocks.0.attn1.{kind}": torch.full((16, 16) if kind == "weight" else (16,), 0.1) for kind in ("weight", "bias")
-}
-CONFIGS = {
-    "sparse_d": SparseDConfig(density=0.25, block=BLOCK, dense_steps_frac=0.25, order="tiles"),
-    "sla": SLAConfig(density=0.25, block=BLOCK, weights=WEIGHTS),
-    "vmoba": VMoBAConfig(density=0.25, temporal=1, dense_steps_frac=0),
-    "rettention": RettentionConfig(density=0.25, block=BLOCK, dense_steps_frac=0, refresh=2, storage="bfloat16"),
-    "static_mask": StaticMaskConfig(density=0.25, block=BLOCK, precision="int8"),
-}
+CONFIGS = sparse_configs()
 
 
 @pytest.fixture(params=["paro_attention", *CONFIGS])
@@ -81,27 +77,30 @@ def test_two_that_decide_on_scores_are_refused(config) -> None:
         accelerate_pipeline(sparse_wan(), [config, other])
 
 
-@pytest.mark.parametrize("name", ["sla", "vmoba", "rettention", "static_mask"])
+def test_cross_attention_is_not_touched(config) -> None:
+    """Neither its processors nor what it computes: it sees as many calls as in a plain run, none of them sparse."""
+    pipe = sparse_wan()
+    blocks = pipe.transformer.blocks
+    before = [block.attn2.processor for block in blocks]
+    accelerate_pipeline(pipe, config)
+    assert all(block.attn2.processor is own for block, own in zip(blocks, before, strict=True))
+    routes = session_of(pipe).runtimes[0].around_of(config.type_name).sparse.layers
+    assert [layer.site_id for layer in routes] == ["blocks.0.attn1", "blocks.1.attn1"]
+    draw(pipe)
+    assert not any(layer.route.refusals for layer in routes)
+    assert all(layer.route.calls == 2 * STEPS for layer in routes), "two branches of guidance in every step"
+
+
+@pytest.mark.parametrize("name", ["paro_attention", "sparse_d", "sla", "vmoba", "rettention", "static_mask"])
 def test_nan_stays_where_dense_attention_has_it(name: str) -> None:
     """In one query: its row. What others compute is what they compute without it."""
     layout = TokenLayout((3, 4, 4))
-    sequence = AttendedSequence(length=48, layout=layout)
     q, k, v = (torch.randn(1, 48, 2, 16, generator=torch.Generator().manual_seed(n)) for n in range(3))
     bad = q.clone()
     bad[0, 20, 0, 3] = torch.nan
-    if name == "sla":
-        each = SLAConfig(density=0.4, block=BLOCK).attention(16, linear=True)
-    elif name == "vmoba":
-        from dit_accel.passes.attention.vmoba import BoxedAttention
-
-        each = BoxedAttention(VMoBAConfig(density=0.4, temporal=1), 0)
-    elif name == "rettention":
-        each = RettentionConfig(density=0.4, block=BLOCK).attention()
-    else:
-        from dit_accel.passes.attention.static_mask import StaticAttention
-
-        each = StaticAttention(StaticMaskConfig(density=0.4, block=BLOCK))
-    each.begin(sequence)
+    each = one_layer(name, layout)
+    if hasattr(each, "begin"):
+        each.begin(AttendedSequence(length=48, layout=layout))
     with torch.no_grad():
         found, clean = each(bad, k, v, None), each(q, k, v, None)
     assert found[0, 20, 0].isnan().all()
@@ -111,6 +110,26 @@ def test_nan_stays_where_dense_attention_has_it(name: str) -> None:
     near = others.clone()
     near[16:32, 0] = False  # one choice for a whole block: that of the bad query's neighbours may be another one
     assert torch.equal(found[0][near], clean[0][near])
+
+
+def one_layer(name: str, layout: TokenLayout):
+    """Attention of one layer as the pass has it in a run, two heads of 16."""
+    settings = {"density": 0.4, "block": BLOCK}
+    if name == "paro_attention":
+        return PermutedAttention.of(paro(sparse_wan(), 0.4, layout=layout), 0, 0, torch.device("cpu"))
+    if name == "sparse_d":
+        each = OneShot(SparseDConfig(**settings))
+        each.tables[None] = PermutedAttention.of(
+            paro(sparse_wan(), 0.4, layout=layout), 0, 0, torch.device("cpu")
+        ).table
+        return each
+    if name == "sla":
+        return SLAConfig(**settings).attention(16, linear=True)
+    if name == "vmoba":
+        return BoxedAttention(VMoBAConfig(density=0.4, temporal=1), 0)
+    if name == "rettention":
+        return RettentionConfig(**settings).attention()
+    return StaticAttention(StaticMaskConfig(**settings))
 
 
 def test_nan_in_a_choice_is_no_crash() -> None:
