@@ -38,7 +38,6 @@ TrainDtype = Annotated[
     str, typer.Option(metavar="auto|bf16|fp32", help="Autocast, or fp32 throughout; auto: what the device is fast in.")
 ]
 
-
 PROBE_STEPS = 50
 
 

@@ -19,7 +19,7 @@ def training_dtype(name: str, device: torch.device) -> torch.dtype:
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 itself."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return True
