@@ -1,6 +1,6 @@
 """Who gets how many bits: by errors and how they add up, by each error alone, or by what each layer is for.
 
-    python benchmarks/quant_bits.py emoji-flux --memory 0.27 --output benchmarks/results/quant-bits-emoji-flux.json
+    python benchmarks/quant_bits.py emoji-flux --memory 0.25 --output benchmarks/results/quant-bits-emoji-flux.json
 
 The same memory for all, between that of w4a8 and that of w8a8 everywhere; layers are fitted once, on search prompts.
 What is shown is on held-out prompts (list ``certify``), with the error of the denoiser's output that the Gram matrix

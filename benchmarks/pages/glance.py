@@ -15,10 +15,14 @@ HEADER = (
 def glance_block(reports: Sequence[Report]) -> str:
     """Certificates of several models as Markdown, the plain run with fewer steps after each number in brackets.
 
+    Quantised plans that save no time have no such rival: they are left out, and a sentence says where they are.
+
     Raises:
         ConfigError: A report is no certificate with such a rival.
     """
     lines, methods = [*HEADER], []
+    given = len(reports)
+    reports = [report for report in reports if not _saves_memory_alone(report)]
     models = dict.fromkeys(report.settings.model for report in reports)
     for model in models:
         own = by_preset([report for report in reports if report.settings.model == model])
@@ -28,7 +32,16 @@ def glance_block(reports: Sequence[Report]) -> str:
         settings = own[0].settings
         steps = f"{settings.num_inference_steps} steps of {settings.scheduler}"
         methods.append(f"`{model}`: {steps}, n = {own[0].num_images}")
-    return "\n".join([*lines, "", f"{'; '.join(methods)}. {_where(reports)}"])
+    left_out = " Quantised plans that save memory and no time: [quantisation](docs/quantization.md)."
+    more = left_out if len(reports) < given else ""
+    return "\n".join([*lines, "", f"{'; '.join(methods)}. {_where(reports)}{more}"])
+
+
+def _saves_memory_alone(report: Report) -> bool:
+    if any(variant.kind == "fewer_steps" for variant in report.variants):
+        return False
+    main = _of_kind(report, "plan").effects
+    return main is not None and main.main is not None and main.main.name == "quantize"
 
 
 def _where(reports: Sequence[Report]) -> str:

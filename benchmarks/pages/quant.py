@@ -20,7 +20,7 @@ Block = Callable[[Mapping[str, Any]], str]
 COMMANDS = {
     "quality": ("quant-{}", "quant_quality.py {}"),
     "exact": ("quant-{}", "quant_quality.py {} --no-fit"),
-    "bits": ("quant-bits-{}", "quant_bits.py {} --memory 0.27"),
+    "bits": ("quant-bits-{}", "quant_bits.py {} --memory 0.25"),
     "noise": ("quant-noise-{}", "quant_noise.py {}"),
     "joint": ("quant-joint-{}", "quant_joint.py {} --with fast"),
     "flat": ("quant-flat-{}", "quant_flat.py {} --num 8"),

@@ -2,10 +2,10 @@
 
 import pytest
 from pages.glance import HEADER, glance_block
-from sample_reports import sample_report
+from sample_reports import CLAIM, sample_report
 
 from dit_accel.errors import ConfigError
-from dit_accel.evaluation.reports.report import Report
+from dit_accel.evaluation.reports.report import Effects, Report
 
 
 def of(model: str, preset: str) -> Report:
@@ -36,6 +36,20 @@ def test_machines_are_not_mixed() -> None:
     there = here.model_copy(update={"environment": here.environment.model_copy(update={"cpu": "another"})})
     with pytest.raises(ConfigError, match="several machines"):
         glance_block([here, there])
+
+
+def test_a_quantised_plan_that_saves_no_time_is_told_elsewhere() -> None:
+    report = of("a", "w8a8")
+    claim = CLAIM.model_copy(update={"name": "quantize"})
+    variants = [
+        each.model_copy(update={"effects": Effects(passes=(claim,))}) if each.kind == "plan" else each
+        for each in report.variants
+    ]
+    slow = report.model_copy(update={"variants": tuple(variants[:2])})
+    said = glance_block([of("a", "fast"), slow])
+    assert "w8a8" not in said and "save memory and no time: [quantisation](docs/quantization.md)" in said
+    quick = report.model_copy(update={"variants": tuple(variants)})
+    assert '`"w8a8"`' in glance_block([of("a", "fast"), quick])
 
 
 def test_a_report_without_a_rival_is_refused() -> None:
