@@ -79,7 +79,7 @@ class Workers:
         *parts, mean = flat.split([*(p.numel() for p in parameters), 1])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
-        return mean.item()
+        return float(mean.item())
 
     def wait(self) -> None:
         """Until all have come here."""
