@@ -14,6 +14,7 @@ if why_no_float8(torch.device(DEVICE)) is not None:
     PRECISIONS.remove("int8+float8")
 # e4m3 has three bits behind the point; the interpreter cuts the rest off where a GPU rounds.
 LIMITS = {"int8": 2e-2, "int8+plain": 1e-2, "int8+float8": 4e-2 if DEVICE == "cuda" else 6e-2}
+GROWTH = {4.0: 2, 16.0: 5}
 
 
 def biased(each):
@@ -39,6 +40,21 @@ def test_near_the_truth(backend: str, dtype, precision) -> None:
     full = each.table.counts[0, 0].repeat_interleave(16)[:75] > 1
     similarity = cosine_similarity(out.cpu().double()[:, full], want[:, full], dim=-1)
     assert similarity.mean() > 0.9985
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("size", [4.0, 16.0])
+@pytest.mark.parametrize("backend", ["triton", "gather"])
+def test_near_the_truth_of_large_inputs(backend: str, size: float, precision) -> None:
+    """Scores that are `size` times as far apart have rounding errors that are, and the softmax makes more of them."""
+    each = problem(size=size)
+    device = DEVICE if backend == "triton" else "cpu"
+    parts = [part.to(device, torch.bfloat16) for part in (each.q, each.k, each.v)]
+    out, lse = low_bit_attention(
+        *parts, each.table.to(device), precision=precision, scale=0.25 / size, backend=backend
+    )
+    want, want_lse = each.truth(*(part.cpu().double() for part in parts), 0.25 / size)
+    assert relative_error(out, want) < LIMITS[precision] * GROWTH[size] and relative_error(lse, want_lse) < 5e-3
 
 
 @pytest.mark.parametrize("shape", [{"dim": 64, "block_k": 32, "heads": 1}, {"batch": 2, "shared": True}], ids=str)

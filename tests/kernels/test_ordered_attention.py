@@ -12,18 +12,21 @@ LIMITS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 5e-3}
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("backend", ["triton", "gather"])
-@pytest.mark.parametrize("shared", [False, True])
-def test_nothing_is_moved_and_all_is_the_same(backend: str, dtype, shared: bool) -> None:
-    each = problem(75, 75, batch=2)
+@pytest.mark.parametrize(("shared", "size"), [(False, 1.0), (True, 4.0), (False, 16.0)])
+def test_nothing_is_moved_and_all_is_the_same(backend: str, dtype, shared: bool, size: float) -> None:
+    each = problem(75, 75, batch=2, size=size)
+    scale = 0.3 / size
     device = DEVICE if backend == "triton" else "cpu"
     draw = torch.Generator().manual_seed(0)
     order = torch.stack([torch.randperm(75, generator=draw) for _ in range(1 if shared else 2)])
     parts = [part.to(device, dtype) for part in (each.q, each.k, each.v)]
     heads_first = [part.transpose(1, 2).contiguous().transpose(1, 2) for part in parts]
-    out = ordered_attention(*heads_first, each.table.to(device), order.int().to(device), scale=0.3, backend=backend)
+    out = ordered_attention(*heads_first, each.table.to(device), order.int().to(device), scale=scale, backend=backend)
     there = order.expand(2, -1).mT
-    want, _ = each.truth(*(moved(part.cpu().double(), there) for part in parts), 0.3)
-    assert out.dtype == dtype and relative_error(out, moved(want, order.expand(2, -1).argsort(-1).mT)) < LIMITS[dtype]
+    want, _ = each.truth(*(moved(part.cpu().double(), there) for part in parts), scale)
+    # As in test_block_sparse: of scores with a spread of 1,000 this is left in fp32.
+    limit = LIMITS[dtype] * (20 if size == 16 and dtype is torch.float32 else 1)
+    assert out.dtype == dtype and relative_error(out, moved(want, order.expand(2, -1).argsort(-1).mT)) < limit
 
 
 def test_it_compiles_and_names_what_is_wrong() -> None:
