@@ -30,11 +30,12 @@ def test_statistics_are_those_of_the_whole_softmax(monkeypatch, at_once: int) ->
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("size", [1.0, 4.0])
+@pytest.mark.parametrize("size", [1.0, 4.0, 16.0])
 def test_the_kernel_counts_up_the_same(dtype, size: float) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     q, k = (size * part.to(dtype) for part in _drawn(75, 91))
     limits = {torch.float64: 1e-7, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 5e-3}
+    limits[torch.float32] *= 20 if size == 16 else 1  # what is left in fp32 of scores with a spread of 1,000
     sizes = {"scale": 0.3 / size, "block_q": 16, "block_k": 32, "small": 0.01}
     found = pooled_scores(q.to(device), k.to(device), backend="triton", **sizes)
     true = pooled_scores(q.double(), k.double(), backend="gather", **sizes)
