@@ -92,6 +92,10 @@ def role_of(path: str, rules: "dict[str, Role] | None" = None) -> Role:
 
 
 def is_plain(layer: Layer) -> bool:
-    """Whether its weight is an ordinary tensor of 16 or 32 bits, here and now."""
+    """Whether its weight is an ordinary tensor of 16 or 32 bits, here and now, and stays here."""
     weight = layer.weight
-    return type(weight.data) is torch.Tensor and weight.is_floating_point() and weight.device.type != "meta"
+    if type(weight.data) is not torch.Tensor or not weight.is_floating_point() or weight.device.type == "meta":
+        return False
+    # Group offload by leaves moves the layer itself; what took its place would not be moved.
+    hooks = getattr(getattr(layer, "_diffusers_hook", None), "hooks", ())
+    return not any("group_offloading" in name for name in hooks)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.hooks import apply_group_offloading
 from snapshot import assert_same, snapshot
 from tiny import tiny_call, tiny_pipeline
 from torch import nn
@@ -48,6 +49,15 @@ def quant_layers(pipe: Any) -> dict[str, QuantLinear]:
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(10 * torch.log10((a.max() - a.min()) ** 2 / (a - b).float().square().mean()))
+
+
+def offload(pipe: Any, kind: str) -> None:
+    """By pipelines' hooks, or diffusers' groups of blocks or layers; on the CPU there is nowhere to move to."""
+    if kind == "model":
+        pipe.enable_model_cpu_offload(device="cpu")
+        return
+    more = {"num_blocks_per_group": 1} if kind == "block_level" else {}
+    apply_group_offloading(denoiser_of(pipe), torch.device("cpu"), torch.device("cpu"), kind, **more)
 
 
 @pytest.mark.parametrize("name", ["pixart", "flux", "wan", "sd"])
@@ -236,6 +246,31 @@ def test_two_passes_that_change_weights() -> None:
 def test_offloaded_weights() -> None:
     pipe = tiny_pipeline("pixart")
     denoiser_of(pipe).to("meta")
+    with pytest.raises(UnsupportedModelError, match="apply it first, then offload"):
+        accelerate_pipeline(pipe, [EXACT])
+
+
+@pytest.mark.parametrize("kind", ["model", "block_level", "leaf_level"])
+def test_offload_afterwards_moves_what_is_quantised(kind: str) -> None:
+    pipe = tiny_pipeline("pixart")
+    plain = run(pipe, "pixart")
+    accelerate_pipeline(pipe, [EXACT])
+    drawn = run(pipe, "pixart")
+    offload(pipe, kind)
+    assert all(torch.equal(run(pipe, "pixart"), drawn) for _ in range(2))
+    remove_acceleration(pipe)
+    assert torch.equal(run(pipe, "pixart"), plain)
+
+
+def test_offload_before_it() -> None:
+    pipe = tiny_pipeline("pixart")
+    plain = run(pipe, "pixart")
+    offload(pipe, "model")
+    with accelerated(pipe, [EXACT]):
+        assert not torch.equal(run(pipe, "pixart"), plain)
+    assert torch.equal(run(pipe, "pixart"), plain)
+    pipe = tiny_pipeline("pixart")
+    offload(pipe, "leaf_level")
     with pytest.raises(UnsupportedModelError, match="apply it first, then offload"):
         accelerate_pipeline(pipe, [EXACT])
 
