@@ -65,6 +65,15 @@ def quantize_command(
         float,
         typer.Option(min=1, help="With --with: rounding noise of an answer by that of a computed output, at most."),
     ] = 1.5,
+    held_out: Annotated[
+        int | None,
+        typer.Option(
+            "--certify",
+            metavar="N",
+            min=1,
+            help="Then measure the plan on so many held-out prompts; 200 images (100 videos) make a certificate.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -95,7 +104,7 @@ def quantize_command(
     """Find a quantisation plan: record what layers are given, round them by that, and give each its bits.
 
     Stopped at any time, the same command goes on where it was. The plan holds the weights in few bits, and is loaded
-    onto the same model in a second. Certify it before you trust it.
+    onto the same model in a second. Certify it before you trust it: --certify 200 does both.
 
     Example: dit-accel quantize emoji-pixart --bits w4a8 --max-lpips 0.05
 
@@ -110,6 +119,7 @@ def quantize_command(
     from dit_accel.calibration.quantise import quantise
     from dit_accel.cli.generate import as_path
     from dit_accel.cli.model import load_for_cli
+    from dit_accel.evaluation.certify.certify import certify
     from dit_accel.evaluation.metrics.fidelity import require_metrics
     from dit_accel.families.targets import find_targets
     from dit_accel.passes.quantize.config import scheme_of
@@ -159,6 +169,18 @@ def quantize_command(
                 most_gain=most_gain,
             )
             joint.plan.save_pretrained(folder / "joint")
+        certified = None
+        if held_out is not None:
+            tell("measuring it on held-out prompts ...")
+            certified = certify(
+                pipe,
+                found.plan if joint is None else joint.plan,
+                folder / "certified",
+                model=name,
+                settings=settings,
+                num_prompts=held_out,
+                allow_small=True,
+            )
     except KeyboardInterrupt:
         tell(f"stopped; what was found is kept in {folder}. The same command goes on from here.")
         raise typer.Exit(EXIT_STOPPED) from None
@@ -168,14 +190,26 @@ def quantize_command(
         data = {"folder": str(folder), "memory": found.memory, "scores": found.scores, "judged": judged}
         if joint is not None:
             data["joint"] = {"folder": str(folder / "joint"), "gain": joint.gain, "scores": joint.scores}
+        if certified is not None:
+            data["certified"] = certified.certificate is not None
         print_json(json.dumps(data | {"layers": config["layers"]}))
         return
-    _say(found, folder, model)
+    _say(found, folder)
     if joint is not None:
-        _say_joint(joint, folder / "joint", model)
+        _say_joint(joint)
+    if certified is None:
+        made = folder if joint is None else folder / "joint"
+        tell(f"plan: {made}. It was judged on search prompts; for others:")
+        tell(f"dit-accel certify {model} --plan {made}")
+        return
+    if certified.certificate is None:
+        tell("not a certificate: too few prompts; this is a report only", style="bold yellow")
+    for sentence in certified.certificate.words() if certified.certificate else ():
+        out().print(sentence, markup=False)
+    out().print(str(folder / "certified"), markup=False)
 
 
-def _say(found: "Quantisation", folder: Path, model: str) -> None:
+def _say(found: "Quantisation", folder: Path) -> None:
     from collections import Counter
 
     from rich.table import Table
@@ -187,11 +221,10 @@ def _say(found: "Quantisation", folder: Path, model: str) -> None:
     out().print(table)
     scores = ", ".join(f"{name} {value:.4g}" for name, value in found.scores.items())
     out().print(f"{found.memory:.1%} of the weights' bytes remain; on search prompts: {scores}", markup=False)
-    tell(f"plan: {folder}. It was judged on search prompts; for others:")
-    tell(f"dit-accel certify {model} --plan {folder}")
+    tell(f"plan: {folder}")
 
 
-def _say_joint(joint: "Joint", folder: Path, model: str) -> None:
+def _say_joint(joint: "Joint") -> None:
     from rich.table import Table
 
     metrics = list(next(iter(joint.scores.values()), {}))
@@ -206,8 +239,6 @@ def _say_joint(joint: "Joint", folder: Path, model: str) -> None:
         table.add_row(words[name], *(f"{scores[metric]:.4g}" for metric in metrics))
     out().print(table)
     tell(f"largest gain of rounding noise in an answer: {joint.gain:.2f}")
-    tell(f"plan: {folder}. For other prompts:")
-    tell(f"dit-accel certify {model} --plan {folder}")
 
 
 @contextmanager

@@ -79,6 +79,14 @@ def test_a_trajectory_is_fitted_on_the_quantised_model(
     assert refused.exit_code == 2 and "quantises too" in refused.output
 
 
+def test_it_is_measured_on_held_out_prompts_at_once(run: Any, tiny_folder: str, tmp_path: Path) -> None:
+    result = quantize(run, tiny_folder, tmp_path / "q", "--bits", "w8a8", "--certify", "1", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["certified"] is False  # of one prompt
+    report = json.loads((tmp_path / "q" / "certified" / "report.json").read_text(encoding="utf-8"))
+    assert [each["name"] for each in report["variants"]][:2] == ["plain", "w8a8"]
+
+
 @pytest.mark.slow
 def test_the_distance_that_was_asked_for_is_kept(
     run: Any, tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
