@@ -5,8 +5,8 @@
 
 Each case changes one thing for the plain and the accelerated run alike: seeds, guidance, number of steps, a LoRA, the
 dtype. Beside it stands the plain pipeline in as many steps as the plan computes evaluations. Then the plan's weights
-are fitted anew on other numbers of search prompts. Every number is of held-out prompts. A finished case is kept;
-stopped, the same command goes on.
+are fitted anew on other numbers of search prompts. Every number is of held-out prompts. The report is
+written after every case; stopped, the same command goes on.
 """
 
 import warnings
@@ -189,13 +189,13 @@ def cases(trial: Trial, plan: AccelerationPlan, fit_sizes: Sequence[int]) -> dic
     found["other seeds"] = lambda: trial.compare(plan, own, OTHER_SEEDS)
     for factor in (0.5, 0.75, 1.25, 1.5):
         found[f"guidance x {factor:g}"] = lambda factor=factor: trial.compare(plan, guided(factor))  # type: ignore[misc]
-    for factor in (0.5, 1.5):
-        found[f"guidance x {factor:g}, fitted there"] = lambda factor=factor: refitted(factor)  # type: ignore[misc]
-    found["fits at guidance x 0.5 and x 1.5, averaged"] = interpolated
     for factor in (0.7, 0.85, 1.25, 1.5):
         found[f"steps x {factor:g}"] = lambda factor=factor: trial.compare(plan, stepped(factor))  # type: ignore[misc]
     found["a random LoRA"] = lambda: changed(with_lora)
     found["bfloat16"] = lambda: changed(in_bfloat16)
+    for factor in (0.5, 1.5):
+        found[f"guidance x {factor:g}, fitted there"] = lambda factor=factor: refitted(factor)  # type: ignore[misc]
+    found["fits at guidance x 0.5 and x 1.5, averaged"] = interpolated
     for count in fit_sizes:
         found[f"fitted on {count} prompts"] = lambda count=count: trial.compare(trial.fitted(plan, own, count), own)  # type: ignore[misc]
     return found
@@ -229,17 +229,17 @@ def main(
             write_json(folder / "cases.json", measured)
         result = measured[name]
         print(f"{name}: {result['plan']}, fewer steps {result['fewer_steps']}", flush=True)
-    report = {
-        "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command_line(),
-        "environment": collect_environment().model_dump(),
-        "model": model,
-        "preset": preset,
-        "plan_sha256": plan.content_sha256(),
-        "num": len(trial.prompts),
-        "cases": measured,
-    }
-    write_json(output / f"transfer-{model}.json", report)
+        report = {
+            "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": command_line(),
+            "environment": collect_environment().model_dump(),
+            "model": model,
+            "preset": preset,
+            "plan_sha256": plan.content_sha256(),
+            "num": len(trial.prompts),
+            "cases": measured,
+        }
+        write_json(output / f"transfer-{model}.json", report)
 
 
 if __name__ == "__main__":
