@@ -39,7 +39,9 @@ def test_every_package_but_kernels_has_an_init() -> None:
 
 def test_extras_console_script_and_floors() -> None:
     project = PROJECT["project"]
-    assert {"app", "eval", "video", "bench", "search", "ray", "dev", "all"} == set(project["optional-dependencies"])
+    assert {"app", "eval", "video", "bench", "search", "ray", "torchao", "dev", "all"} == set(
+        project["optional-dependencies"]
+    )
     assert project["scripts"] == {"dit-accel": "dit_accel.cli:main"}
     assert project["requires-python"] == ">=3.10"
     assert "diffusers>=0.42" in project["dependencies"]
