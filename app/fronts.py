@@ -37,6 +37,7 @@ def front_of_model(model: str, reports: Sequence[Path] | None = None) -> Front:
         reports: Folders with ``rivals-*.json``; ``None``: those of a checkout.
     """
     plans, notes = plans_of(shipped_folder() / model)
+    plans = [plan for plan in plans if not plan.saves_memory_alone]
     contests: list[Report] = []
     for folder in report_folders() if reports is None else reports:
         for path in sorted(folder.glob(f"rivals-{model}-*.json")):

@@ -50,6 +50,11 @@ class PlanFolder:
             return "the report that its certificate was made from does not lie beside it"
         return ""
 
+    @property
+    def saves_memory_alone(self) -> bool:
+        """Whether it does nothing but give weights few bits: no trade of speed, and slow to draw with on a CPU."""
+        return bool(self.file.passes) and all(entry.get("type") == "quantize" for entry in self.file.passes)
+
     @cached_property
     def computed(self) -> str | None:
         """Of a trajectory plan with steps of its own: a 1 for each computed evaluation, a 0 for each answered one."""

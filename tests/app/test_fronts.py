@@ -60,11 +60,11 @@ def test_the_first_page_needs_no_torch() -> None:
 
 
 @pytest.mark.parametrize("model", models())
-def test_every_shipped_plan_is_a_point(model: str) -> None:
+def test_every_shipped_plan_of_speed_is_a_point(model: str) -> None:
     front = front_of_model(model, [])
     assert front.points[0].kind == "plain"
     folders = {path.name for path in (shipped_folder() / model).iterdir()}
-    assert {p.folder.name for p in front.points if p.folder} == folders
+    assert {p.folder.name for p in front.points if p.folder} == folders - {"w8a8", "w4a8"}
     for each in front.points:
         assert (each.state == CERTIFIED) <= (each.ratio is not None and each.n >= 100)
         assert each.kind != "ours" or each.words
@@ -209,3 +209,9 @@ def test_an_untimed_front_and_an_unknown_row(made_up: Front) -> None:
         by_label(made_up.points, "beatn")
     with pytest.raises(ConfigError, match="Did you mean 'plain'"):
         made_up.point("plian")
+
+
+def test_plans_of_few_bits_are_no_points_of_speed() -> None:
+    assert (shipped_folder() / "emoji-flux" / "w8a8").is_dir()
+    labels = [point.label for point in front_of_model("emoji-flux").points if point.kind == "ours"]
+    assert "fast" in labels and "w8a8" not in labels and "w4a8" not in labels
