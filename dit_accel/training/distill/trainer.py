@@ -8,10 +8,8 @@ several processes average gradients themselves.
 
 import contextlib
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from dit_accel.training.distill.guard import DivergedError, GuardConfig
 from dit_accel.training.distill.log import TrainLog
 from dit_accel.training.distill.objectives.base import DistillObjective
 from dit_accel.training.distill.roles import Roles
+from dit_accel.training.distill.turn import Turn
 from dit_accel.training.distill.workers import Workers
 from dit_accel.training.loop import LoopConfig
 
@@ -30,16 +29,6 @@ logger = logging.getLogger("dit_accel")
 
 Probe = Callable[[], float]
 SampleFn = Callable[[int], None]
-
-
-@dataclass(slots=True)
-class _Turn:
-    """What one turn steps."""
-
-    parameters: list[torch.nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    lr: float
-    window: list[float] = field(default_factory=list)
 
 
 class DistillTrainer:
@@ -77,12 +66,10 @@ class DistillTrainer:
         self.workers = workers or Workers()
         run_dir.mkdir(parents=True, exist_ok=True)
         self.student = objective.roles[0]
-        self.turns = {}
-        for name in self._turn_names():
-            parameters = self._parameters(name)
-            lr = (lr_of or {}).get(name, config.lr)
-            optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
-            self.turns[name] = _Turn(parameters, optimizer, lr)
+        self.turns = {
+            name: Turn.of(self._parameters(name), (lr_of or {}).get(name, config.lr), config.weight_decay)
+            for name in self._turn_names()
+        }
         self._averaged = self.turns[self.student].parameters
         self.ema = EMAModel(self._averaged, decay=config.ema_decay, foreach=True)
         self.generator = torch.Generator().manual_seed(self._seed_at(0, 0))
@@ -111,7 +98,7 @@ class DistillTrainer:
         """
         if self.step == 0:
             if self.probe is not None and self.guard.probe_steps:
-                self.first_diversity = min(1.0, self.probe())
+                self.first_diversity = min(1.0, self.workers.first(self.probe()))
             self.save()  # also over one of a former run: a rollback must not go there
         start = last = saved = sampled = self.workers.clock()
         while not self.finished:
@@ -224,20 +211,12 @@ class DistillTrainer:
         """Take one step; returns what went wrong."""
         for name in self.objective.turns(self.step):
             turn = self.turns[name]
-            for group in turn.optimizer.param_groups:
-                group["lr"] = turn.lr * self.config.lr_at(self.step) / self.config.lr * self.lr_scale
             turn.optimizer.zero_grad(set_to_none=True)
             loss = self.objective.loss(name, self.step, self.generator)
-            # Of what this turn does not step no gradient is wanted: a loss of the student may pass through the heads.
-            gradients = torch.autograd.grad(loss, turn.parameters, allow_unused=True)
-            for parameter, gradient in zip(turn.parameters, gradients, strict=True):
-                parameter.grad = None if gradient is None else gradient.contiguous()
-            mean = self.workers.average(turn.parameters, loss)
-            norm = torch.nn.utils.clip_grad_norm_(turn.parameters, self.config.grad_clip)
-            if not (math.isfinite(mean) and math.isfinite(norm.item())):
-                return f"the loss of '{name}' is {mean:.3g} and its gradient norm {norm.item():.3g}"
-            turn.optimizer.step()
-            turn.window.append(mean)
+            lr_frac = self.config.lr_at(self.step) / self.config.lr * self.lr_scale
+            trouble = turn.take(loss, lr_frac, self.config.grad_clip, self.workers)
+            if trouble is not None:
+                return f"the loss of '{name}' {trouble}"
         self.ema.step(self._averaged)
         self.step += 1
         return None
@@ -249,7 +228,7 @@ class DistillTrainer:
     def _look(self) -> str | None:
         assert self.probe is not None
         with torch.no_grad():
-            share = self.probe()
+            share = self.workers.first(self.probe())
         logger.info("%s: diversity %.2f of the teacher's", self.objective.name, share)
         if share < self.guard.min_diversity_frac * self.first_diversity:
             return (
@@ -273,7 +252,7 @@ class DistillTrainer:
         self.rollbacks, self.lr_scale, self._rolled_back_at = rollbacks, lr_scale, at
         self.generator.manual_seed(self._seed_at(self.step, rollbacks))
         for turn in self.turns.values():
-            turn.window.clear()
+            turn.forget()
         logger.warning(
             "%s: %s at step %d; back to step %d, learning rates times %g",
             self.objective.name, trouble, at, self.step, self.guard.lr_factor,
@@ -287,11 +266,10 @@ class DistillTrainer:
         return (self.seed * 1_000_003 + step) * 1009 + 97 * rollbacks + self.workers.rank
 
     def _tell(self) -> None:
-        means = {name: sum(turn.window) / len(turn.window) for name, turn in self.turns.items() if turn.window}
-        for turn in self.turns.values():
-            turn.window.clear()
+        means = {name: turn.forget() for name, turn in self.turns.items()}
         if self.workers.is_main:
-            self.log.write(self.step, self.config.steps, self.train_seconds, means)
+            seen = {name: mean for name, mean in means.items() if mean is not None}
+            self.log.write(self.step, self.config.steps, self.train_seconds, seen)
 
 
 def _detached(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:

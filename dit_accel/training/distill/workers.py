@@ -61,13 +61,16 @@ class Workers:
         return 1 if self._accelerator is None else int(self._accelerator.num_processes)
 
     def clock(self) -> float:
-        """Seconds on the first process' clock: what goes by the time must be decided alike, or they wait for ever."""
-        now = time.monotonic()
+        """Seconds, on the first process' clock."""
+        return self.first(time.monotonic())
+
+    def first(self, value: float) -> float:
+        """A number as the first process has it: what hangs on it must be decided alike, or they wait for ever."""
         if self._accelerator is None:
-            return now
+            return value
         from accelerate.utils import broadcast
 
-        told = torch.tensor([now], dtype=torch.float64, device=self._accelerator.device)
+        told = torch.tensor([value], dtype=torch.float64, device=self._accelerator.device)
         return float(broadcast(told, from_process=0))
 
     def average(self, parameters: Sequence[nn.Parameter], loss: torch.Tensor) -> float:

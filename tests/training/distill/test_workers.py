@@ -40,18 +40,23 @@ def trained(rank: int, size: int, *, folder: Path, minutes: list[float | None]) 
     return {"rank": workers.rank, "count": workers.count, "steps": steps, "weights": weights, "seen": seen}
 
 
-def averaged(rank: int, size: int) -> tuple[float, list[float], float]:
+def averaged(rank: int, size: int) -> tuple[float, list[float], float, float]:
     workers = launched(rank, size)
     parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))]
     parameters[0].grad = torch.tensor([1.0, 2.0]) * (rank + 1)  # the other has none
     mean = workers.average(parameters, torch.tensor(float(rank)))
-    return mean, torch.cat([p.grad for p in parameters if p.grad is not None]).tolist(), workers.clock()
+    return (
+        mean,
+        torch.cat([p.grad for p in parameters if p.grad is not None]).tolist(),
+        workers.clock(),
+        workers.first(rank),
+    )
 
 
 def test_gradients_and_losses_are_averaged_and_the_clock_is_the_first_ones() -> None:
     first, second = run_on_ranks(averaged, 2, timeout_s=300)
     assert first[:2] == second[:2] == (0.5, [1.5, 3.0, 0.0])
-    assert first[2] == second[2]
+    assert first[2:] == second[2:] and first[3] == 0
 
 
 def test_ranks_stop_together_go_on_together_and_have_one_student(tmp_path: Path) -> None:
