@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.reports.report import Report, Variant
-from pages.reports import by_preset, promise, where_words
+from pages.reports import by_preset, promise, saves_memory_alone, where_words
 
 HEADER = (
     "| | preset | speed-up | PSNR | worst 5 % | 9 of 10 new prompts | ST-LPIPS |",
@@ -15,14 +15,14 @@ HEADER = (
 def glance_block(reports: Sequence[Report]) -> str:
     """Certificates of several models as Markdown, the plain run with fewer steps after each number in brackets.
 
-    Quantised plans that save no time have no such rival: they are left out, and a sentence says where they are.
+    Plans that save memory alone are left out, and a sentence says where they are.
 
     Raises:
         ConfigError: A report is no certificate with such a rival.
     """
     lines, methods = [*HEADER], []
     given = len(reports)
-    reports = [report for report in reports if not _saves_memory_alone(report)]
+    reports = [report for report in reports if not saves_memory_alone(report)]
     models = dict.fromkeys(report.settings.model for report in reports)
     for model in models:
         own = by_preset([report for report in reports if report.settings.model == model])
@@ -35,13 +35,6 @@ def glance_block(reports: Sequence[Report]) -> str:
     left_out = " Quantised plans that save memory and no time: [quantisation](docs/quantization.md)."
     more = left_out if len(reports) < given else ""
     return "\n".join([*lines, "", f"{'; '.join(methods)}. {_where(reports)}{more}"])
-
-
-def _saves_memory_alone(report: Report) -> bool:
-    if any(variant.kind == "fewer_steps" for variant in report.variants):
-        return False
-    main = _of_kind(report, "plan").effects
-    return main is not None and main.main is not None and main.main.name == "quantize"
 
 
 def _where(reports: Sequence[Report]) -> str:

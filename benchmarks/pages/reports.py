@@ -19,9 +19,12 @@ HEADER = (
 def results_block(reports: Sequence[Report]) -> str:
     """Reports of one model as Markdown: a table, a sentence on how it was measured, and the reports' own notes.
 
+    Those of plans that save memory alone are left out.
+
     Raises:
         ConfigError: They were not made alike.
     """
+    reports = [report for report in reports if not saves_memory_alone(report)]
     first = reports[0]
     settings = first.settings
     for other in reports[1:]:
@@ -40,18 +43,12 @@ def results_block(reports: Sequence[Report]) -> str:
     return "\n".join([*HEADER, *rows, "", how, *notes])
 
 
-def of_time(reports: Sequence[Report]) -> list[Report]:
-    """Without those of plans that save memory: they stand in tables of their own."""
-    return [
-        report
-        for report in reports
-        if not any(
-            each.name == "quantize" and len(variant.effects.passes) == 1
-            for variant in report.variants
-            if variant.effects is not None
-            for each in variant.effects.passes
-        )
-    ]
+def saves_memory_alone(report: Report) -> bool:
+    """Whether its plan gives weights few bits and no fewer plain steps take as long: it stands in another table."""
+    if any(variant.kind == "fewer_steps" for variant in report.variants):
+        return False
+    effects = next(variant.effects for variant in report.variants if variant.kind == "plan")
+    return effects is not None and effects.main is not None and effects.main.name == "quantize"
 
 
 def where_words(report: Report) -> str:

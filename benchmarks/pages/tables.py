@@ -25,7 +25,7 @@ from pages.parallel_plan import COMMAND as PARALLEL_PLAN
 from pages.parallel_plan import FILE as PARALLEL_PLAN_FILE
 from pages.parallel_plan import parallel_plan_block
 from pages.quant import quant_tables
-from pages.reports import of_time, quality_block, results_block, speed_block
+from pages.reports import quality_block, results_block, speed_block
 from pages.techniques import techniques_block
 from pages.theory import theory_block
 from pages.transfer import transfer_block
@@ -50,8 +50,8 @@ def _json(*paths: Path) -> dict[str, Any]:
 
 
 TABLES: dict[str, Table] = {
-    "certificates": lambda paths: results_block(of_time([_report(path) for path in paths])),
-    "glance": lambda paths: glance_block(of_time([_report(path) for path in paths])),
+    "certificates": lambda paths: results_block([_report(path) for path in paths]),
+    "glance": lambda paths: glance_block([_report(path) for path in paths]),
     "quality": lambda paths: quality_block(_report(*paths)),
     "speed": lambda paths: speed_block(_report(*paths)),
     "distill": lambda paths: "\n\n".join(distill_block(_json(path)) for path in paths),
