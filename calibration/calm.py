@@ -15,6 +15,7 @@ from typing import Any
 
 from dit_accel.calibration.regression import ridge_toward
 from dit_accel.errors import ConfigError
+from dit_accel.passes.trajectory.config import LATENTS, TrajectoryConfig
 
 MOST_GAIN = 1.5  # of answers that are fitted to a quantised model
 HALVINGS = 40  # of the share of theory in the prior
@@ -32,6 +33,25 @@ def check_gain(most: float) -> None:
     """
     if not most >= 1:
         raise ConfigError(f"'most_gain' must be at least 1, the gain of an output that is used as it is; got {most!r}")
+
+
+def largest_gain(config: TrajectoryConfig, scale: float | None = None) -> float:
+    """The largest gain of the answers of a fitted plan, 0 without answers.
+
+    Args:
+        config: With weights.
+        scale: Guidance scale, of a plan with weights of its own for each branch.
+    """
+    if config.weights is None or config.computed is None:
+        return 0.0
+    answered = [not computed for computed in config.computed]
+    rows = config.weights[answered][:, :LATENTS].square().sum(1)
+    if config.unconditional is None:
+        return float(rows.amax().sqrt()) if len(rows) else 0.0
+    others = config.unconditional[answered][:, :LATENTS].square().sum(1)
+    g = 1.0 if scale is None else scale
+    whole = (g * g * rows + (1 - g) ** 2 * others) / (g * g + (1 - g) ** 2)
+    return float(whole.amax().sqrt()) if len(whole) else 0.0
 
 
 def calmed(gram: Any, right: Any, prior: Any, steady: Any, gain: Gain, most: float, ridge: float) -> Any:

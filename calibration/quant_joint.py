@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from dit_accel.api import accelerated, is_accelerated
 from dit_accel.calibration.beginnings import trajectory_of
-from dit_accel.calibration.calm import MOST_GAIN, check_gain
+from dit_accel.calibration.calm import MOST_GAIN, check_gain, largest_gain
 from dit_accel.calibration.fit import fit
 from dit_accel.calibration.guard import with_guard
 from dit_accel.calibration.recording import record
@@ -23,7 +21,7 @@ from dit_accel.errors import ConfigError
 from dit_accel.evaluation.metrics.fidelity import differences
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
 from dit_accel.passes.quantize.config import QuantizeConfig
-from dit_accel.passes.trajectory.config import LATENTS, TrajectoryConfig
+from dit_accel.passes.trajectory.config import TrajectoryConfig
 from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video
 from dit_accel.plan.plan import NOT_CERTIFIED, AccelerationPlan
 from dit_accel.prompts import load_prompts
@@ -120,25 +118,6 @@ def join(
     listed = load_prompts("search", "video" if makes_video(pipe) else "image").prompts[count : count + judged]
     scores = _judged(pipe, kinds, listed, settings or GenerationSettings()) if listed else {}
     return Joint(plan=plan, gain=largest_gain(fitted, scale=reference.conditions.guidance_scale), scores=scores)
-
-
-def largest_gain(config: TrajectoryConfig, scale: float | None = None) -> float:
-    """The largest gain of the answers of a fitted plan, as :mod:`.calm` counts it; 0 without answers.
-
-    Args:
-        config: With weights.
-        scale: Guidance scale, of a plan with weights of its own for each branch.
-    """
-    if config.weights is None or config.computed is None:
-        return 0.0
-    answered = [not computed for computed in config.computed]
-    rows = config.weights[answered][:, :LATENTS].square().sum(1)
-    if config.unconditional is None:
-        return float(rows.amax().sqrt()) if len(rows) else 0.0
-    others = config.unconditional[answered][:, :LATENTS].square().sum(1)
-    g = 1.0 if scale is None else scale
-    whole = (g * g * rows + (1 - g) ** 2 * others) / (g * g + (1 - g) ** 2)
-    return float(np.sqrt(float(whole.amax()))) if len(whole) else 0.0
 
 
 def _judged(

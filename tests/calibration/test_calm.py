@@ -8,9 +8,8 @@ import pytest
 import torch
 from tiny import tiny_call, tiny_pipeline
 
-from dit_accel.calibration.calm import calmed
+from dit_accel.calibration.calm import calmed, largest_gain
 from dit_accel.calibration.fit import fit
-from dit_accel.calibration.quant_joint import largest_gain
 from dit_accel.calibration.recording import record
 from dit_accel.calibration.regression import ridge_toward
 from dit_accel.errors import ConfigError
