@@ -3,28 +3,12 @@
 A table whose result is not there says so, and which command makes it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pages.documents import ROOT
+from pages.measured import NOT_YET, RESULTS
 from pages.values import load
-
-RESULTS = ROOT / "benchmarks" / "results"
-NOT_YET = "not measured yet"
-
-
-def if_measured(name: str, command: str, block: Callable[[Mapping[str, Any]], str], folder: Path = RESULTS) -> str:
-    """A block of a result, or what makes that.
-
-    Args:
-        name: Of the result's file.
-        command: That writes it.
-        block: From the result to Markdown.
-        folder: Of results.
-    """
-    path = folder / name
-    return block(load(path)) if path.is_file() else f"Not measured yet: `{command}`."
 
 
 def attention_times_block(result: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_accel.errors import ConfigError
-from pages.attention import RESULTS, if_measured
+from pages.measured import RESULTS, if_measured
 from pages.quant_times import shipped_block, speed_block, whole_block
 
 MODELS = ("emoji-flux", "emoji-pixart", "emoji-sd", "emoji-wan")

@@ -8,8 +8,8 @@ from typing import Any
 from safetensors import safe_open
 
 from dit_accel.evaluation.reports.report import Report
-from pages.attention import NOT_YET
 from pages.documents import ROOT
+from pages.measured import NOT_YET
 from pages.values import load
 
 PLANS = ROOT / "schedules" / "plans"

@@ -10,7 +10,6 @@ from pages.attention import (
     attention_papers,
     attention_quality_block,
     attention_times_block,
-    if_measured,
 )
 from pages.distill import distill_block
 from pages.ecad import ecad_block
@@ -20,6 +19,7 @@ from pages.family_tables import families_block, groups_block, kinds_block, passe
 from pages.glance import glance_block
 from pages.linear import linear_block
 from pages.markers import Table
+from pages.measured import if_measured
 from pages.parallel import parallel_block, simulator_block
 from pages.parallel_plan import COMMAND as PARALLEL_PLAN
 from pages.parallel_plan import FILE as PARALLEL_PLAN_FILE

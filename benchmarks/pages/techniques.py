@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dit_accel.errors import ConfigError
+from pages.measured import NOT_YET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,6 @@ HEADER = (
     "| PSNR (worst 5 %) | ST-LPIPS | why they differ |",
     "|---|---|---|---:|---:|---:|---:|---:|---|",
 )
-NOT_YET = "not measured yet"
 
 
 def techniques_block(data: Any) -> str:

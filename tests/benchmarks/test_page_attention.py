@@ -9,8 +9,8 @@ from pages.attention import (
     attention_papers_block,
     attention_quality_block,
     attention_times_block,
-    if_measured,
 )
+from pages.measured import if_measured
 
 ROW = {
     "technique": "PAROAttention",
