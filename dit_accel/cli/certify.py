@@ -13,6 +13,7 @@ from dit_accel.errors import ConfigError
 
 if TYPE_CHECKING:
     from dit_accel.evaluation.certify.certify import OnProgress
+    from dit_accel.plan.plan import AccelerationPlan
 
 
 def certify_command(
@@ -102,7 +103,7 @@ def certify_command(
         stem = subject.name
     folder = output or Path("outputs/certify") / f"{name.replace('/', '--')}-{stem}"
     tell("timing plain and accelerated in turn, then drawing; stop it when you like, the same command goes on ...")
-    with _bar() as on_progress:
+    with certifying() as on_progress:
         done = certify(
             pipe,
             subject,
@@ -123,6 +124,11 @@ def certify_command(
         certificate = None if done.certificate is None else done.certificate.to_dict()
         print_json(json.dumps({"folder": str(folder), "certified": done.is_certified, "certificate": certificate}))
         return
+    say_certified(done, folder)
+
+
+def say_certified(done: "AccelerationPlan", folder: Path) -> None:
+    """What a certification came to, and where it lies."""
     if done.certificate is None:
         tell("not a certificate: too few prompts; this is a report only", style="bold yellow")
     for sentence in done.certificate.words() if done.certificate else ():
@@ -131,7 +137,8 @@ def certify_command(
 
 
 @contextmanager
-def _bar() -> "Iterator[OnProgress]":
+def certifying() -> "Iterator[OnProgress]":
+    """A bar for the certification inside of the block."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("certifying"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(compact=True))

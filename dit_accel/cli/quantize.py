@@ -13,6 +13,7 @@ from dit_accel.cli.console import EXIT_STOPPED, err, out, print_json, tell
 if TYPE_CHECKING:
     from dit_accel.calibration.quant_joint import Joint
     from dit_accel.calibration.quantise import OnProgress, Quantisation
+    from dit_accel.plan.plan import AccelerationPlan
 
 STAGES = {
     "record": "recording what layers are given",
@@ -117,6 +118,7 @@ def quantize_command(
     from dit_accel.api import resolve_plan
     from dit_accel.calibration.quant_joint import join
     from dit_accel.calibration.quantise import quantise
+    from dit_accel.cli.certify import certifying, say_certified
     from dit_accel.cli.generate import as_path
     from dit_accel.cli.model import load_for_cli
     from dit_accel.evaluation.certify.certify import certify
@@ -171,16 +173,21 @@ def quantize_command(
             joint.plan.save_pretrained(folder / "joint")
         certified = None
         if held_out is not None:
-            tell("measuring it on held-out prompts ...")
-            certified = certify(
-                pipe,
-                found.plan if joint is None else joint.plan,
-                folder / "certified",
-                model=name,
-                settings=settings,
-                num_prompts=held_out,
-                allow_small=True,
-            )
+            plan, made = found.plan if joint is None else joint.plan, folder / "certified"
+            certified = _certified_before(made, plan)
+            if certified is None:
+                tell("measuring it on held-out prompts ...")
+                with certifying() as on_progress:
+                    certified = certify(
+                        pipe,
+                        plan,
+                        made,
+                        model=name,
+                        settings=settings,
+                        num_prompts=held_out,
+                        allow_small=True,
+                        on_progress=on_progress,
+                    )
     except KeyboardInterrupt:
         tell(f"stopped; what was found is kept in {folder}. The same command goes on from here.")
         raise typer.Exit(EXIT_STOPPED) from None
@@ -202,11 +209,17 @@ def quantize_command(
         tell(f"plan: {made}. It was judged on search prompts; for others:")
         tell(f"dit-accel certify {model} --plan {made}")
         return
-    if certified.certificate is None:
-        tell("not a certificate: too few prompts; this is a report only", style="bold yellow")
-    for sentence in certified.certificate.words() if certified.certificate else ():
-        out().print(sentence, markup=False)
-    out().print(str(folder / "certified"), markup=False)
+    say_certified(certified, folder / "certified")
+
+
+def _certified_before(folder: Path, plan: "AccelerationPlan") -> "AccelerationPlan | None":
+    """What an earlier call of the same command came to."""
+    from dit_accel.plan.plan import PLAN_FILE, AccelerationPlan
+
+    if not (folder / PLAN_FILE).exists():
+        return None
+    before = AccelerationPlan.from_pretrained(folder)
+    return before if before.content_sha256() == plan.content_sha256() else None
 
 
 def _say(found: "Quantisation", folder: Path) -> None:

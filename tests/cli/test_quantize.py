@@ -86,6 +86,14 @@ def test_it_is_measured_on_held_out_prompts_at_once(run: Any, tiny_folder: str, 
     report = json.loads((tmp_path / "q" / "certified" / "report.json").read_text(encoding="utf-8"))
     assert [each["name"] for each in report["variants"]][:2] == ["plain", "w8a8"]
 
+    refused = quantize(run, tiny_folder, tmp_path / "q", "--bits", "w8a8", "--certify", "1")
+    assert refused.exit_code == 2 and "holds a plan or a report already" in " ".join(refused.output.split())
+    AccelerationPlan.from_pretrained(tmp_path / "q").save_pretrained(tmp_path / "q" / "certified")
+    again = quantize(run, tiny_folder, tmp_path / "q", "--bits", "w8a8", "--certify", "1", "--json")
+    assert again.exit_code == 0, again.output  # what was measured of this very plan is not measured again
+    kept = json.loads((tmp_path / "q" / "certified" / "report.json").read_text(encoding="utf-8"))
+    assert kept["created_utc"] == report["created_utc"]
+
 
 @pytest.mark.slow
 def test_the_distance_that_was_asked_for_is_kept(
