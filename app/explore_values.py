@@ -13,6 +13,9 @@ SHOWN = (
     "metric", "rivals", "message", "plot", "hint", "time", "quality", "verdict", "prompt", "code", "heat", "table",
     "notes", "gallery",
 )  # fmt: skip
+SET_BY_HAND = ("metric", "rivals")
+"""Of these, what a visitor sets himself and nothing but a gesture may change: an answer to something older, on its way
+while he clicks, would take the click back."""
 HINT = "Click a point, drag across times, set a limit below, or pick a row or a picture."
 UNMEASURED = (
     "Nothing is measured on this model yet, so there is no front. Pick a plan in the table below and draw with it, "

@@ -9,7 +9,7 @@ import gradio as gr
 from dit_accel.app import show
 from dit_accel.app.dial import BEHAVIOUR as DIAL
 from dit_accel.app.drawing import Drawing, Step
-from dit_accel.app.explore_values import SHOWN, settled, values_of
+from dit_accel.app.explore_values import SET_BY_HAND, SHOWN, settled, values_of
 from dit_accel.app.faults import in_words
 from dit_accel.app.grid import comparison_grid
 from dit_accel.app.looks import note, progress_bar
@@ -209,7 +209,7 @@ class ExploreTab:
         values = values_of(self.explorer, latest, opened, place=place)
         if not self.visits.is_current(owner_of(request), before):
             return [gr.skip()] * (1 + len(SHOWN))
-        return [latest, *(gr.update(**values[name]) for name in SHOWN)]
+        return [latest, *(gr.skip() if name in SET_BY_HAND else gr.update(**values[name]) for name in SHOWN)]
 
     def _shown(self, choice: Choice, opened: Any, request: gr.Request, message: str = "") -> list[Any]:
         now = settled(self.explorer, choice, opened)

@@ -125,6 +125,7 @@ def test_a_model_chosen_while_the_first_drawing_runs(
 
     monkeypatch.setattr(Device, "draw", slow)
     page = open_page()
+    first = page.locator("#plot .pt.chosen").get_attribute("data-key")
     assert reached.wait(100)
     choose_model(page, "emoji-wan")
     page.wait_for_selector('#plot svg[aria-label*="emoji-wan"]')
@@ -134,7 +135,7 @@ def test_a_model_chosen_while_the_first_drawing_runs(
     assert page.locator("#pair img").count() == 0, "a picture of the first model"
     assert drawn.count("emoji-flux") <= 2, "the first drawing went on"
     choose_model(page, "emoji-flux")
-    wait_for(page, "ours/turbo")
+    wait_for(page, first)
     wait_for_pictures(page)
     assert page.locator("#pair img").count() >= 2
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,3 +113,20 @@ def test_visits_are_forgotten_in_the_end() -> None:
     assert visits.latest("0") is None and visits.latest(f"{MAX_VISITS}") is not None
     visits.look("", (CHOICE, 0))
     assert visits.is_current("", (replace(CHOICE, key="other"), 0)), "calls of the API have no visit"
+
+
+def test_what_a_visitor_set_by_hand_is_not_taken_back_by_what_comes_late(drawing: Drawing) -> None:
+    gr = pytest.importorskip("gradio", reason="the extra 'app' is not installed")
+    from dit_accel.app.explore_values import SET_BY_HAND, SHOWN
+    from dit_accel.app.tab_explore import ExploreTab
+
+    with gr.Blocks():
+        tab = ExploreTab(drawing.explorer, "emoji-flux", gr.State({}))
+    choice = drawing.explorer.first("emoji-flux")
+    visit = SimpleNamespace(session_hash="me")
+    for rivals in (False, True):  # on the way while the other value is clicked
+        tab.visits.look("me", (replace(choice, rivals=rivals), 0))
+        latest, *values = tab.refresh(choice, {}, visit)
+        assert latest.rivals is rivals
+        skipped = {name for name, value in zip(SHOWN, values, strict=True) if value == gr.skip()}
+        assert skipped == set(SET_BY_HAND)
