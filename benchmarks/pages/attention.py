@@ -56,11 +56,11 @@ def _speedup(by_place: Mapping[tuple[int, float], Mapping[str, Any]], length: in
 def _crossing(length: int, quicker: Sequence[float], slower: Sequence[float]) -> str:
     """At which of the measured densities skipping pays at a length."""
     if not slower:
-        return f"At {length:,} tokens it is quicker at every density that was measured."
+        return f"At {length:,} tokens the median is quicker at every density that was measured."
     if not quicker:
-        return f"At {length:,} tokens it is quicker at none."
+        return f"At {length:,} tokens the median is quicker at none."
     names = " and ".join(f"{density:g}" for density in quicker), " and ".join(f"{density:g}" for density in slower)
-    return f"At {length:,} tokens it is quicker at {names[0]}, and not at {names[1]}."
+    return f"At {length:,} tokens the median is quicker at {names[0]}, and not at {names[1]}."
 
 
 def attention_quality_block(result: Mapping[str, Any]) -> str:

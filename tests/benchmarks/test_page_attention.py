@@ -72,11 +72,11 @@ def test_times_may_be_of_some_densities_at_some_lengths() -> None:
     block = attention_times_block(TIMES)
     assert "| 1,024 | 10.0 ms | 0.90x [0.80, 1.00] | not measured yet | 5.0% | 10.0% |" in block
     assert "| 4,096 | 200.0 ms | not measured yet | 2.50x [2.40, 2.70] | 0.5% | 1.5% |" in block
-    assert "At 1,024 tokens it is quicker at none." in block
-    assert "At 4,096 tokens it is quicker at every density that was measured." in block
+    assert "At 1,024 tokens the median is quicker at none." in block
+    assert "At 4,096 tokens the median is quicker at every density that was measured." in block
     more = {**TIMES["rows"][0], "density": 0.1, "speedup": 1.4}
     block = attention_times_block({**TIMES, "rows": [more, *TIMES["rows"]]})
-    assert "At 1,024 tokens it is quicker at 0.1, and not at 0.5." in block
+    assert "At 1,024 tokens the median is quicker at 0.1, and not at 0.5." in block
 
 
 def test_the_best_dense_attention_is_the_rival() -> None:
