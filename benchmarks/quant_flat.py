@@ -45,7 +45,7 @@ def held_error(layer: nn.Linear, record: LayerRecord, fit: LayerFit) -> float:
     rows = record.rows[round(len(record.rows) * LEARNED_FRAC) :]
     wanted = rows @ layer.weight.detach().float().mT
     given = as_rounded(rows, fit.scheme, fit.inverse_smooth, record, fit.affine)
-    off = given @ fit.weight.dequantised().mT - wanted
+    off = given @ fit.weight.scaled(fit.gain).dequantised().mT - wanted
     if fit.bias is not None:
         off = off + fit.bias - (0 if layer.bias is None else layer.bias.detach().float())
     assert sides(fit.affine) is not None or not fit.scheme.flat

@@ -38,7 +38,8 @@ class Pass(Generic[C]):
         apply: Makes the changes to one denoiser, through the runtime's sockets and ``runtime.ledger``, each with
             ``by=`` the pass's name.
         effect: What the pass says it does to one denoiser and did in the last run; ``None``: nothing to say.
-        as_scheduler: From a config and a stock scheduler to one that does the same; ``None``: there is no such form.
+        as_scheduler: From a config, a stock scheduler and the number of denoisers of the plan to a scheduler that does
+            the same; ``None``: there is no such form.
     """
 
     config: type[C]
@@ -52,7 +53,7 @@ class Pass(Generic[C]):
     example: Callable[[], C]
     apply: Callable[[DenoiserRuntime, C], None]
     effect: Callable[[DenoiserRuntime, C], Effect | None] = lambda runtime, config: None
-    as_scheduler: Callable[[C, Any], Any] | None = None
+    as_scheduler: Callable[[C, Any, int], Any] | None = None
 
     @property
     def name(self) -> str:

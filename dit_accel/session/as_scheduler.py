@@ -11,7 +11,7 @@ def scheduler_of_plan(plan: AccelerationPlan, scheduler: Any) -> Any:
     """A scheduler that does what the plan's one pass does.
 
     Raises:
-        ConfigError: The plan has several passes, or one that has no such form.
+        ConfigError: The plan has several passes, or one that has no such form, or not for its several denoisers.
     """
     able = [config for config in plan.passes if pass_of(config).as_scheduler is not None]
     if len(able) != 1 or len(plan.passes) != 1:
@@ -21,4 +21,4 @@ def scheduler_of_plan(plan: AccelerationPlan, scheduler: Any) -> Any:
         )
     make = pass_of(able[0]).as_scheduler
     assert make is not None
-    return make(able[0], scheduler)
+    return make(able[0], scheduler, max(1, len(plan.fingerprints)))

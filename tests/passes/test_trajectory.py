@@ -23,7 +23,9 @@ from dit_accel.errors import AccelerationWarning, PlanMismatchError, Unsupported
 from dit_accel.families.pipeline import find_denoisers
 from dit_accel.passes.base import PASSES
 from dit_accel.passes.trajectory.config import LATENTS, NOISE
+from dit_accel.passes.trajectory.levels import why_not
 from dit_accel.plan.config import CONFIGS
+from dit_accel.session.session import session_of
 
 
 @pytest.mark.parametrize("name", ["pixart", "sd", "sdxl", "flux", "sd3", "wan", "wan22", "cogvideox", "hunyuan_video"])
@@ -119,6 +121,43 @@ def test_schedulers_that_begin_anew_at_every_step_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="adds new noise at every step"):
         accelerate_pipeline(pipe, HALF)
     assert_same(before, snapshot(pipe))
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.SCMScheduler(),
+        diffusers.CMStochasticIterativeScheduler(),
+        diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True),
+        type("Mine", (diffusers.LCMScheduler,), {})(),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_whatever_adds_new_noise_at_every_step_is_refused(scheduler: Any) -> None:
+    assert "new noise" in (why_not(scheduler) or "")
+
+
+def test_flow_matching_without_new_noise_is_not_refused() -> None:
+    assert why_not(diffusers.FlowMatchEulerDiscreteScheduler()) is None
+
+
+@pytest.mark.parametrize("name", ["pixart", "wan"])
+def test_only_what_is_read_later_is_kept_and_nothing_after_the_run(name: str) -> None:
+    """Of four outputs the last one is never read; a plan that computes everything reads none."""
+    pipe = tiny_pipeline(name)
+    accelerate_pipeline(pipe, TrajectoryConfig(computed=(True,) * 8))
+    run(pipe, name)
+    assert effect(pipe).kept_bytes == 0
+    remove_acceleration(pipe)
+    held = []
+    for computed in ((True, False) * 4, (True, False, True, False, True, False, True, True)):
+        accelerate_pipeline(pipe, TrajectoryConfig(computed=computed))
+        run(pipe, name)
+        held.append(effect(pipe).kept_bytes)
+        runtime = session_of(pipe).runtimes[0]
+        assert not runtime.around_of("trajectory")._histories, "outputs are held after the run"
+        remove_acceleration(pipe)
+    assert held[0] > 0 and held[1] * 4 == held[0] * 3
 
 
 def test_one_run_leaves_nothing_to_the_next() -> None:

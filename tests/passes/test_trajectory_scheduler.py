@@ -17,8 +17,10 @@ from dit_accel import (
     remove_acceleration,
     to_scheduler,
 )
-from dit_accel.errors import ConfigError, PlanMismatchError, UnsupportedModelError
+from dit_accel.errors import AccelerationWarning, ConfigError, PlanMismatchError, UnsupportedModelError
+from dit_accel.families.targets import find_targets
 from dit_accel.passes.trajectory.config import LATENTS, NOISE
+from dit_accel.plan.fingerprint import fingerprint
 
 
 @pytest.mark.parametrize("name", ["pixart", "sd", "flux", "wan", "sd3"])
@@ -58,6 +60,11 @@ def test_what_has_no_form_as_a_scheduler_is_refused() -> None:
         to_scheduler([HALF, StaticCacheConfig(schedule=GeneratorSpec("full_steps", n=2))], stock)
     with pytest.raises(UnsupportedModelError, match="new noise"):
         to_scheduler(HALF, diffusers.LCMScheduler())
+    two = AccelerationPlan(passes=(HALF,), fingerprints=tuple(map(fingerprint, find_targets(tiny_pipeline("wan22")))))
+    with pytest.raises(ConfigError, match="by theory, for 2 denoisers"):
+        to_scheduler(two, stock)
+    with pytest.warns(AccelerationWarning, match="guard does not watch"):
+        to_scheduler(replace(HALF, weights=table({1: {0: 1.0}}), guard=(1.0,) * 8, guarded=True), stock)
     pipe = tiny_pipeline("pixart")
     pipe.scheduler = to_scheduler(HALF, pipe.scheduler)
     with pytest.raises(PlanMismatchError, match="8 denoiser evaluations and the run has 12"):

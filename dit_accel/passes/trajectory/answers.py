@@ -30,6 +30,7 @@ class Answers:
         computed: Evaluations that are computed whole.
         conditional: Those of which the conditional branch alone is.
         answered: All others.
+        last: The last evaluation of which anything is answered; -1: none.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Answers:
         if self.is_moved:  # nothing is known of half calls there
             self.computed = tuple(sorted({*self.computed, *half}))
         self.answered = frozenset(range(num_steps)) - frozenset(self.computed) - self.conditional
+        self.last = max(self.answered | self.conditional, default=-1)
         self._rows = self._fitted(config.weights_at(scale))
         self._others = self._rows if config.unconditional is None else self._fitted(config.unconditional_at(scale))
         self._theory: dict[tuple[int, tuple[int, ...]], Weights] = {}

@@ -47,6 +47,7 @@ class Forecasts:
         doubted: In words, where the guard found a forecast too far off in the current run.
         halved: Calls of the current run of which half was answered.
         seen: The largest relative error of the forecast of each evaluation that the guard has compared, of all runs.
+        most_bytes: Most memory that was held at once, of all runs.
     """
 
     def __init__(self, runtime: DenoiserRuntime, config: TrajectoryConfig) -> None:
@@ -58,11 +59,18 @@ class Forecasts:
         self._histories: dict[Hashable, History] = {}
         self._last_answered: dict[Hashable, int] = {}
         self.halved = 0
+        self.most_bytes = 0
+        runtime.clock.on_end.append(self.forget)
+        runtime.ledger.on_undo(lambda: runtime.clock.on_end.remove(self.forget), by=NAME)
+
+    def forget(self) -> None:
+        """Let go of all outputs: the run is over."""
+        self._histories, self._last_answered = {}, {}
 
     def begin(self, run: Run) -> None:
         """A run begins: carry the plan to it, and say where it is not what the plan was fitted to."""
         self.doubted, self.halved = None, 0
-        self._histories, self._last_answered = {}, {}
+        self.forget()
         reason = why_not(run.scheduler)
         if reason is not None:
             self.runtime.warn(f"{reason}; everything is computed")
@@ -120,8 +128,15 @@ class Forecasts:
             history.takes_latents = are_alike(latents, leaves(output)[0])
         if self.config.guarded and self.doubted is None:
             self._compare(call, history, latents, output)
-        history.keep(call.step, output)
+        self._keep(call, history, output)
         return output
+
+    def _keep(self, call: Call, history: History, output: Tree) -> None:
+        """Keep an output for what comes later, if anything that does is combined from it."""
+        if self.config.guarded or call.step < self._answers.last:
+            history.keep(call.step, output)
+            held = sum(each.kept_bytes() for each in self._histories.values())
+            self.most_bytes = max(self.most_bytes, held)
 
     def _half(self, call: Call, inner: Inner, history: History, latents: Any) -> Tree | None:
         """The output of a call of which the conditional branch alone is computed; ``None``: compute it whole."""
@@ -142,7 +157,7 @@ class Forecasts:
             return None
         output = answer_unconditional(history, weights, latents, compute_half(call, inner, arguments), call.step)
         self.halved += 1
-        history.keep(call.step, output)
+        self._keep(call, history, output)
         return output
 
     def _is_due(self, call: Call) -> bool:
@@ -227,6 +242,7 @@ def effect_of_trajectory(runtime: DenoiserRuntime, config: TrajectoryConfig) -> 
         actual_frac=answered / stats.calls,
         total=stats.calls,
         shortfall=shortfall,
+        kept_bytes=forecasts.most_bytes,
     )
 
 

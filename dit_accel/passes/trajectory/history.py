@@ -39,6 +39,10 @@ class History:
         """The evaluations whose outputs are kept, in order."""
         return list(self._outputs)
 
+    def kept_bytes(self) -> int:
+        """Memory of what is kept."""
+        return sum(leaf.numel() * leaf.element_size() for kept in self._outputs.values() for leaf in kept)
+
     def keep(self, step: int, output: Tree) -> None:
         """Note a computed output; a copy of it, for pipelines may work on it in place."""
         self._outputs[step] = [leaf.detach().clone() for leaf in leaves(output)]

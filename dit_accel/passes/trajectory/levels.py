@@ -6,7 +6,9 @@ import torch
 
 from dit_accel.passes.trajectory.config import NAME
 
-STOCHASTIC = ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler")
+STOCHASTIC = frozenset(
+    ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler", "SCMScheduler", "CMStochasticIterativeScheduler")
+)
 
 
 def noise_levels(scheduler: Any) -> tuple[float, ...]:
@@ -32,7 +34,8 @@ def noise_levels(scheduler: Any) -> tuple[float, ...]:
 def why_not(scheduler: Any) -> str | None:
     """Why evaluations of this scheduler cannot be answered from earlier ones; ``None``: they can."""
     name = type(scheduler).__name__
-    if name in STOCHASTIC:
+    asked = (getattr(scheduler, "config", None) or {}).get("stochastic_sampling", False)
+    if asked or STOCHASTIC & {base.__name__ for base in type(scheduler).__mro__}:
         return (
             f"'{NAME}' cannot answer for earlier steps of {name}: it adds new noise at every step, so that no output "
             "says anything of the next one"

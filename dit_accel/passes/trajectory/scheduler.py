@@ -7,12 +7,13 @@ outputs, as the pass combines it inside the loop. Callbacks and ControlNet see t
 
 import copy
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from dit_accel.errors import ConfigError, PlanMismatchError, UnsupportedModelError
+from dit_accel.errors import AccelerationWarning, ConfigError, PlanMismatchError, UnsupportedModelError
 from dit_accel.passes.trajectory.answers import Answers
 from dit_accel.passes.trajectory.config import TrajectoryConfig
 from dit_accel.passes.trajectory.history import History, are_alike
@@ -25,13 +26,15 @@ class TrajectoryScheduler:
     Args:
         config: The plan.
         scheduler: A stock scheduler; it is copied.
+        denoisers: How many the pipeline has, each for a part of the run (Wan 2.2). Fitted weights know which is which.
 
     Raises:
         UnsupportedModelError: The scheduler adds new noise at every step.
-        ConfigError: The plan's weights are for several guidance scales, or differ between guidance branches.
+        ConfigError: The plan's weights are for several guidance scales, or differ between guidance branches; or there
+            are none, and several denoisers.
     """
 
-    def __init__(self, config: TrajectoryConfig, scheduler: Any) -> None:
+    def __init__(self, config: TrajectoryConfig, scheduler: Any, denoisers: int = 1) -> None:
         reason = why_not(scheduler)
         if reason is not None:
             raise UnsupportedModelError(reason)
@@ -46,7 +49,18 @@ class TrajectoryScheduler:
                 f"the plan has weights for guidance scales from {low:g} to {high:g}, and a scheduler does not see the "
                 "scale of a run: give to_scheduler the plan for one, config.at_guidance(scale)"
             )
-        self._config = config
+        if denoisers > 1 and config.weights is None:
+            raise ConfigError(
+                f"the plan is by theory, for {denoisers} denoisers, and a scheduler does not see which is called: it "
+                "would answer one from outputs of the other. Apply it to the pipeline, or calibrate it"
+            )
+        if config.guarded:
+            warnings.warn(
+                "the plan's guard does not watch in the form of a scheduler: apply the plan to the pipeline for that",
+                AccelerationWarning,
+                stacklevel=2,
+            )
+        self._config, self._denoisers = config, denoisers
         self._inner = copy.deepcopy(scheduler)
         self._answers: Answers | None = None
         self._history: History | None = None
@@ -65,7 +79,7 @@ class TrajectoryScheduler:
         return len(self._inner)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TrajectoryScheduler":
-        return TrajectoryScheduler(self._config, self._inner)
+        return TrajectoryScheduler(self._config, self._inner, self._denoisers)
 
     @property
     def num_inference_steps(self) -> int | None:
