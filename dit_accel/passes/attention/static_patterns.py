@@ -23,8 +23,8 @@ def static_mask(layout: TokenLayout, pattern: Pattern, *, block: int, density: f
 
     - ``window``: near in the raster of a frame, whichever frame it is (Re-ttention, 2505.22918).
     - ``tiles``: near in time, height and width, by the further one of the three (sliding tile attention, 2502.04507).
-    - ``radial``: near in the raster of a frame, half as far for every doubling of the distance in time; and the first
-      frame (radial attention, 2506.19852).
+    - ``radial``: near in the raster of a frame, half as far for every doubling of the distance in time; the first
+      frame is as near as one's own (radial attention, 2506.19852, which keeps all of that one).
 
     Args:
         layout: The sequence.
@@ -107,6 +107,5 @@ def _distance(places: Tensor, layout: TokenLayout, pattern: Pattern, block: int)
         sides = torch.tensor(tile_sides(layout, block), dtype=torch.float64)
         return (gap / sides).amax(-1) + little
     doublings = (gap[..., 0].round() + 1).log2().floor()  # 0: the same frame, 1: the next two, 2: four further on
-    far = (in_frame + block / (rows * columns)) * 2.0**doublings
-    first_frame = places[:, 0] < 0.5
-    return far.masked_fill(first_frame, 0.0) + little
+    doublings = doublings.masked_fill(places[:, 0] < 0.5, 0.0)  # the first frame is as near as one's own
+    return (in_frame + block / (rows * columns)) * 2.0**doublings + little
