@@ -38,6 +38,7 @@ from dit_accel.session.presets import resolve_preset
 RESULTS = Path(__file__).parent / "results"
 OTHER_SEEDS = 90_000
 LORA_RANK, LORA_STD = 8, 0.05
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 BATCH = 8
 
 
@@ -130,20 +131,21 @@ def _half(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor:
 
 @contextmanager
 def with_lora(pipe: Any) -> Iterator[None]:
-    """A random LoRA on all attention projections, strong enough to change what is drawn."""
-    from peft import LoraConfig
-
+    """A random LoRA on all attention projections, fused, strong enough to change what is drawn."""
     denoiser = getattr(pipe, "transformer", None) or pipe.unet
-    torch.manual_seed(0)
-    targets = ["to_q", "to_k", "to_v", "to_out.0"]
-    denoiser.add_adapter(LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=targets), adapter_name="random")
-    for name, parameter in denoiser.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=LORA_STD)
+    drawn = torch.Generator().manual_seed(0)
+    kept = {}
+    for name, module in denoiser.named_modules():
+        if isinstance(module, torch.nn.Linear) and name.endswith(LORA_TARGETS):
+            kept[module] = module.weight.data
+            down = (2 * torch.rand(LORA_RANK, module.in_features, generator=drawn) - 1) / module.in_features**0.5
+            up = LORA_STD * torch.randn(module.out_features, LORA_RANK, generator=drawn)
+            module.weight.data = module.weight.data + (up @ down).to(module.weight)
     try:
         yield
     finally:
-        denoiser.delete_adapters("random")
+        for module, weight in kept.items():
+            module.weight.data = weight
 
 
 @contextmanager
