@@ -165,8 +165,9 @@ class GenerateTab:
         front = self.explorer.library.front(model, opened)
         point = front.point(key)
         number, scale = whole_in(steps, "Steps", 1, MAX_STEPS), number_in(guidance, "Guidance", 0, MAX_GUIDANCE)
-        settings = settings_of(front, number, scale)
-        few = settings_of(front, point.num_steps or None, scale)
+        own = point.num_steps or None  # what is chosen was measured in so many steps, which may not be the plain run's
+        settings = settings_of(front, number or front.num_steps or None, scale)
+        chosen = settings_of(front, own if point.kind == "fewer_steps" else number or own, scale)
         device = self.explorer.device
         if not prompt.strip():
             raise ConfigError("there is no prompt: say what is to be drawn")
@@ -179,7 +180,6 @@ class GenerateTab:
             device.check()
             made["plain"] = self._timed("plain", front.model, prompt, seed, settings, None, 0.05, 0.5, tell)
             plan = (point.folder or point.preset) if point.kind == "ours" else None
-            chosen = few if point.kind == "fewer_steps" else settings
             made["fast"] = self._timed(point.label, front.model, prompt, seed, chosen, plan, 0.55, 0.45, tell)
 
     def _timed(

@@ -57,3 +57,12 @@ def test_the_name_of_a_visit_leads_nowhere(tab: Any, tmp_path: Path, visit: str)
     files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     assert len(files) == 4 and {file.parent for file in files} == {tmp_path / "out" / "app" / "generated"}
     assert {str(file) for file in files} >= set(shown[:3])
+
+
+@pytest.mark.parametrize(
+    ("key", "steps", "taken"), [("ours/fast", "", (4, 3)), ("ours/fast", "5", (5, 5)), ("fewer/2", "5", (5, 2))]
+)
+def test_a_point_takes_the_steps_it_was_measured_in(tab: Any, key: str, steps: str, taken: tuple[int, int]) -> None:
+    drawn(tab, key, steps)
+    _, plain, fast = tab.explorer.device._pipes["asked"]  # after a warm-up
+    assert (plain[3].num_inference_steps, fast[3].num_inference_steps) == taken
