@@ -57,6 +57,21 @@ def test_models_that_may_be_named(places: Places) -> None:
     assert places.model("flux") == str((places.root / "flux").resolve())
 
 
+def test_a_folder_where_it_was_started_is_no_model_of_the_hub(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers looks there first."""
+    save_tiny_text_pipeline(tmp_path / "started" / "user" / "model")
+    monkeypatch.chdir(tmp_path / "started")
+    with pytest.raises(ConfigError, match="outside the folder"):
+        places.model("user/model")
+    assert places.model("user/other") == "user/other"
+    (places.root / "user").symlink_to(tmp_path / "started" / "user")
+    with pytest.raises(ConfigError, match="outside the folder"):
+        places.model("user/model")
+    assert Places(root=Path(), output=tmp_path).model("user/model") == str(tmp_path / "started" / "user" / "model")
+
+
 def test_a_folder_of_plans_and_one_plan(places: Places) -> None:
     name, front = open_path(places, "flux/")
     assert (name, front.model) == ("flux", "emoji-flux")
