@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -165,26 +165,22 @@ class Device:
         Raises:
             CancelledError: It was asked to stop.
             ConfigError: The pipeline refuses the settings.
+            IrreversibleError: The plan cannot be undone, and the next picture would be drawn with it too.
             PlanMismatchError: The plan is for another model.
         """
-        from dit_accel.api import accelerate_pipeline, remove_acceleration, summary
+        from dit_accel.api import accelerated, summary
         from dit_accel.pipelines.generation import fps_of, generate, makes_video
 
         pipe = self.pipe(model)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", AccelerationWarning)
-            if plan is not None:
-                accelerate_pipeline(pipe, plan)
-            try:
+            with nullcontext() if plan is None else accelerated(pipe, plan):
                 with _watched(pipe, self._stop, on_step):
                     began = time.perf_counter()
                     sample = generate(pipe, [prompt], [seed], settings)[0]
                     seconds = time.perf_counter() - began
                 seen = None if plan is None else summary(pipe)
-            finally:
-                if plan is not None:
-                    remove_acceleration(pipe)
         said = dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, AccelerationWarning))
         return Drawn(
             sample=sample,
