@@ -123,6 +123,17 @@ class Device:
         """The pipeline of a model where it is at hand; else ``None``."""
         return self._pipes.get(model)
 
+    def place(self) -> "tuple[torch.device, str]":
+        """The device, and the type of the weights on it; imports torch.
+
+        Raises:
+            ConfigError: There is no such device.
+        """
+        from dit_accel.pipelines.loading import pick_device
+
+        place = pick_device(self.name)
+        return place, "bfloat16" if place.type == "cuda" else "float32"
+
     def pipe(self, model: str) -> Any:
         """The pipeline of a model; the one before is let go. Within a job.
 
@@ -134,7 +145,7 @@ class Device:
         import torch
 
         from dit_accel.cli.model import hush_loading
-        from dit_accel.pipelines.loading import load_pipeline, pick_device
+        from dit_accel.pipelines.loading import load_pipeline
 
         source = self.places.model(model)
         self._pipes.clear()
@@ -143,8 +154,7 @@ class Device:
             torch.cuda.empty_cache()
         hush_loading()
         torch.set_num_threads(self.threads)
-        place = pick_device(self.name)
-        dtype = "bfloat16" if place.type == "cuda" else "float32"
+        place, dtype = self.place()
         # Weights that are no safetensors are pickles, which can run code.
         pipe = load_pipeline(source, dtype=dtype, device=place, use_safetensors=True)
         pipe.set_progress_bar_config(disable=True)
