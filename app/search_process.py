@@ -144,7 +144,8 @@ class SearchProcess:
         from dit_accel.evaluation.certify.certify import certify
         from dit_accel.pipelines.generation import GenerationSettings
 
-        folder = self.search.folder / f"{CERTIFIED}-{plan.name}"
+        # By what it does, too: a better plan of a later run computes as many evaluations, and has the same name.
+        folder = self.search.folder / f"{CERTIFIED}-{plan.name}-{plan.content_sha256()[:8]}"
         if (folder / PLAN_FILE).exists():  # of an earlier run of the same search
             return
         self.tell(state="certifying", words="measuring the chosen plan on held-out prompts")
