@@ -50,8 +50,9 @@ class CalibrateTab:
                     5, label="Minutes to search", minimum=0.05, maximum=MAX_MINUTES, elem_id="c-minutes"
                 )
                 self.certify = gr.Checkbox(
-                    True, label="Then certify the chosen plan on held-out prompts", elem_id="c-certify"
-                )
+                    True, label="Then certify the chosen plan on held-out prompts", elem_id="c-certify",
+                    info="Without limits below: the most faithful one that saves half of the evaluations.",
+                )  # fmt: skip
                 with gr.Accordion("What to choose, and how much to measure", open=False):
                     self.speedup = optional_field("Evaluations saved at least, times", "c-speedup", "any")
                     self.psnr = optional_field("PSNR at least, dB", "c-psnr", "any")
