@@ -1,5 +1,6 @@
 """The process of a search, ``python -m dit_accel.app.search_process FOLDER``: calibrate, save the front, certify."""
 
+import shutil
 import sys
 import time
 from dataclasses import asdict, replace
@@ -131,6 +132,7 @@ class SearchProcess:
                 said = f"; none is chosen: {error}"
         elif self.request.certify:
             chosen = pick(front, min_speedup=min(TARGET_SPEEDUP, max(point.saved for point in front)))
+        shutil.rmtree(folder / CHOSEN, ignore_errors=True)  # of other limits
         kept = None
         for number, point in enumerate(front):
             self.tell(state="saving", words=f"saving plan {number + 1} of {len(front)}")

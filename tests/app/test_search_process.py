@@ -88,6 +88,7 @@ def test_what_is_certified(
 def test_where_nothing_is_within_the_limits_the_end_says_so(
     tmp_path: Path, certified: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    plan_of((0,)).save_pretrained(tmp_path / "chosen")  # by an earlier run, with other limits
     status = run(process(tmp_path, min_psnr=60.0), FRONT, monkeypatch)
     assert status.state == "done" and "4 plans judged" in status.words
     assert "none is chosen: no plan of the front is so faithful; the best has 50.0 dB" in status.words
