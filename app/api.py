@@ -11,7 +11,7 @@ import gradio as gr
 
 from dit_accel.app import show
 from dit_accel.app.points import Front, FrontPoint
-from dit_accel.app.views import Explorer
+from dit_accel.app.views import Explorer, settings_of
 from dit_accel.errors import DitAccelError
 from dit_accel.pipelines.media import to_pil
 
@@ -46,18 +46,14 @@ def add_api(explorer: Explorer) -> None:
             return {**_point(found, point), "code": show.code(found, point), "words": list(point.words)}
 
     def draw(model: str, point: str, prompt: str, seed: int = 0, steps: int = 0) -> dict[str, Any]:
-        """Draw one prompt with a point; steps 0: the model's own. Of a video the first frame is returned."""
-        from dit_accel.pipelines.generation import GenerationSettings
-
+        """Draw one prompt with a point; steps 0: the point's own. Of a video the first frame is returned."""
         with _as_gradio_error():
             found = explorer.library.front(model)
             chosen = found.point(point)
-            number = steps or (chosen.num_steps if chosen.kind == "fewer_steps" else None)
+            number = steps or chosen.num_steps or None
             plan = (chosen.folder or chosen.preset) if chosen.kind == "ours" else None
             with explorer.device.job(f"drawing with {model}", "api"):
-                drawn = explorer.device.draw(
-                    found.model, prompt, seed, GenerationSettings(num_inference_steps=number), plan
-                )
+                drawn = explorer.device.draw(found.model, prompt, seed, settings_of(found, number), plan)
             frame = drawn.sample if drawn.sample.dim() == 3 else drawn.sample[0]
             file = io.BytesIO()
             to_pil(frame).save(file, "png")

@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +123,17 @@ class Device:
         """The pipeline of a model where it is at hand; else ``None``."""
         return self._pipes.get(model)
 
+    def place(self) -> "tuple[torch.device, str]":
+        """The device, and the type of the weights on it; imports torch.
+
+        Raises:
+            ConfigError: There is no such device.
+        """
+        from dit_accel.pipelines.loading import pick_device
+
+        place = pick_device(self.name)
+        return place, "bfloat16" if place.type == "cuda" else "float32"
+
     def pipe(self, model: str) -> Any:
         """The pipeline of a model; the one before is let go. Within a job.
 
@@ -134,7 +145,7 @@ class Device:
         import torch
 
         from dit_accel.cli.model import hush_loading
-        from dit_accel.pipelines.loading import load_pipeline, pick_device
+        from dit_accel.pipelines.loading import load_pipeline
 
         source = self.places.model(model)
         self._pipes.clear()
@@ -143,8 +154,7 @@ class Device:
             torch.cuda.empty_cache()
         hush_loading()
         torch.set_num_threads(self.threads)
-        place = pick_device(self.name)
-        dtype = "bfloat16" if place.type == "cuda" else "float32"
+        place, dtype = self.place()
         # Weights that are no safetensors are pickles, which can run code.
         pipe = load_pipeline(source, dtype=dtype, device=place, use_safetensors=True)
         pipe.set_progress_bar_config(disable=True)
@@ -165,26 +175,22 @@ class Device:
         Raises:
             CancelledError: It was asked to stop.
             ConfigError: The pipeline refuses the settings.
+            IrreversibleError: The plan cannot be undone, and the next picture would be drawn with it too.
             PlanMismatchError: The plan is for another model.
         """
-        from dit_accel.api import accelerate_pipeline, remove_acceleration, summary
+        from dit_accel.api import accelerated, summary
         from dit_accel.pipelines.generation import fps_of, generate, makes_video
 
         pipe = self.pipe(model)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", AccelerationWarning)
-            if plan is not None:
-                accelerate_pipeline(pipe, plan)
-            try:
+            with nullcontext() if plan is None else accelerated(pipe, plan):
                 with _watched(pipe, self._stop, on_step):
                     began = time.perf_counter()
                     sample = generate(pipe, [prompt], [seed], settings)[0]
                     seconds = time.perf_counter() - began
                 seen = None if plan is None else summary(pipe)
-            finally:
-                if plan is not None:
-                    remove_acceleration(pipe)
         said = dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, AccelerationWarning))
         return Drawn(
             sample=sample,

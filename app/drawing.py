@@ -79,13 +79,12 @@ class Drawing:
         timed = front.plain_s is not None
         sample = self.explorer.prompts(front, front.points[0])[-1]
         thumbs: Wanted = [(each, sample) for each in show.thumbnails(front)] if timed else []
-        need = self.explorer.missing(front, [*pair, *thumbs])
-        if need > most_s:
-            kept, small = self._kept(front, pair), self._small(front, thumbs)
-            selected = _place(small, point)
-            yield Step(pair=kept, thumbs=small, selected=selected, words=_ask(need), can_draw=True)
-            return
         try:
+            need = self.explorer.missing(front, [*pair, *thumbs])
+            if need > most_s:
+                kept, small = self._kept(front, pair), self._small(front, thumbs)
+                yield Step(pair=kept, thumbs=small, selected=_place(small, point), words=_ask(need), can_draw=True)
+                return
             yield from self._drawn(front, pair, thumbs, owner, current)
         except CancelledError:
             if current():

@@ -6,6 +6,7 @@ What says that it is certified is held against its digests, which imports torch.
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from dit_accel.app.own_models import front_of_pipeline
 from dit_accel.app.places import HUB_ID, Places, check_size
 from dit_accel.app.plans import PlanFolder, plans_of, read_plan_folder, shipped_folder
 from dit_accel.app.points import Front
+from dit_accel.app.searches import CHOSEN
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.reports.report import FORMAT as REPORT_FORMAT
 from dit_accel.evaluation.reports.report import REPORT_FILE, Report
 from dit_accel.plan.plan import FORMAT as PLAN_FORMAT
-from dit_accel.plan.plan import PLAN_FILE, TENSOR_FILE
+from dit_accel.plan.plan import PLAN_FILE, TENSOR_FILE, AccelerationPlan
 
 MODEL_INDEX = "model_index.json"
 WANTED = (
@@ -92,12 +94,34 @@ def open_uploads(places: Places, files: Sequence[str | Path], model: str = "") -
 def open_search(folder: Path, model: str) -> Front:
     """The plans that a search has saved, the certified one among them."""
     plans, notes = plans_of(folder)
-    certified = {plan.name for plan in plans if plan.certificate is not None}
-    # "chosen" is one of the others under a second name, and so is what was certified.
-    kept = [p for p in plans if p.certificate is not None or (p.name not in certified and p.folder.name != "chosen")]
+    contents = {plan.folder: _content(plan.folder) for plan in plans}
+    certified = {contents[plan.folder] for plan in plans if plan.certificate is not None} - {""}
+    # "chosen" is one of the others a second time, and so is what was certified. A name says how many evaluations are
+    # computed, and not which.
+    kept = [
+        plan
+        for plan in plans
+        if plan.certificate is not None or (contents[plan.folder] not in certified and plan.folder.name != CHOSEN)
+    ]
     if not kept:
         raise ConfigError(f"the search in '{folder.name}' has saved no plan yet")
-    return verified(assemble(model, kept, [], notes))
+    front = assemble(model, kept, [], notes)
+    labels = Counter(point.label for point in front.points)
+    points = [
+        replace(point, label=f"{point.label} ({contents[point.folder][:4]})")
+        if labels[point.label] > 1 and point.folder is not None
+        else point
+        for point in front.points
+    ]
+    return verified(replace(front, points=tuple(points)))
+
+
+def _content(folder: Path) -> str:
+    """Digest of what a plan does; empty: it cannot be read."""
+    try:
+        return AccelerationPlan.from_pretrained(folder).content_sha256()
+    except ConfigError:
+        return ""
 
 
 def _open(path: Path, model: str) -> Front:

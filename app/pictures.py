@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from dit_accel.version import __version__
 
 if TYPE_CHECKING:
     import torch
+
+    from dit_accel.pipelines.generation import GenerationSettings
 
 SHOWN_PX = 256  # small pictures are enlarged by a whole factor to at least this
 STRIP_FRAMES = 4
@@ -31,9 +34,22 @@ class Kept:
 
     folder: Path
 
-    def path(self, model: str, point: FrontPoint, prompt: str, seed: int, steps: int | None) -> Path:
-        """The file of a picture; its name says everything that the picture depends on."""
-        identity = [model, __version__, plan_digest(point), point.preset, prompt, seed, steps]
+    def path(
+        self, model: str, point: FrontPoint, prompt: str, seed: int, settings: "GenerationSettings",
+        where: Sequence[str],
+    ) -> Path:  # fmt: skip
+        """The file of a picture; its name says everything that the picture depends on.
+
+        Args:
+            model: As for ``Device.draw``, and so is what follows.
+            point: Its plan draws.
+            prompt: The text.
+            seed: Of the noise.
+            settings: Of the run.
+            where: Type of the device, and of the weights on it.
+        """
+        asked = [prompt, seed, asdict(settings), *where]
+        identity = [model, __version__, plan_digest(point), point.preset, *asked]
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
         return self.folder / f"{name}.webp"
 

@@ -78,7 +78,8 @@ class Places:
         """What ``load_pipeline`` is given for a model that a visitor has named.
 
         Raises:
-            ConfigError: It is no embedded name, no hub id, and no folder that may be read.
+            ConfigError: It is no embedded name, no hub id, and no folder that may be read; or it looks like a hub id
+                and is a folder where the explorer was started, which diffusers would take in its place.
         """
         text = text.strip()
         if text in list_embedded():
@@ -86,6 +87,11 @@ class Places:
         if not text:
             raise ConfigError("no model was named: give an embedded name, a folder or a hub id")
         if HUB_ID.fullmatch(text) and not (self.root / text).exists():
+            if Path(text).exists():
+                raise ConfigError(
+                    f"'{text}' lies where this explorer was started, outside the folder that it may read, and would "
+                    "be taken for the model of that name on the hub: start the explorer somewhere else"
+                )
             return text
         return str(self.inside(text))
 

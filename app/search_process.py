@@ -1,5 +1,6 @@
 """The process of a search, ``python -m dit_accel.app.search_process FOLDER``: calibrate, save the front, certify."""
 
+import shutil
 import sys
 import time
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from dit_accel.plan.plan import AccelerationPlan
 
 SEARCH_SHARE = 0.6  # of the progress bar, where a certification follows
+TARGET_SPEEDUP = 2.0  # evaluations saved at least by what is certified where there are no limits, if the front has it
 
 
 class Stopped(DitAccelError):
@@ -58,13 +60,13 @@ class SearchProcess:
         if found is None or not found.points:
             self.tell(state="stopped", words="stopped before anything was judged")
             return
-        chosen = self._save(found)
+        chosen, said = self._save(found)
         if self.request.certify and chosen is not None and not stopped:
             try:
                 self._certify(pipe, chosen)
             except Stopped:
                 stopped = True
-        words = f"{len(found.points)} plans judged, {len(found.front)} on the front"
+        words = f"{len(found.points)} plans judged, {len(found.front)} on the front{said}"
         self.tell(
             state="stopped" if stopped else "done", words=words, done_frac=self.status.done_frac if stopped else 1.0
         )
@@ -116,35 +118,38 @@ class SearchProcess:
             on_progress=heard,
         )
 
-    def _save(self, found: "Calibration") -> "AccelerationPlan | None":
-        """Plans of the front, each in a folder of its own, and the one that was asked for."""
+    def _save(self, found: "Calibration") -> "tuple[AccelerationPlan | None, str]":
+        """Save the front, each plan in a folder of its own; the one that was asked for, and what is said of it."""
         from dit_accel.calibration.front import pick
 
         folder, front = self.search.folder, found.front
         limits = {"min_speedup": self.request.min_speedup, "min_psnr_db": self.request.min_psnr}
-        chosen, refused = None, ""
+        chosen, said = None, ""
         if any(limit is not None for limit in limits.values()):
             try:
                 chosen = pick(front, **limits)
             except ConfigError as error:
-                refused = f"; {error}"
+                said = f"; none is chosen: {error}"
         elif self.request.certify:
-            chosen = max(front, key=lambda point: point.score_db)
+            chosen = pick(front, min_speedup=min(TARGET_SPEEDUP, max(point.saved for point in front)))
+        shutil.rmtree(folder / CHOSEN, ignore_errors=True)  # of other limits
         kept = None
         for number, point in enumerate(front):
-            self.tell(state="saving", words=f"saving plan {number + 1} of {len(front)}{refused}")
+            self.tell(state="saving", words=f"saving plan {number + 1} of {len(front)}")
             plan = found.plan(point)
             plan.save_pretrained(folder / f"{len(point.computed)}-of-{point.num_steps}")
             if point == chosen:
                 kept = plan
                 plan.save_pretrained(folder / CHOSEN)
-        return kept
+                said = f"; {plan.name} is chosen"
+        return kept, said
 
     def _certify(self, pipe: Any, plan: "AccelerationPlan") -> None:
         from dit_accel.evaluation.certify.certify import certify
         from dit_accel.pipelines.generation import GenerationSettings
 
-        folder = self.search.folder / f"{CERTIFIED}-{plan.name}"
+        # By what it does, too: a better plan of a later run computes as many evaluations, and has the same name.
+        folder = self.search.folder / f"{CERTIFIED}-{plan.name}-{plan.content_sha256()[:8]}"
         if (folder / PLAN_FILE).exists():  # of an earlier run of the same search
             return
         self.tell(state="certifying", words="measuring the chosen plan on held-out prompts")

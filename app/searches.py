@@ -73,6 +73,7 @@ class Status:
         done_frac: Of the budget, and of the certification after it.
         generations: Of the evolutionary search.
         pid: Of its process.
+        born: When that process began, see :func:`born_at`; another one gets the same ``pid`` in time.
         started: Seconds since the epoch.
         renewed: When this was written.
         volumes: Hypervolume after each generation.
@@ -83,6 +84,7 @@ class Status:
     done_frac: float = 0.0
     generations: int = 0
     pid: int = 0
+    born: int = 0
     started: float = 0.0
     renewed: float = 0.0
     volumes: tuple[float, ...] = ()
@@ -116,7 +118,7 @@ class Search:
             known = (self.folder / JUDGED_FILE).is_file()
             return Status(state="stopped", words="begun elsewhere; it can be gone on with" if known else "empty")
         status = Status(**{**data, "volumes": tuple(data.get("volumes", ()))})
-        if status.state in OVER or alive(status.pid):
+        if status.state in OVER or alive(status.pid, status.born):
             return status
         words = self.last_words() or "its process is gone; what was judged is kept"
         return Status(**{**asdict(status), "volumes": status.volumes, "state": "failed", "words": words})
@@ -141,7 +143,8 @@ class Search:
 
     def write(self, status: Mapping[str, Any]) -> None:
         """Renew the status."""
-        write_json(self.folder / STATUS_FILE, {**status, "pid": os.getpid(), "renewed": time.time()})
+        own = {"pid": os.getpid(), "born": born_at(os.getpid()), "renewed": time.time()}
+        write_json(self.folder / STATUS_FILE, {**status, **own})
 
     def start(self, request: Request) -> None:
         """Begin, or go on, in a process of its own.
@@ -164,7 +167,8 @@ class Search:
                 env={**os.environ, "OMP_NUM_THREADS": str(request.threads)},
             )
         now = time.time()
-        first = Status(state="starting", words="starting a process", pid=process.pid, started=now, renewed=now)
+        its = {"pid": process.pid, "born": born_at(process.pid)}
+        first = Status(state="starting", words="starting a process", **its, started=now, renewed=now)
         if read_json(self.folder / STATUS_FILE) is None or not self._is_of(process.pid):
             write_json(self.folder / STATUS_FILE, asdict(first))
 
@@ -201,8 +205,8 @@ def running_in(folder: Path) -> Search | None:
     return next((search for search in searches_in(folder) if search.running), None)
 
 
-def alive(pid: int) -> bool:
-    """Whether a process of that id runs and is no zombie."""
+def alive(pid: int, born: int = 0) -> bool:
+    """Whether the process of that id that began then runs; 0: whichever has that id."""
     if pid <= 0:
         return False
     with contextlib.suppress(ChildProcessError):
@@ -212,8 +216,18 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass  # somebody else's
+    return born in (0, born_at(pid))
+
+
+def born_at(pid: int) -> int:
+    """When a process began, in ticks of the kernel's clock; 0: it has ended, or this machine has no ``/proc``."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    state, *numbers = text.rpartition(")")[2].split()  # before it stands its name, which may be anything
+    return 0 if state == "Z" else int(numbers[18])
 
 
 def _renewed(search: Search) -> float:

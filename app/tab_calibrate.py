@@ -15,6 +15,7 @@ from dit_accel.app.places import Places
 from dit_accel.app.scatter import Mark, scatter
 from dit_accel.app.searches import OVER, Request, Search, Status, running_in, searches_in
 from dit_accel.errors import ConfigError, DitAccelError
+from dit_accel.pipelines.loading import folder_of_model, name_of_model
 
 TICK_S = 2.0
 MAX_MINUTES = 24 * 60
@@ -50,8 +51,9 @@ class CalibrateTab:
                     5, label="Minutes to search", minimum=0.05, maximum=MAX_MINUTES, elem_id="c-minutes"
                 )
                 self.certify = gr.Checkbox(
-                    True, label="Then certify the chosen plan on held-out prompts", elem_id="c-certify"
-                )
+                    True, label="Then certify the chosen plan on held-out prompts", elem_id="c-certify",
+                    info="Without limits below: the most faithful one that saves half of the evaluations.",
+                )  # fmt: skip
                 with gr.Accordion("What to choose, and how much to measure", open=False):
                     self.speedup = optional_field("Evaluations saved at least, times", "c-speedup", "any")
                     self.psnr = optional_field("PSNR at least, dB", "c-psnr", "any")
@@ -120,12 +122,11 @@ class CalibrateTab:
         self, model: str, minutes: Any, certify: bool, speedup: Any, psnr: Any, prompts: Any, steps: Any
     ) -> Search:
         source = self.places.model(model)
-        name = source if source in models() else source.rstrip("/").split("/")[-1] if "/" not in model else model
-        folder = self.places.searches / name.strip("./").replace("/", "--")
+        name = name_of_model(source)
         if not minutes or minutes <= 0:
             raise ConfigError("say how many minutes to search")
         with self.device.job(f"starting a search of {name}"):
-            search = Search(folder)
+            search = Search(self.places.searches / folder_of_model(source))
             search.start(
                 Request(
                     model=source,
@@ -174,7 +175,7 @@ class CalibrateTab:
             return gr.skip(), gr.skip(), note(NO_SEARCH, "bad"), gr.skip()
         request = search.request
         try:
-            front = open_search(search.folder, request.name if request else search.name)
+            front = open_search(search.folder, request.model if request else search.name)
         except DitAccelError as error:
             return gr.skip(), gr.skip(), note(str(error), "bad"), gr.skip()
         title = f"search: {search.name}"

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import gradio as gr
 from PIL import Image
@@ -142,7 +143,7 @@ class GenerateTab:
                 pictures = [gr.skip()] * 4
                 if "plain" in made and not shown_plain:
                     shown_plain = True
-                    pictures[0] = self._view("plain", made["plain"], request)
+                    pictures[0] = looping(_frames(made["plain"]), self._file("plain"), made["plain"].fps)
                 yield [*pictures, progress_bar(words, share), gr.skip(), *busy]
         except CancelledError as error:
             yield [*[gr.skip()] * 4, note(f"{error}: nothing is kept of it", "wait"), gr.skip(), *idle]
@@ -154,7 +155,7 @@ class GenerateTab:
             yield [*[gr.skip()] * 4, note(in_words(error), "bad"), gr.skip(), *idle]
             return
         summary = gr.update(value=made["fast"].summary or "a plain run", visible=True)
-        yield [*self._views(made, request), self._words(made), summary, *idle]
+        yield [*self._views(made), self._words(made), summary, *idle]
         prune(self.output / "app" / "generated", MAX_GENERATED)
 
     def _both(
@@ -164,8 +165,9 @@ class GenerateTab:
         front = self.explorer.library.front(model, opened)
         point = front.point(key)
         number, scale = whole_in(steps, "Steps", 1, MAX_STEPS), number_in(guidance, "Guidance", 0, MAX_GUIDANCE)
-        settings = settings_of(front, number, scale)
-        few = settings_of(front, point.num_steps or None, scale)
+        own = point.num_steps or None  # what is chosen was measured in so many steps, which may not be the plain run's
+        settings = settings_of(front, number or front.num_steps or None, scale)
+        chosen = settings_of(front, own if point.kind == "fewer_steps" else number or own, scale)
         device = self.explorer.device
         if not prompt.strip():
             raise ConfigError("there is no prompt: say what is to be drawn")
@@ -178,7 +180,6 @@ class GenerateTab:
             device.check()
             made["plain"] = self._timed("plain", front.model, prompt, seed, settings, None, 0.05, 0.5, tell)
             plan = (point.folder or point.preset) if point.kind == "ours" else None
-            chosen = few if point.kind == "fewer_steps" else settings
             made["fast"] = self._timed(point.label, front.model, prompt, seed, chosen, plan, 0.55, 0.45, tell)
 
     def _timed(
@@ -194,17 +195,15 @@ class GenerateTab:
         tell(f"{name} ...", first)
         return self.explorer.device.draw(model, prompt, int(seed or 0), settings, plan, step)
 
-    def _view(self, name: str, drawn: Drawn, request: gr.Request) -> Any:
-        return looping(_frames(drawn), self._file(name, request), drawn.fps)
+    def _file(self, name: str) -> Path:
+        """A new file. Nothing that a browser sends is in its name: that could lead elsewhere."""
+        return self.output / "app" / "generated" / f"{uuid4().hex}-{name}.webp"
 
-    def _file(self, name: str, request: gr.Request) -> Path:
-        return self.output / "app" / "generated" / f"{owner_of(request) or 'api'}-{name}-{time.time_ns()}.webp"
-
-    def _views(self, made: dict[str, Drawn], request: gr.Request) -> list[Any]:
+    def _views(self, made: dict[str, Drawn]) -> list[Any]:
         plain, fast = _frames(made["plain"]), _frames(made["fast"])
         fps = made["plain"].fps
-        apart = looping(difference(plain, fast), self._file("difference", request), fps)
-        files = [looping(plain, self._file("plain", request), fps), looping(fast, self._file("fast", request), fps)]
+        apart = looping(difference(plain, fast), self._file("difference"), fps)
+        files = [looping(plain, self._file("plain"), fps), looping(fast, self._file("fast"), fps)]
         if len(plain) > 1:  # of a video there is no one pair; the three loops stand side by side
             return [*files, apart, gr.update(value=None, visible=False)]
         return [*files, apart, gr.update(value=(enlarged(plain[0]), enlarged(fast[0])), visible=True)]

@@ -177,13 +177,12 @@ class Explorer:
         return path if path.is_file() else None
 
     def _path(self, front: Front, point: FrontPoint, shown: Shown) -> Path:
-        return self.kept.path(front.model, point, shown.prompt, shown.seed, self._steps(point))
-
-    def _steps(self, point: FrontPoint) -> int | None:
-        return point.num_steps or None
+        place, dtype = self.device.place()
+        settings = settings_of(front, point.num_steps or None)
+        return self.kept.path(front.model, point, shown.prompt, shown.seed, settings, (place.type, dtype))
 
     def _draw(self, front: Front, point: FrontPoint, shown: Shown, path: Path, on_step: OnStep | None) -> None:
-        settings = settings_of(front, self._steps(point))
+        settings = settings_of(front, point.num_steps or None)
         plan = None if point.kind != "ours" else (point.folder or point.preset)
         drawn = self.device.draw(front.model, shown.prompt, shown.seed, settings, plan, on_step)
         self.kept.keep(path, drawn.sample, drawn.fps)

@@ -133,14 +133,15 @@ def calibrate_command(
     from dit_accel.cli.search_progress import search_bar
     from dit_accel.evaluation.metrics.fidelity import require_metrics
     from dit_accel.pipelines.generation import GenerationSettings
+    from dit_accel.pipelines.loading import folder_of_model, name_of_model
     from dit_accel.plan.plan import AccelerationPlan
     from dit_accel.session.presets import PRESETS
 
     budget_s = seconds_of(budget)
     require_metrics()
     torch.set_num_threads(threads)
-    name = Path(model).resolve().name if Path(model).exists() else model
-    folder = output or Path("outputs/calibrate") / name.replace("/", "--")
+    name = name_of_model(model)
+    folder = output or Path("outputs/calibrate") / folder_of_model(model)
     settings = GenerationSettings(
         num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, num_frames=frames
     )

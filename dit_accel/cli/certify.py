@@ -78,6 +78,7 @@ def certify_command(
     from dit_accel.evaluation.metrics.fidelity import require_metrics
     from dit_accel.families.targets import find_targets
     from dit_accel.pipelines.generation import GenerationSettings
+    from dit_accel.pipelines.loading import folder_of_model, name_of_model
     from dit_accel.session.limits import theory_plan
 
     given = sum(each is not None for each in (preset, plan, speedup))
@@ -94,14 +95,14 @@ def certify_command(
     torch.set_num_threads(threads)
     tell(f"loading {model} ...")
     pipe = load_for_cli(model, device, dtype)
-    name = Path(model).resolve().name if Path(model).exists() else model
+    name = name_of_model(model)
     if speedup is None:
         assert chosen is not None
         subject, stem = as_path(chosen), Path(chosen).stem
     else:
         subject = theory_plan(speedup, find_targets(pipe), model=model)
         stem = subject.name
-    folder = output or Path("outputs/certify") / f"{name.replace('/', '--')}-{stem}"
+    folder = output or Path("outputs/certify") / f"{folder_of_model(model)}-{stem}"
     tell("timing plain and accelerated in turn, then drawing; stop it when you like, the same command goes on ...")
     with certifying() as on_progress:
         done = certify(

@@ -75,8 +75,9 @@ class Training:
     @property
     def name(self) -> str:
         """Of the model, for a folder."""
-        name = Path(self.model).resolve().name if Path(self.model).exists() else self.model
-        return name.replace("/", "--")
+        from dit_accel.pipelines.loading import folder_of_model
+
+        return folder_of_model(self.model)
 
     def load(self) -> "tuple[Any, Workers]":
         """The teacher's pipeline, and the processes that train together."""

@@ -41,7 +41,9 @@ def named_folder(text: str) -> tuple[str, Path]:
 def model_name(model: str | None, folders: dict[str, Path]) -> str:
     if model is None:
         return f"images of {', '.join(folders)}"
-    return Path(model).resolve().name if Path(model).exists() else model
+    from dit_accel.pipelines.loading import name_of_model
+
+    return name_of_model(model)
 
 
 def _is_embedded(model: str | None) -> bool:

@@ -127,13 +127,14 @@ def quantize_command(
     from dit_accel.passes.quantize.config import scheme_of
     from dit_accel.passes.quantize.ways import AUTO
     from dit_accel.pipelines.generation import GenerationSettings
+    from dit_accel.pipelines.loading import folder_of_model, name_of_model
 
     for text in (bits, convs, *(() if modulation == AUTO else (modulation,))):
         scheme_of(text)
     require_metrics()
     torch.set_num_threads(threads)
-    name = Path(model).resolve().name if Path(model).exists() else model
-    folder = output or Path("outputs/quantize") / name.replace("/", "--")
+    name = name_of_model(model)
+    folder = output or Path("outputs/quantize") / folder_of_model(model)
     settings = GenerationSettings(
         num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, num_frames=frames
     )

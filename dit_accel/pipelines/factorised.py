@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dit_accel.errors import ConfigError
+from dit_accel.errors import ConfigError, UnsupportedModelError
 from dit_accel.pipelines.first_frames import FirstFrames
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class FactorisedTextToVideo:
 
     Args:
         text_to_image: Any text-to-image pipeline.
-        to_video: Any image-to-video pipeline, or a text-to-video one that :class:`FirstFrames` can use.
+        to_video: Any image-to-video pipeline that also takes a prompt, or a text-to-video one that
+            :class:`FirstFrames` can use.
         config: How.
 
     Example:
@@ -62,13 +63,17 @@ class FactorisedTextToVideo:
         >>> frames = make("a red apple", motion="a red apple moves left", seed=0)
 
     Raises:
-        UnsupportedModelError: The second pipeline can neither be given an image nor frames.
+        UnsupportedModelError: The second pipeline takes no prompt, or can neither be given an image nor frames.
         ConfigError: More frames overlap than it can be given.
     """
 
     def __init__(self, text_to_image: Any, to_video: Any, config: FactorisedConfig | None = None) -> None:
         self.text_to_image, self.to_video, self.config = text_to_image, to_video, config or FactorisedConfig()
         accepted = inspect.signature(type(to_video).__call__).parameters
+        if "prompt" not in accepted:
+            raise UnsupportedModelError(
+                f"{type(to_video).__name__} takes no prompt, so it cannot be told what happens in a video"
+            )
         self._takes_image = "image" in accepted
         if self._takes_image and self.config.overlap > 1:
             raise ConfigError(
@@ -93,8 +98,8 @@ class FactorisedTextToVideo:
             on_chunk: Told the number and the new frames of each chunk when it is drawn.
 
         Returns:
-            float32 [F, 3, H, W] in [0, 1], F = image + chunks (frames of a chunk - overlap); frames that overlap are
-            there once.
+            float32 [F, 3, H, W] in [0, 1], F = frames of a chunk + (chunks - 1) (frames of a chunk - overlap): the
+            first chunk begins with the image, and frames that overlap are there once.
 
         Raises:
             ConfigError: Not as many motions as chunks, or a chunk without a new frame.
@@ -117,6 +122,8 @@ class FactorisedTextToVideo:
                         f"a chunk of {len(chunk)} frames that begins with {len(known)} has nothing new: ask for more "
                         "frames, or a smaller 'overlap'"
                     )
+                if number == 0:
+                    video = _resized(video, chunk.shape[-2:])  # a pipeline without sizes of its own in its call
                 new = chunk[len(known) :]
                 if on_chunk is not None:
                     on_chunk(number, new)
@@ -142,7 +149,7 @@ class FactorisedTextToVideo:
             image=_picture(known[-1]), prompt=prompt, generator=generator, output_type="pt", **self.config.video
         ).frames[0]
         frames: torch.Tensor = made.float().cpu().clamp(0, 1)
-        return torch.cat([known[-1:], frames[1:]])
+        return torch.cat([_resized(known[-1:], frames.shape[-2:]), frames[1:]])
 
     def _fitted(self, frames: "torch.Tensor") -> "torch.Tensor":
         """At the size of the videos, and of the things in them."""
@@ -154,8 +161,7 @@ class FactorisedTextToVideo:
         if len(size) != 2 or not all(isinstance(each, int) for each in size):
             size = tuple(frames.shape[-2:])
         inner = tuple(max(1, round(self.config.image_frac * each)) for each in size)
-        if tuple(frames.shape[-2:]) != inner:
-            frames = torch.nn.functional.interpolate(frames, size=inner, mode="bilinear", antialias=True).clamp(0, 1)
+        frames = _resized(frames, inner)
         if inner == size:
             return frames
         edges = (frames[..., 0, :], frames[..., -1, :], frames[..., :, 0], frames[..., :, -1])
@@ -185,6 +191,15 @@ class _Lent:
 
     def __exit__(self, *error: object) -> None:
         self.pipe.to("cpu")
+
+
+def _resized(frames: "torch.Tensor", size: Sequence[int]) -> "torch.Tensor":
+    """Frames [k, 3, H, W] at another height and width."""
+    import torch
+
+    if tuple(frames.shape[-2:]) == tuple(size):
+        return frames
+    return torch.nn.functional.interpolate(frames, size=tuple(size), mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def _picture(frame: "torch.Tensor") -> Any:

@@ -41,6 +41,19 @@ def load_pipeline(
     return pipe if device is None else _moved(pipe, device)
 
 
+def name_of_model(source: str | Path) -> str:
+    """What a model is called in reports and certificates: a folder by its own name, all else as it is."""
+    from dit_accel.embedded import list_embedded
+
+    path = Path(source).expanduser()
+    return path.resolve().name if str(source) not in list_embedded() and path.exists() else str(source)
+
+
+def folder_of_model(source: str | Path) -> str:
+    """The name of a folder for what is made of a model: a calibration of it, say."""
+    return name_of_model(source).replace("/", "--")
+
+
 def dtype_named(name: str) -> "torch.dtype":
     """The torch type called ``"float32"``, ``"float16"`` or ``"bfloat16"``.
 

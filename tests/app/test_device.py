@@ -10,6 +10,8 @@ from tiny_text import tiny_text_pipeline
 from dit_accel.api import is_accelerated
 from dit_accel.app.device import BusyError, CancelledError, Device
 from dit_accel.app.places import Places
+from dit_accel.errors import IrreversibleError
+from dit_accel.passes.quantize.config import QuantizeConfig
 from dit_accel.pipelines.generation import GenerationSettings
 
 SETTINGS = GenerationSettings(num_inference_steps=4)
@@ -50,6 +52,16 @@ def test_a_stopped_job_ends_at_its_next_step(device: Device) -> None:
     assert told == [1, 2] and not is_accelerated(device._pipes["tiny"])
     assert device.doing == ""
     with device.job("drawing", "me"):
+        assert torch.equal(device.draw("tiny", "a cat", 0, SETTINGS).sample, plain.sample)
+
+
+def test_a_plan_that_cannot_be_undone_is_not_applied(device: Device) -> None:
+    """The pipeline is kept, so whoever draws next would get its weights."""
+    with device.job("drawing"):
+        plain = device.draw("tiny", "a cat", 0, SETTINGS)
+        with pytest.raises(IrreversibleError, match="cannot be undone"):
+            device.draw("tiny", "a cat", 0, SETTINGS, QuantizeConfig(bits="w4a8", originals="drop"))
+        assert not is_accelerated(device._pipes["tiny"])
         assert torch.equal(device.draw("tiny", "a cat", 0, SETTINGS).sample, plain.sample)
 
 

@@ -16,7 +16,7 @@ from dit_accel.app.pictures import Kept, difference, frames_of, looping, plan_di
 from dit_accel.app.places import Places
 from dit_accel.app.plans import shipped_folder
 from dit_accel.app.points import Front, FrontPoint, Shown
-from dit_accel.app.views import Explorer
+from dit_accel.app.views import Explorer, settings_of
 from dit_accel.plan.certificate import Measured
 
 PLAIN = FrontPoint(key="plain", label="plain", kind="plain", num_steps=3)
@@ -49,19 +49,40 @@ def test_a_picture_is_drawn_once(explorer: Explorer) -> None:
         list(explorer.draw_all(FRONT, [(PLAIN, SHOWN[1])], "me"))
 
 
+def test_a_picture_of_another_guidance_is_another_one(explorer: Explorer) -> None:
+    """The page asks for it by the front, which says what the runs of its reports were asked for."""
+    front, wanted = replace(FRONT, asked={"guidance_scale": 1.0}), [(PLAIN, SHOWN[0])]
+    list(explorer.draw_all(FRONT, wanted, "me"))
+    assert explorer.missing(front, wanted) > 0
+    assert explorer.file(FRONT, *wanted[0]) is not None and explorer.file(front, *wanted[0]) is None
+
+
 def test_what_a_picture_depends_on_is_in_its_name(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     plans = shipped_folder() / "emoji-flux"
     fast = replace(FAST, folder=plans / "fast")
+    front = replace(FRONT, asked={"guidance_scale": 4.5})
+
+    def name(
+        model: str = "tiny", point: FrontPoint = fast, prompt: str = "a cat", seed: int = 0, steps: int = 3,
+        asked: Front = front, device: str = "cpu", dtype: str = "float32",
+    ) -> Path:  # fmt: skip
+        return kept.path(model, point, prompt, seed, settings_of(asked, steps), (device, dtype))
+
     names = {
-        kept.path("tiny", fast, "a cat", 0, 3),
-        kept.path("tiny", fast, "a cat", 1, 3),
-        kept.path("tiny", fast, "a dog", 0, 3),
-        kept.path("tiny", fast, "a cat", 0, 4),
-        kept.path("other", fast, "a cat", 0, 3),
-        kept.path("tiny", replace(fast, folder=plans / "turbo"), "a cat", 0, 3),
+        name(),
+        name(seed=1),
+        name(prompt="a dog"),
+        name(steps=4),
+        name(model="other"),
+        name(point=replace(fast, folder=plans / "turbo")),
+        name(asked=FRONT),
+        name(asked=replace(FRONT, asked={"guidance_scale": 1.0})),
+        name(asked=replace(FRONT, asked={"guidance_scale": 4.5, "height": 32})),
+        name(device="cuda"),
+        name(dtype="bfloat16"),
     }
-    assert len(names) == 6
+    assert len(names) == 11 and name() in names
     assert plan_digest(fast) == plan_digest(replace(fast, words=("certified since",)))
 
 

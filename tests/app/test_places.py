@@ -57,6 +57,21 @@ def test_models_that_may_be_named(places: Places) -> None:
     assert places.model("flux") == str((places.root / "flux").resolve())
 
 
+def test_a_folder_where_it_was_started_is_no_model_of_the_hub(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers looks there first."""
+    save_tiny_text_pipeline(tmp_path / "started" / "user" / "model")
+    monkeypatch.chdir(tmp_path / "started")
+    with pytest.raises(ConfigError, match="outside the folder"):
+        places.model("user/model")
+    assert places.model("user/other") == "user/other"
+    (places.root / "user").symlink_to(tmp_path / "started" / "user")
+    with pytest.raises(ConfigError, match="outside the folder"):
+        places.model("user/model")
+    assert Places(root=Path(), output=tmp_path).model("user/model") == str(tmp_path / "started" / "user" / "model")
+
+
 def test_a_folder_of_plans_and_one_plan(places: Places) -> None:
     name, front = open_path(places, "flux/")
     assert (name, front.model) == ("flux", "emoji-flux")
@@ -156,6 +171,27 @@ def test_uploads_that_do_not_belong_together(places: Places, tmp_path: Path, mon
     monkeypatch.setattr(places_module, "MAX_FILE_BYTES", 10)
     with pytest.raises(ConfigError, match="is not read"):
         open_uploads(places, [tensors])
+
+
+def test_a_better_plan_is_not_hidden_by_an_older_certificate(tmp_path: Path) -> None:
+    """All three are called "fast"; two are the same, and the third was found later."""
+    for name in ("certified-fast", "5-of-28", "6-of-28", "chosen"):
+        shutil.copytree(FLUX / "fast", tmp_path / name)
+        path = tmp_path / name / "dit_accel_plan.json"
+        data = json.loads(path.read_text())
+        if name in ("6-of-28", "chosen"):
+            data["passes"][0]["guard"] = [0.5] * len(data["passes"][0]["computed"])
+        if name != "certified-fast":
+            path.write_text(json.dumps({**data, "certificate": None}))
+            (tmp_path / name / "report.json").unlink()
+    front = open_search(tmp_path, "emoji-flux")
+    found = {point.key: point for point in front.points if point.kind == "ours"}
+    assert {key: point.state for key, point in found.items()} == {
+        "ours/certified-fast": CERTIFIED,
+        "ours/6-of-28": NOT_CERTIFIED,
+    }
+    labels = {point.label for point in found.values()}
+    assert len(labels) == 2 and all(label.startswith("fast (") for label in labels), "a row is chosen by its label"
 
 
 def test_a_search_without_plans(places: Places) -> None:

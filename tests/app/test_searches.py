@@ -1,6 +1,9 @@
 """A search in a process of its own: found again, stopped, gone on with, and its plans opened."""
 
+import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 from dit_accel.app.device import BusyError, Device
 from dit_accel.app.opening import open_search
 from dit_accel.app.places import Places
-from dit_accel.app.searches import OVER, STATUS_FILE, Request, Search, running_in, searches_in
+from dit_accel.app.searches import OVER, STATUS_FILE, Request, Search, alive, born_at, running_in, searches_in
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.progress_files import write_json
 
@@ -81,6 +84,29 @@ def test_a_process_that_died_has_failed_and_can_be_gone_on_with(tmp_path: Path) 
     assert not search.running
     write_json(search.folder / STATUS_FILE, {"state": "searching", "words": "x", "pid": os.getpid(), "renewed": 1.0})
     assert search.running
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this machine does not say when a process began")
+def test_another_process_of_the_same_id_is_no_search(tmp_path: Path) -> None:
+    """After a restart somebody else has its id; it does not block the device."""
+    search = Search(tmp_path / "dead")
+    search.write({"state": "searching", "words": "x"})
+    assert search.running and running_in(tmp_path) is not None
+    status = json.loads((search.folder / STATUS_FILE).read_text())
+    write_json(search.folder / STATUS_FILE, {**status, "born": status["born"] - 1})
+    assert search.status().state == "failed" and running_in(tmp_path) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this machine does not say when a process began")
+def test_a_process_that_has_ended_and_that_nobody_has_asked_for_is_not_alive() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    born = born_at(process.pid)
+    assert born and alive(process.pid, born)
+    assert process.stdin is not None
+    process.stdin.close()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert born_at(process.pid) == 0
+    assert not alive(process.pid, born)
 
 
 def test_a_search_begun_on_the_command_line_is_found(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dit_accel.errors import ConfigError, UnsupportedModelError
+from dit_accel.pipelines import factorised
 from dit_accel.pipelines.factorised import FactorisedConfig, FactorisedTextToVideo
 from dit_accel.pipelines.first_frames import FirstFrames
 
@@ -69,6 +70,42 @@ def test_a_chunk_continues_the_last_frame_of_the_one_before() -> None:
     assert make.to_video.calls[1]["prompt"] == "an apple"
 
 
+class AnimatorOfOneSize(Places):
+    """As CogVideoX's: a size that is not asked for is the model's own, and the image is brought to it."""
+
+    def __call__(
+        self, *, image: Any, prompt: str, generator: Any, output_type: str, height: int | None = None,
+        width: int | None = None, num_frames: int = 5,
+    ) -> Any:  # fmt: skip
+        self.calls.append({"size": image.size})
+        return SimpleNamespace(frames=torch.rand(1, num_frames, 3, height or 12, width or 20, generator=generator))
+
+
+def test_a_pipeline_may_have_a_size_of_its_own() -> None:
+    animator = AnimatorOfOneSize()
+    video = FactorisedTextToVideo(Painter(), animator, FactorisedConfig(chunks=2))("an apple")
+    assert video.shape == (1 + 2 * 4, 3, 12, 20)
+    assert [call["size"] for call in animator.calls] == [(8, 8), (20, 12)]  # the image's, then the video's
+
+
+@pytest.mark.parametrize(("chunks", "overlap", "frames"), [(1, 3, 5), (3, 1, 13), (3, 2, 11)])
+def test_frames_that_overlap_are_there_once(
+    monkeypatch: pytest.MonkeyPatch, chunks: int, overlap: int, frames: int
+) -> None:
+    class Continued:
+        def __init__(self, pipe: Any) -> None:
+            self.pipe = pipe
+
+        def __call__(self, prompt: str, *, frames: torch.Tensor, generator: Any) -> torch.Tensor:
+            new = torch.rand(5 - len(frames), *frames.shape[1:], generator=generator)
+            return torch.cat([frames, new])
+
+    monkeypatch.setattr(factorised, "FirstFrames", Continued)
+    config = FactorisedConfig(chunks=chunks, overlap=overlap)
+    video = FactorisedTextToVideo(Painter(), Painter(), config)("an apple")
+    assert len(video) == frames == 5 + (chunks - 1) * (5 - overlap)
+
+
 def test_an_image_may_be_smaller_than_a_frame_and_its_border_goes_on() -> None:
     painter = Painter()
     config = FactorisedConfig(image_frac=0.5, video={"height": 16, "width": 16})
@@ -92,6 +129,8 @@ def test_only_the_half_that_works_is_on_the_device() -> None:
 
 
 def test_what_cannot_be_is_said() -> None:
+    from diffusers import StableVideoDiffusionPipeline
+
     with pytest.raises(ConfigError, match="'overlap' must be 1"):
         FactorisedTextToVideo(Painter(), Animator(), FactorisedConfig(overlap=2))
     with pytest.raises(ConfigError, match="wanted one motion, or 2, got 3"):
@@ -100,6 +139,8 @@ def test_what_cannot_be_is_said() -> None:
         FactorisedTextToVideo(Painter(), Animator(), FactorisedConfig(video={"num_frames": 1}))("a")
     with pytest.raises(ConfigError, match="1 or more"):
         FactorisedConfig(chunks=0)
+    with pytest.raises(UnsupportedModelError, match="StableVideoDiffusionPipeline takes no prompt"):
+        FactorisedTextToVideo(Painter(), StableVideoDiffusionPipeline.__new__(StableVideoDiffusionPipeline))
     with pytest.raises(UnsupportedModelError, match="one latent frame of several"):
         FactorisedTextToVideo(Painter(), Painter())
 

@@ -9,7 +9,7 @@ from tiny_text import save_tiny_text_pipeline, tiny_text_pipeline
 
 import dit_accel.embedded
 from dit_accel.errors import ConfigError
-from dit_accel.pipelines.loading import dtype_named, load_pipeline, pick_device
+from dit_accel.pipelines.loading import dtype_named, folder_of_model, load_pipeline, name_of_model, pick_device
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +87,14 @@ def test_dtype_and_device_names() -> None:
         pick_device("cuda:77")
     with pytest.raises(ConfigError, match="cannot be used"):
         pick_device("gpu")
+
+
+def test_what_a_model_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By everything that keeps its work in a folder of that name, so that each finds what another one made."""
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "emoji-flux").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for text in ("models/mine", "models/mine/", "./models/mine", str(tmp_path / "models" / "mine")):
+        assert name_of_model(text) == folder_of_model(text) == "mine"
+    assert name_of_model("emoji-flux") == "emoji-flux"
+    assert name_of_model("user/model") == "user/model" and folder_of_model("user/model") == "user--model"
