@@ -98,7 +98,7 @@ class DistillTrainer:
         """
         if self.step == 0:
             if self.probe is not None and self.guard.probe_steps:
-                self.first_diversity = min(1.0, self.workers.first(self.probe()))
+                self.first_diversity = self.workers.first(self.probe())
             self.save()  # also over one of a former run: a rollback must not go there
         start = last = saved = sampled = self.workers.clock()
         while not self.finished:
@@ -230,11 +230,7 @@ class DistillTrainer:
         with torch.no_grad():
             share = self.workers.first(self.probe())
         logger.info("%s: diversity %.2f of the teacher's", self.objective.name, share)
-        if share < self.guard.min_diversity_frac * self.first_diversity:
-            return (
-                f"samples lost their diversity: {share:.2f} of the teacher's, {self.first_diversity:.2f} at the start"
-            )
-        return None
+        return self.guard.trouble(share, self.first_diversity)
 
     def _roll_back(self, trouble: str) -> None:
         """Take up the last good checkpoint with other draws and smaller steps.

@@ -136,6 +136,27 @@ def test_mdts_velocity_distillation_vanishes_at_the_perfect_student() -> None:
     assert (gradient / 1e-6).abs().max() < 0.02
 
 
+def test_mdt_begins_as_the_teacher_and_grows() -> None:
+    """At the start the teacher is the perfect student, whatever its curvature; in the end the mean velocity is."""
+    for students, early, late in ((velocity, 0.0, 0.05), (mean_velocity, 0.05, 0.0)):
+        objective = MDT(setting(students=students, iterations=10**6), MDTConfig(delta=1e-3, warmup_frac=0.5))
+        losses = [objective.loss("student", step, draws()).item() for step in (0, 500_000)]
+        for loss, least in zip(losses, (early, late), strict=True):
+            assert loss > least if least else loss < 1e-3
+
+
+def test_mdts_distribution_matching_grows_with_the_derivative() -> None:
+    objective = MDT(setting(scale=1.0, iterations=100), MDTConfig(warmup_frac=0.5))
+    weight = objective.setting.roles.parameters("student")["last.bias"]
+
+    def gradient(step: int, vd_weight: float) -> torch.Tensor:
+        objective.config = MDTConfig(warmup_frac=0.5, vd_weight=vd_weight)
+        return torch.autograd.grad(objective.loss("student", step, draws()), weight)[0]
+
+    sizes = [float((gradient(step, 1.0) - gradient(step, 0.0)).norm()) for step in (0, 24, 49, 99)]
+    assert sizes[0] < 0.05 * sizes[2] and sizes[1] < 0.7 * sizes[2] and sizes[2] == sizes[3]
+
+
 def test_mdts_code_form_has_the_gradient_of_the_equation() -> None:
     """-difference d(sample)/dtheta with sample = z - phi, averaged."""
     net, z = torch.nn.Linear(3, 3), torch.randn(5, 3)
@@ -236,6 +257,7 @@ def test_hinge_losses() -> None:
         (lambda: LCMConfig(skip=0), "skip"),
         (lambda: DMD2Config(critic_updates=0), "critic_updates"),
         (lambda: MDTConfig(delta=0.7), "delta"),
+        (lambda: MDTConfig(warmup_frac=2), "warmup_frac"),
         (lambda: SCMConfig(std=0), "std"),
         (lambda: SCMConfig(warmup_frac=2), "warmup_frac"),
     ],

@@ -137,6 +137,18 @@ def test_lost_diversity_is_caught(tmp_path: Path, trajectories_dir: Path) -> Non
         made.run()
 
 
+def test_too_much_contrast_is_caught(tmp_path: Path, trajectories_dir: Path) -> None:
+    """Over-contrasted samples are far from each other: no loss of diversity, and no NaN."""
+    made = trainer("perflow", tmp_path, trajectories_dir, guard=GuardConfig(rollbacks=0, probe_steps=2))
+    shares = iter((0.8, 1.6))
+    made.probe = lambda: next(shares)
+    with pytest.raises(DivergedError, match=r"over-contrasted: their diversity is 1.60 of the teacher's, 0.80 at"):
+        made.run()
+    assert GuardConfig().trouble(1.6, first=1.2) is None  # it began with much, by --init
+    with pytest.raises(ConfigError, match="max_diversity_frac must be more than 1"):
+        GuardConfig(max_diversity_frac=0.9)
+
+
 def test_a_student_that_starts_blurred_is_measured_by_its_start(tmp_path: Path, trajectories_dir: Path) -> None:
     guard = GuardConfig(rollbacks=0, probe_steps=1)
     made = trainer("perflow", tmp_path, trajectories_dir, guard=guard)

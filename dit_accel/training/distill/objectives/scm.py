@@ -110,7 +110,7 @@ class SCM(DistillObjective):
         student = to_trig(lambda x, s: self.setting.velocity(STUDENT, x, s, text, exact=True))
         with self.setting.roles.acting(STUDENT) as network, without_checkpointing(network):
             value, change = along(student, y, t, cos * sin * flow, t.cos() * t.sin(), mode=self.config.derivative)
-        share = min(1.0, (step + 1) / max(self.config.warmup_frac * self.setting.iterations, 1.0))
+        share = self.setting.grown(step, self.config.warmup_frac)
         g = -cos.square() * (value - flow) - share * (cos * sin * y + change)
         norm = per_sample(g.flatten(1).norm(dim=1), g)
         return value, torch.nan_to_num(g / (norm + self.config.normaliser))

@@ -69,6 +69,10 @@ class Setting:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             yield
 
+    def grown(self, step: int, frac: float) -> float:
+        """How far something has grown that is nothing at the start and whole after a share of the training."""
+        return min(1.0, (step + 1) / max(frac * self.iterations, 1.0))
+
     def draw_text(self, generator: torch.Generator) -> Condition:
         """Prompts of a batch."""
         return self.draw_data(generator)[1]
