@@ -205,6 +205,21 @@ def test_scms_tangent_vanishes_at_the_perfect_student() -> None:
     assert other.tangent(y, t, {}, step=0)[1].abs().max() > 0.05
 
 
+def test_scms_tangent_looks_past_a_fast_embedding_of_time() -> None:
+    """A student that is perfect but for a ripple of sin(1000 t), as a network has that is told 1000 t."""
+
+    def rippled(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return mean_velocity(x, t) + 0.01 * gaussian.per_sample((1000 * t).sin(), x)
+
+    t = torch.linspace(0.2, 1.4, 64)
+    y = noised(gaussian.MEAN + torch.randn(64, *gaussian.SHAPE), torch.randn(64, *gaussian.SHAPE), t)
+    sizes = []
+    for config in (SCMConfig(), SCMConfig(time_step=0.0)):
+        g = SCM(setting(students=rippled), config).tangent(y, t, {}, step=0)[1]
+        sizes.append(float(g.square().mean().sqrt()))
+    assert sizes[0] < 0.5 * sizes[1], "normalised tangents: noise makes any of them long"
+
+
 def test_scms_tangent_starts_as_teacher_matching_and_is_shorter_than_one() -> None:
     objective = SCM(setting(students=lambda x, t: velocity(x, t) + 0.5, iterations=10**9), SCMConfig())
     t = torch.linspace(0.2, 1.4, 64)
@@ -260,6 +275,7 @@ def test_hinge_losses() -> None:
         (lambda: MDTConfig(warmup_frac=2), "warmup_frac"),
         (lambda: SCMConfig(std=0), "std"),
         (lambda: SCMConfig(warmup_frac=2), "warmup_frac"),
+        (lambda: SCMConfig(time_step=1.0), "time_step"),
     ],
 )
 def test_bad_settings_are_named(config: object, words: str) -> None:

@@ -29,7 +29,7 @@ class MDTConfig:
 
     Attributes:
         delta: Step in time of the derivative. A network that is told 1000 t is rough in time below a few hundredths.
-        continuous: Differentiate exactly instead.
+        continuous: Differentiate exactly in the latents, and over ``delta`` to both sides in time.
         normalise: Divide the derivative by its norm plus 0.1, as the released code does.
         vd_weight: Of VD beside VM, in the end; 0 leaves it out.
         warmup_frac: Share of the training over which the derivative and VD grow to their full size.
@@ -107,7 +107,7 @@ class MDT(DistillObjective):
             def phi(y: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
                 return self.setting.velocity(STUDENT, y, s, text, exact=True)
 
-            change = along(phi, x, t, v, torch.ones_like(t))[1]
+            change = along(phi, x, t, v, torch.ones_like(t), time_step=self.config.delta)[1]
         else:
             delta = self.config.delta
             now = self.setting.velocity(STUDENT, x, t, text, exact=True)
