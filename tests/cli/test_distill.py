@@ -1,5 +1,6 @@
 """``dit-accel distill``, as a user runs it, from the command to a picture."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ def test_a_student_is_written_that_diffusers_and_a_plan_load(run: Any, teacher: 
     assert str(student) in result.stdout
     card = (student / "README.md").read_text()
     assert "in 1 or 2 steps: a student by lcm" in card and "A LoRA of rank 2" in card and "at guidance 3.5" in card
+    assert json.loads((student / "student.json").read_text())["sigmas"]["2"] == pytest.approx([1.0, 0.6148], abs=1e-3)
+    assert "The times (sigmas) of its steps: in 1: 1; in 2: 1, 0.61" in card
     assert "2 training steps of 2 samples" in card and "; 4 runs of the teacher; seed 0." in card
 
     pipe = diffusers.FluxPipeline.from_pretrained(teacher)
