@@ -10,7 +10,10 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "training" / "distill")]
 
-QUICK = ("--iterations", "2", "--batch-size", "2", "--rank", "2", "--trajectories", "4", "--teacher-steps", "4")
+QUICK = (
+    "--iterations", "2", "--batch-size", "2", "--rank", "2", "--trajectories", "4", "--teacher-steps", "4",
+    "--height", "64", "--width", "64",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -59,6 +62,8 @@ def test_a_student_is_written_that_diffusers_and_a_plan_load(run: Any, teacher: 
     pipe.load_lora_weights(student)
     torch.testing.assert_close(draw(), folded, atol=1e-4, rtol=1e-3)
 
+    other = run(*arguments, "--batch-size", "1", "--lr", "1e-5")
+    assert other.exit_code == 2 and "which differs in: batch_size, lr." in " ".join(other.output.split())
     again = run(*arguments)  # everything is done: it says so by writing the same student
     assert again.exit_code == 0 and "at step 2 of 2" in again.output.replace("\n", " ")
 
@@ -68,6 +73,9 @@ def test_a_student_is_written_that_diffusers_and_a_plan_load(run: Any, teacher: 
     [
         (("--method", "perflo"), "Did you mean 'perflow'?"),
         (("--method", "sla"), "dit-accel linearize --method sla"),
+        (("--steps", "1,2,4"), "takes as many steps as it has windows"),
+        (("--steps", "4", "--set", "windows=2"), "Got --steps 4 and windows=2"),
+        (("--steps", "3"), "3 windows do not divide the teacher's 4 steps: give --teacher-steps 6"),
         (("--steps", "0"), "--steps must be whole numbers"),
         (("--steps", "one"), "--steps must be whole numbers"),
         (("--prompts", "nowhere.txt"), "no prompts 'nowhere.txt'"),

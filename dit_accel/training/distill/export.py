@@ -31,7 +31,7 @@ def export_student(
         pipe: The teacher's pipeline.
         folder: Where to.
         steps: Numbers of steps that the student is for.
-        more: Facts of the training to keep beside it.
+        more: Facts of the training that its checkpoint does not know.
 
     Returns:
         The folder: an adapter, or for a full copy the folder ``denoiser`` in diffusers format.
@@ -46,7 +46,7 @@ def export_student(
         "scheduler": scheduler_of(setting.backbone, renoise=trainer.objective.renoise),
         "sigmas": {str(count): _rounded(setting.backbone.sigmas(count)[:-1]) for count in steps},
         "pipeline": type(pipe).__name__,
-        "training": {"steps": trainer.step, "seconds": round(trainer.train_seconds), **more},
+        "training": {"steps": trainer.step, "seconds": round(trainer.train_seconds), **_told(trainer), **more},
     }
     with trainer.averaged():
         weights = {name: p.detach().cpu().half() for name, p in trainer.roles.parameters(STUDENT).items()}
@@ -75,6 +75,12 @@ def scheduler_of(backbone: Backbone, *, renoise: bool) -> dict[str, Any]:
     own: Any = backbone.pipe.scheduler  # type: ignore[attr-defined]
     settings: dict[str, Any] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "stochastic_sampling": renoise}
     return settings if own.config.get("use_dynamic_shifting") else {**settings, "shift": backbone.schedule.shift}
+
+
+def _told(trainer: DistillTrainer) -> dict[str, Any]:
+    """What the card tells of the options, as the checkpoint has them."""
+    names = ("trajectories", "batch_size", "rank", "seed", "init", "set")
+    return {name: trainer.identity[name] for name in names if trainer.identity[name] not in (None, {})}
 
 
 def _rounded(sigmas: torch.Tensor) -> list[float]:

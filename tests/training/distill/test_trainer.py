@@ -19,6 +19,7 @@ from dit_accel.training.distill.roles import AdapterConfig
 from dit_accel.training.distill.run import DistillJob, build_trainer
 from dit_accel.training.distill.sampling import sample_latents
 from dit_accel.training.distill.trainer import DistillTrainer
+from dit_accel.training.distill.workers import Workers
 from dit_accel.training.loop import LoopConfig
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -40,8 +41,9 @@ def job(method: str, run_dir: Path, trajectories_dir: Path, **more: Any) -> Dist
         steps=4, batch_size=2, lr=1e-2, warmup_steps=1, ema_decay=0.5, save_minutes=1e9, sample_minutes=0, log_steps=1
     )
     fields: dict[str, Any] = {
-        "method": method, "steps": (1, 2), "loop": loop, "run_dir": run_dir, "trajectories_dir": trajectories_dir,
-        "trajectories": 6, "teacher_steps": 4, "adapter": AdapterConfig(rank=2), "options": OPTIONS.get(method, {}),
+        "method": method, "steps": (2,) if method == "perflow" else (1, 2), "loop": loop, "run_dir": run_dir,
+        "trajectories_dir": trajectories_dir, "trajectories": 6, "teacher_steps": 4,
+        "adapter": AdapterConfig(rank=2), "options": OPTIONS.get(method, {}),
     }  # fmt: skip
     return DistillJob(**{**fields, **more})
 
@@ -175,8 +177,56 @@ def test_the_probe_sees_a_student_that_always_says_the_same(tmp_path: Path, traj
 
 def test_a_checkpoint_of_other_networks_is_refused(tmp_path: Path, trajectories_dir: Path) -> None:
     trainer("perflow", tmp_path, trajectories_dir).run(max_minutes=1e-9)
+    other = trainer("perflow", tmp_path, trajectories_dir, adapter=AdapterConfig(rank=3))
+    other.identity["rank"] = 2
     with pytest.raises(DitAccelError, match="is of other networks"):
-        trainer("perflow", tmp_path, trajectories_dir, adapter=AdapterConfig(rank=3)).load()
+        other.load()
+
+
+def test_a_checkpoint_of_other_options_is_refused(tmp_path: Path, trajectories_dir: Path) -> None:
+    """Loaded, it would be exported with a card that tells of what it was not trained with."""
+    trainer("lcm", tmp_path, trajectories_dir).run(max_minutes=1e-9)
+    assert trainer("lcm", tmp_path, trajectories_dir).load()
+    for more, name in (
+        ({"options": {"skip": 3}}, "set"),
+        ({"steps": (1,)}, "steps"),
+        ({"guard": GuardConfig(), "adapter": AdapterConfig(rank=3)}, "rank"),
+        ({"loop": dataclasses.replace(job("lcm", tmp_path, tmp_path).loop, batch_size=3, lr=1e-4)}, "batch_size, lr"),
+    ):
+        with pytest.raises(ConfigError, match=f"of another training, which differs in: {name}. Give the same"):
+            trainer("lcm", tmp_path, trajectories_dir, **more).load()
+
+
+class Second(Workers):
+    """The second of two processes, alone."""
+
+    rank, count = 1, 2  # type: ignore[assignment]
+
+
+def test_a_kill_in_the_middle_of_a_save_leaves_the_draws_of_the_checkpoint(
+    tmp_path: Path, trajectories_dir: Path
+) -> None:
+    whole = trainer("lcm", tmp_path / "whole", trajectories_dir)
+    whole.run()
+    first = trainer("lcm", tmp_path / "parts", trajectories_dir)
+    first.run(max_minutes=1e-9)
+    second = build_trainer(tiny_flux(), PROMPTS, job("lcm", tmp_path / "parts", trajectories_dir), workers=Second())
+    second._saves = first._saves - 1
+    second.save()
+    drawn = second.generator.get_state()
+    for made in (first, second):
+        made._train_step()
+    with mock.patch("os.replace", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        first.save()
+    with mock.patch.object(second.workers, "wait", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        second.save()  # its file was written, and the checkpoint was not
+    assert second.load() and second.step == 1
+    assert torch.equal(second.generator.get_state(), drawn)
+    again = trainer("lcm", tmp_path / "parts", trajectories_dir)
+    assert again.load() and again.step == 1
+    again.run()
+    for a, b in zip(weights(whole), weights(again), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_trajectories_are_solved_once_and_checked(tmp_path: Path) -> None:
