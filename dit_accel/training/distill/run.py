@@ -147,7 +147,7 @@ def _sheets(setting: Setting, objective: DistillObjective, job: DistillJob) -> A
     solved, backbone = setting.trajectories, setting.backbone
     count = min(SHEET_PROMPTS, len(solved))
     text = {name: rows.to(setting.device) for name, rows in take(solved.text, solved.rows[:count]).items()}
-    noise, ends = (solved.points[:count, place].float().to(setting.device) for place in (0, -1))
+    noise, ends = (solved.at(torch.arange(count), place).to(setting.device) for place in (0, -1))
 
     def draw(step: int) -> None:
         rows = [decode(backbone, ends)]
@@ -170,7 +170,7 @@ def _probe(setting: Setting, objective: DistillObjective) -> Any:
     text = {name: rows.to(setting.device) for name, rows in take(solved.text, solved.rows[:count]).items()}
     noise = torch.stack([noise_of(number, 0, setting.backbone.latent_shape) for number in range(count)])
     noise = noise.to(setting.device)
-    teachers = _spread(solved.points[:count, -1].float())
+    teachers = _spread(solved.at(torch.arange(count), -1))
 
     @torch.no_grad()
     def look() -> float:

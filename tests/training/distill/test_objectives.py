@@ -53,8 +53,8 @@ def test_lcm_sends_no_gradient_through_its_target() -> None:
     (found,) = torch.autograd.grad(loss, weight)
     # f = x - t v at t = 1, so the bias moves f by -scale; were the target to move too, this would shrink by 1 - 3/4.
     chosen, _ = objective.setting.trajectories.draw(64, draws())
-    x = objective.setting.trajectories.points[chosen, 0]
-    later = objective.setting.trajectories.points[chosen, 2]
+    x = objective.setting.trajectories.at(chosen, 0)
+    later = objective.setting.trajectories.at(chosen, 2)
     with torch.no_grad():
         off = objective.data_estimate(x, torch.ones(64), {}) - objective.data_estimate(
             later, torch.full((64,), 0.75), {}

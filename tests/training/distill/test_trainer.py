@@ -12,6 +12,7 @@ import torch
 from tiny_flux import PROMPTS, tiny_flux
 
 from dit_accel.errors import ConfigError, DitAccelError
+from dit_accel.training.distill.backbone import Backbone
 from dit_accel.training.distill.guard import DivergedError, GuardConfig
 from dit_accel.training.distill.guidance import Guidance
 from dit_accel.training.distill.methods import METHODS
@@ -19,6 +20,7 @@ from dit_accel.training.distill.roles import AdapterConfig
 from dit_accel.training.distill.run import DistillJob, build_trainer
 from dit_accel.training.distill.sampling import sample_latents
 from dit_accel.training.distill.trainer import DistillTrainer
+from dit_accel.training.distill.trajectories import Trajectories
 from dit_accel.training.distill.workers import Workers
 from dit_accel.training.loop import LoopConfig
 
@@ -52,6 +54,10 @@ def trainer(method: str, run_dir: Path, trajectories_dir: Path, **more: Any) -> 
     made = build_trainer(tiny_flux(), PROMPTS, job(method, run_dir, trajectories_dir, **more))
     made.sample_fn = None
     return made
+
+
+def points(solved: Trajectories) -> torch.Tensor:
+    return torch.cat(list(solved.parts)).float()
 
 
 def weights(made: DistillTrainer) -> list[torch.Tensor]:
@@ -235,7 +241,7 @@ def test_trajectories_are_solved_once_and_checked(tmp_path: Path) -> None:
     first = made.objective.setting.trajectories  # type: ignore[attr-defined]
     stamps = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     again = trainer("perflow", tmp_path / "b", folder).objective.setting.trajectories  # type: ignore[attr-defined]
-    assert torch.equal(first.points, again.points)
+    assert torch.equal(points(first), points(again))
     assert stamps == {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     with pytest.raises(ConfigError, match=r"guidance 3\.5, wanted 2\.0"):
         trainer("perflow", tmp_path / "c", folder, guidance=Guidance(2.0))
@@ -247,8 +253,26 @@ def test_a_larger_set_begins_with_a_smaller_one(tmp_path: Path) -> None:
         many = trainer("perflow", tmp_path / "b", tmp_path / "t", trajectories=10).objective.setting.trajectories  # type: ignore[attr-defined]
         once = trainer("perflow", tmp_path / "c", tmp_path / "u", trajectories=10).objective.setting.trajectories  # type: ignore[attr-defined]
     assert len(few) == 6 and len(many) == len(many.rows) == 10
-    torch.testing.assert_close(many.points, once.points)
-    torch.testing.assert_close(few.points, many.points[:6])
+    torch.testing.assert_close(points(many), points(once))
+    torch.testing.assert_close(points(few), points(many)[:6])
+    assert torch.equal(many.at(torch.tensor([9, 3, 4]), torch.tensor([0, 4, 2])), points(many)[[9, 3, 4], [0, 4, 2]])
+    assert torch.equal(many.at(torch.tensor([9, 3]), -1), points(many)[[9, 3], -1])
+    maps = Path("/proc/self/maps")
+    if maps.exists():  # mapped and not read
+        assert all(str(file) in maps.read_text() for file in (tmp_path / "u").glob("0*.safetensors"))
+
+
+def test_prompts_are_encoded_a_batch_at_a_time(tmp_path: Path) -> None:
+    whole = trainer("perflow", tmp_path / "a", tmp_path / "t").objective.setting.trajectories  # type: ignore[attr-defined]
+    with (
+        mock.patch("dit_accel.training.distill.trajectories.BATCH", 2),
+        mock.patch.object(Backbone, "encode", autospec=True, side_effect=Backbone.encode) as encode,
+    ):
+        parts = trainer("perflow", tmp_path / "b", tmp_path / "u").objective.setting.trajectories  # type: ignore[attr-defined]
+    assert [call.args[1] for call in encode.call_args_list] == [list(PROMPTS[:2]), [PROMPTS[2], ""]]
+    for name, rows in whole.text.items():
+        torch.testing.assert_close(parts.text[name], rows)
+        torch.testing.assert_close(parts.empty[name], whole.empty[name])
 
 
 def test_trajectories_are_the_pipelines_own_run(tmp_path: Path) -> None:
@@ -257,13 +281,14 @@ def test_trajectories_are_the_pipelines_own_run(tmp_path: Path) -> None:
     made = build_trainer(pipe, PROMPTS, job("perflow", tmp_path, tmp_path / "t"))
     solved = made.objective.setting.trajectories  # type: ignore[attr-defined]
     made.roles.remove()
-    latents = pipe._pack_latents(solved.points[:1, 0].float(), 1, *solved.points.shape[2:])
+    shape = solved.parts[0].shape[2:]
+    latents = pipe._pack_latents(solved.at(torch.tensor([0]), 0), 1, *shape)
     row = int(solved.rows[0])
     drawn = pipe(
         PROMPTS[row], latents=latents, num_inference_steps=4, guidance_scale=3.5, height=64, width=64,
         max_sequence_length=16, output_type="latent",
     ).images  # fmt: skip
-    wanted = pipe._pack_latents(solved.points[:1, -1].float(), 1, *solved.points.shape[2:])
+    wanted = pipe._pack_latents(solved.at(torch.tensor([0]), -1), 1, *shape)
     torch.testing.assert_close(drawn, wanted, atol=3e-2, rtol=1e-2)
 
 

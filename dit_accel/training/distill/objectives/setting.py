@@ -80,7 +80,7 @@ class Setting:
     def draw_data(self, generator: torch.Generator) -> tuple[torch.Tensor, Condition]:
         """Samples of the teacher, the ends of its trajectories, float32 [B, ...], and their text."""
         chosen, text = self.trajectories.draw(self.batch_size, generator)
-        data = self.trajectories.points[chosen, -1].float().to(self.device)
+        data = self.trajectories.at(chosen, -1).to(self.device)
         return data, {name: rows.to(self.device) for name, rows in text.items()}
 
     def noise(self, count: int, generator: torch.Generator) -> torch.Tensor:
