@@ -19,7 +19,13 @@ def distill_command(
     method: Annotated[
         str, typer.Option(metavar="NAME", help="perflow, lcm, dmd2, mdt, scm, ladd or sana-sprint.")
     ] = "perflow",
-    steps: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of steps of the student.")] = "1,2,4",
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Numbers of steps of the student. Default: 1,2,4; with perflow, which takes one, 4.",
+        ),
+    ] = None,
     iterations: distilling.Iterations = 400,
     batch_size: distilling.BatchSize = 16,
     lr: distilling.LearningRate = None,
@@ -63,7 +69,8 @@ def distill_command(
     from dit_accel.training.distill.export import export_student
     from dit_accel.training.distill.methods import LINEAR, get_method
 
-    found, counts, settings = get_method(method), _counts(steps), _settings(sets or [])
+    found, settings = get_method(method), _settings(sets or [])
+    counts = found.default_steps if steps is None else _counts(steps)
     if method in LINEAR:
         raise ConfigError(f"'{method}' changes the attention, not the steps: dit-accel linearize --method {method}")
     training = distilling.Training(
@@ -77,12 +84,7 @@ def distill_command(
     trainer = training.train(pipe, job, workers)
     if trainer is None:
         return
-    more: dict[str, Any] = {
-        "model": model, "trajectories": trajectories, "batch_size": batch_size, "rank": rank, "seed": seed,
-        "machine": distilling.machine(pipe.device),
-    }  # fmt: skip
-    if init is not None:
-        more["init"] = init.parent.name if init.name == "student" else init.name
+    more = {"model": model, "machine": distilling.machine(pipe.device)}
     student = export_student(trainer, pipe, output or folder / "student", steps=counts, more=more)
     out().print(f"Student: {student}", markup=False)
 

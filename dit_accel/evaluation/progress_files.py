@@ -90,9 +90,13 @@ def claim(path: Path, identity: Mapping[str, Any], what: str) -> bool:
         write_json(path, wanted)
         return False
     if known != wanted:
-        names = sorted(name for name in {*known, *wanted} if known.get(name) != wanted.get(name))
         raise ConfigError(
-            f"'{path.parent}' holds {what} of something else, which differs in: {', '.join(names)}. Delete it, or "
-            "give another folder."
+            f"'{path.parent}' holds {what} of something else, which differs in: "
+            f"{', '.join(differing(known, wanted))}. Delete it, or give another folder."
         )
     return True
+
+
+def differing(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What two identities of work differ in, by name."""
+    return sorted(name for name in {*known, *wanted} if known.get(name) != wanted.get(name))

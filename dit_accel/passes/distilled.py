@@ -158,17 +158,13 @@ def _set_scheduler(runtime: DenoiserRuntime, config: DistilledConfig) -> None:
     owner = runtime.clock.owner
     own = owner.scheduler
     settings = {key: value for key, value in config.scheduler.items() if key != "_class_name"}
-    stock = isinstance(own, diffusers.FlowMatchEulerDiscreteScheduler)
-    noisy = bool(settings.get("stochastic_sampling"))
-    if stock and not noisy and all(own.config.get(key) == value for key, value in settings.items()):
-        return
-    base = dict(own.config) if stock else {}
+    base = dict(own.config) if isinstance(own, diffusers.FlowMatchEulerDiscreteScheduler) else {}
     # As keywords: from_config passes over what the base has by default, also where it is given another value.
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(base, **settings)
     if hasattr(owner, "components"):
         _keep_config(runtime, owner)
         runtime.ledger.set(owner, "scheduler", scheduler, by=NAME)
-        if noisy:
+        if settings.get("stochastic_sampling"):
 
             def hand_over(run: Run) -> None:
                 scheduler.noise_generator = generator_of(owner)

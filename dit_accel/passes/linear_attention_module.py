@@ -74,6 +74,14 @@ class MixedAttention(nn.Module):
         self.share = nn.Parameter(torch.tensor(START))
         self.decided: bool | None = None
 
+    def get_extra_state(self) -> bool | None:
+        """The decision is saved with the weights."""
+        return self.decided
+
+    def set_extra_state(self, state: bool | None) -> None:
+        """The opposite."""
+        self.decided = state
+
     @property
     def r(self) -> Tensor:
         """Softmax's share, in [0, 1]."""
@@ -128,6 +136,12 @@ class MixedLayers:
     def shares(self) -> Tensor:
         """r of all layers, [L]."""
         return torch.stack([mixed.r for mixed in self.layers.values()])
+
+    def linear_layers(self, count: int) -> tuple[str, ...]:
+        """The linear ones, as they were decided; decided now if they were not. Shares may move on afterwards."""
+        if any(mixed.decided is None for mixed in self.layers.values()):
+            return self.decide(count)
+        return tuple(name for name in self.layers if self.layers[name].decided)
 
     def decide(self, count: int) -> tuple[str, ...]:
         """Make the ``count`` layers with the least of softmax linear and the others softmax; returns the linear ones.

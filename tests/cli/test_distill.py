@@ -1,5 +1,6 @@
 """``dit-accel distill``, as a user runs it, from the command to a picture."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "training" / "distill")]
 
-QUICK = ("--iterations", "2", "--batch-size", "2", "--rank", "2", "--trajectories", "4", "--teacher-steps", "4")
+QUICK = (
+    "--iterations", "2", "--batch-size", "2", "--rank", "2", "--trajectories", "4", "--teacher-steps", "4",
+    "--height", "64", "--width", "64",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -36,6 +40,8 @@ def test_a_student_is_written_that_diffusers_and_a_plan_load(run: Any, teacher: 
     assert str(student) in result.stdout
     card = (student / "README.md").read_text()
     assert "in 1 or 2 steps: a student by lcm" in card and "A LoRA of rank 2" in card and "at guidance 3.5" in card
+    assert json.loads((student / "student.json").read_text())["sigmas"]["2"] == pytest.approx([1.0, 0.6148], abs=1e-3)
+    assert "The times (sigmas) of its steps: in 1: 1; in 2: 1, 0.61" in card
     assert "2 training steps of 2 samples" in card and "; 4 runs of the teacher; seed 0." in card
 
     pipe = diffusers.FluxPipeline.from_pretrained(teacher)
@@ -56,6 +62,8 @@ def test_a_student_is_written_that_diffusers_and_a_plan_load(run: Any, teacher: 
     pipe.load_lora_weights(student)
     torch.testing.assert_close(draw(), folded, atol=1e-4, rtol=1e-3)
 
+    other = run(*arguments, "--batch-size", "1", "--lr", "1e-5")
+    assert other.exit_code == 2 and "which differs in: batch_size, lr." in " ".join(other.output.split())
     again = run(*arguments)  # everything is done: it says so by writing the same student
     assert again.exit_code == 0 and "at step 2 of 2" in again.output.replace("\n", " ")
 
@@ -65,6 +73,9 @@ def test_a_student_is_written_that_diffusers_and_a_plan_load(run: Any, teacher: 
     [
         (("--method", "perflo"), "Did you mean 'perflow'?"),
         (("--method", "sla"), "dit-accel linearize --method sla"),
+        (("--steps", "1,2,4"), "takes as many steps as it has windows"),
+        (("--steps", "4", "--set", "windows=2"), "Got --steps 4 and windows=2"),
+        (("--steps", "3"), "3 windows do not divide the teacher's 4 steps: give --teacher-steps 6"),
         (("--steps", "0"), "--steps must be whole numbers"),
         (("--steps", "one"), "--steps must be whole numbers"),
         (("--prompts", "nowhere.txt"), "no prompts 'nowhere.txt'"),

@@ -108,4 +108,4 @@ def test_what_belongs_to_another_model_or_run_is_refused(run: Any, teacher: str,
     result = run("linearize", str(tmp_path / "flux"), *arguments[2:])
     assert result.exit_code != 0 and "holds trajectories with model" in " ".join(result.output.split())
     result = run(*arguments, "--rank", "4")
-    assert result.exit_code != 0 and "is of other networks" in " ".join(result.output.split())
+    assert result.exit_code != 0 and "differs in: rank." in " ".join(result.output.split())

@@ -176,6 +176,46 @@ def test_what_the_trainer_wrote_is_read(tmp_path: Path) -> None:
     assert DistilledConfig.from_student(tmp_path) == config
 
 
+@pytest.mark.parametrize("euler", [False, True], ids=["unipc", "euler"])
+@pytest.mark.parametrize("renoise", [False, True])
+def test_a_video_pipeline_visits_the_times_of_the_training(renoise: bool, euler: bool) -> None:
+    """Wan's pipeline names no sigmas, and its scheduler's shift need not be the embedded model's."""
+    import diffusers
+    from tiny_wan import tiny_wan
+
+    from dit_accel.training.distill.backbone import Backbone
+    from dit_accel.training.distill.export import scheduler_of
+
+    pipe = tiny_wan()
+    pipe.scheduler = (
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0)
+        if euler
+        else diffusers.UniPCMultistepScheduler.from_config(pipe.scheduler.config, flow_shift=5.0)
+    )
+    backbone = Backbone.of(pipe, frames=2)
+    assert backbone.schedule.shift == 5
+    config = DistilledConfig(method="test", scheduler=scheduler_of(backbone, renoise=renoise))
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler() if euler else pipe.scheduler  # the user's other one
+    accelerate_pipeline(pipe, [config])
+    asked: list[float] = []
+    pipe.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: asked.append(float(kwargs["timestep"][0])), with_kwargs=True
+    )
+    pipe("a frog grows", num_inference_steps=4, num_frames=2, guidance_scale=1.0, output_type="latent")
+    torch.testing.assert_close(torch.tensor(asked), 1000 * backbone.sigmas(4)[:-1])
+
+
+def test_an_image_pipelines_shift_is_its_schedulers_too() -> None:
+    """By the number of tokens as FLUX.1-dev's, or fixed as FLUX.1-schnell's."""
+    from dit_accel.training.distill.backbone import Backbone
+    from dit_accel.training.objectives import flux_shift
+
+    pipe = tiny_flux()
+    assert Backbone.of(pipe).schedule.shift == pytest.approx(flux_shift(64))
+    pipe.scheduler.register_to_config(use_dynamic_shifting=False, shift=1.0)
+    assert Backbone.of(pipe).schedule.shift == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

@@ -6,14 +6,16 @@ training.
 """
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-from dit_accel.errors import UnsupportedModelError
+from dit_accel.errors import ConfigError, UnsupportedModelError
 from dit_accel.training.distill.guidance import Guidance
 from dit_accel.training.kinds import KINDS, PipelineKind
 from dit_accel.training.objectives import TRAIN_TIMESTEPS, FlowMatching
@@ -33,7 +35,7 @@ class Backbone:
         pipe: The pipeline; its denoiser is the one that is trained.
         kind: How the trainer calls it.
         latent_shape: Of one sample, without the batch.
-        schedule: Its time shift.
+        schedule: The time shift of its scheduler.
     """
 
     pipe: DiffusionPipeline
@@ -60,6 +62,7 @@ class Backbone:
 
         Raises:
             UnsupportedModelError: It is none of the flow-matching kinds that the trainer knows.
+            ConfigError: Its scheduler has no time shift.
         """
         name = type(pipe).__name__
         if name not in _KIND_OF:
@@ -79,9 +82,7 @@ class Backbone:
             pixels = frames or _call_default(pipe, "num_frames") or 1
             every: int = pipe.vae_scale_factor_temporal  # type: ignore[attr-defined]
             shape = (denoiser.config.in_channels, 1 + (pixels - 1) // every, rows, columns)
-        schedule = kind.objective(torch.Size(shape))
-        assert isinstance(schedule, FlowMatching)
-        return cls(pipe=pipe, kind=kind, latent_shape=shape, schedule=schedule)
+        return cls(pipe=pipe, kind=kind, latent_shape=shape, schedule=FlowMatching(_shift_of(pipe, shape)))
 
     @property
     def denoiser(self) -> torch.nn.Module:
@@ -153,6 +154,19 @@ class Backbone:
         assert empty is not None, "guidance of a network that is not told it needs the empty prompt"
         nothing = {name: rows.expand(len(x), *rows.shape[1:]) for name, rows in empty.items()}
         return guidance.mix(cond, self.kind.predict(denoiser, x, timestep, nothing).float())
+
+
+def _shift_of(pipe: Any, shape: tuple[int, ...]) -> float:
+    """The shift that the pipeline's own scheduler gives to times: fixed, or FLUX's by the number of tokens."""
+    own: Any = pipe.scheduler
+    if own.config.get("use_dynamic_shifting"):
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        mu = calculate_shift(shape[-2] * shape[-1] // 4, *(own.config[name] for name in names))
+        return mu if own.config.get("time_shift_type") == "linear" else math.exp(mu)
+    shift = own.config.get("flow_shift", own.config.get("shift"))
+    if shift is None:
+        raise ConfigError(f"{type(own).__name__} has no time shift that a student could be trained with")
+    return float(shift)
 
 
 def _call_default(pipe: Any, name: str) -> int | None:

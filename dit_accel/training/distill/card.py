@@ -29,7 +29,8 @@ def student_card(facts: Mapping[str, Any], name: str, *, rank: int) -> str:
             f'plan = AccelerationPlan(passes=(DistilledConfig.from_student("{name}"),))  # the path of this folder\n'
             f"image = accelerate_pipeline(pipe, plan)(prompt, num_inference_steps={counts[-1]}).images[0]\n"
             "```",
-            f"A LoRA of rank {rank} in half precision; `load_lora_weights` loads it as well.",
+            f"A LoRA of rank {rank} in half precision; `load_lora_weights` loads it as well, and leaves the scheduler "
+            f"to you. The times (sigmas) of its steps: {_times(facts['sigmas'])}.",
         ]
     else:
         parts.append("A full copy of the denoiser, in the folder `denoiser`.")
@@ -41,6 +42,10 @@ def student_card(facts: Mapping[str, Any], name: str, *, rank: int) -> str:
         f"{_of(training, 'seed', '; seed {}')}. Licence and limits are the teacher's: see its card."
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _times(sigmas: Mapping[str, list[float]]) -> str:
+    return "; ".join(f"in {count}: {', '.join(f'{sigma:.4g}' for sigma in each)}" for count, each in sigmas.items())
 
 
 def _of(training: Mapping[str, Any], name: str, words: str) -> str:

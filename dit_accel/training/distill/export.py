@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
 from dit_accel.errors import ConfigError
+from dit_accel.training.distill.backbone import Backbone
 from dit_accel.training.distill.card import CARD_FILE, student_card
 from dit_accel.training.distill.roles import STUDENT
 from dit_accel.training.distill.trainer import DistillTrainer
@@ -30,7 +31,7 @@ def export_student(
         pipe: The teacher's pipeline.
         folder: Where to.
         steps: Numbers of steps that the student is for.
-        more: Facts of the training to keep beside it.
+        more: Facts of the training that its checkpoint does not know.
 
     Returns:
         The folder: an adapter, or for a full copy the folder ``denoiser`` in diffusers format.
@@ -42,9 +43,10 @@ def export_student(
         "method": trainer.objective.name,
         "steps": list(steps),
         "guidance_scale": setting.guidance.scale,
-        "scheduler": scheduler_of(pipe, renoise=trainer.objective.renoise),
+        "scheduler": scheduler_of(setting.backbone, renoise=trainer.objective.renoise),
+        "sigmas": {str(count): _rounded(setting.backbone.sigmas(count)[:-1]) for count in steps},
         "pipeline": type(pipe).__name__,
-        "training": {"steps": trainer.step, "seconds": round(trainer.train_seconds), **more},
+        "training": {"steps": trainer.step, "seconds": round(trainer.train_seconds), **_told(trainer), **more},
     }
     with trainer.averaged():
         weights = {name: p.detach().cpu().half() for name, p in trainer.roles.parameters(STUDENT).items()}
@@ -64,23 +66,25 @@ def export_student(
     return folder
 
 
-def scheduler_of(pipe: DiffusionPipeline, *, renoise: bool) -> dict[str, Any]:
+def scheduler_of(backbone: Backbone, *, renoise: bool) -> dict[str, Any]:
     """Class and settings of the scheduler that a student of this pipeline is run with.
 
-    Euler's, deterministic or with fresh noise. diffusers' ``FlowMatchEulerDiscreteScheduler`` does both; of a pipeline
-    with another one (Wan's UniPC, which keeps earlier outputs) the time shift is carried over.
-
-    Raises:
-        ConfigError: The shift of the pipeline's scheduler cannot be told.
+    Euler's, deterministic or with fresh noise. diffusers' ``FlowMatchEulerDiscreteScheduler`` does both, and is
+    given the time shift that the student was trained with, unless that hangs on the number of tokens.
     """
-    own: Any = pipe.scheduler  # type: ignore[attr-defined]
+    own: Any = backbone.pipe.scheduler  # type: ignore[attr-defined]
     settings: dict[str, Any] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "stochastic_sampling": renoise}
-    if type(own).__name__ == settings["_class_name"]:
-        return settings
-    shift = own.config.get("flow_shift", own.config.get("shift"))
-    if shift is None:
-        raise ConfigError(f"{type(own).__name__} has no time shift that a student's scheduler could take over")
-    return {**settings, "shift": float(shift)}
+    return settings if own.config.get("use_dynamic_shifting") else {**settings, "shift": backbone.schedule.shift}
+
+
+def _told(trainer: DistillTrainer) -> dict[str, Any]:
+    """What the card tells of the options, as the checkpoint has them."""
+    names = ("trajectories", "batch_size", "rank", "seed", "init", "set")
+    return {name: trainer.identity[name] for name in names if trainer.identity[name] not in (None, {})}
+
+
+def _rounded(sigmas: torch.Tensor) -> list[float]:
+    return [round(sigma, 6) for sigma in sigmas.tolist()]
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ def export_linear(trainer: DistillTrainer, folder: Path, *, name: str) -> Accele
         weights = {key: w * scale if "lora_B" in key and scale != 1 else w for key, w in weights.items()}
         attention: PassConfig
         if isinstance(objective, LinVideo):
-            objective.mixed.decide(objective.config.linear)
+            objective.mixed.linear_layers(objective.config.linear)  # decides in a training that was stopped before
             attention = LinearAttentionConfig(weights=objective.mixed.weights())
         else:
             assert isinstance(objective, SLAFinetune)

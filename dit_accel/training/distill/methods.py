@@ -32,6 +32,9 @@ class Method:
         lr_of: Learning rates of other turns.
         renoise: How the student is sampled, see ``DistillObjective``.
         folded: Whether guidance goes into the student.
+        default_steps: Numbers of steps of the student, where none are asked for.
+        check: From the numbers of steps of the student and the teacher's, and the settings: raises a ``ConfigError``
+            before anything is solved where they do not go together.
     """
 
     name: str
@@ -42,6 +45,23 @@ class Method:
     lr_of: Mapping[str, float] | None = None
     renoise: bool = False
     folded: bool = True
+    default_steps: tuple[int, ...] = (1, 2, 4)
+    check: Callable[[Sequence[int], int, Mapping[str, Any]], None] = lambda steps, teacher_steps, more: None
+
+
+def _check_perflow(steps: Sequence[int], teacher_steps: int, more: Mapping[str, Any]) -> None:
+    windows = more.get("windows", steps[0])
+    if len(steps) > 1 or windows != steps[0]:
+        told = f"--steps {','.join(map(str, steps))}" + (f" and windows={windows}" if "windows" in more else "")
+        raise ConfigError(
+            "a perflow student takes as many steps as it has windows, and is worth little in any other number of "
+            f"steps: give one number, such as --steps 4, and train another student for another. Got {told}"
+        )
+    if teacher_steps % windows:
+        fitting = -(-teacher_steps // windows) * windows
+        raise ConfigError(
+            f"{windows} windows do not divide the teacher's {teacher_steps} steps: give --teacher-steps {fitting}"
+        )
 
 
 METHODS: dict[str, Method] = {
@@ -50,7 +70,9 @@ METHODS: dict[str, Method] = {
         Method(
             name="perflow",
             summary="straightens the flow inside as many windows as the student takes steps",
-            make=lambda setting, steps, more: PeRFlow(setting, PeRFlowConfig(**{"windows": max(steps), **more})),
+            make=lambda setting, steps, more: PeRFlow(setting, PeRFlowConfig(**{"windows": steps[0], **more})),
+            default_steps=(4,),
+            check=_check_perflow,
         ),
         Method(
             name="lcm",

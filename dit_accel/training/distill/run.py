@@ -1,6 +1,8 @@
 """A distillation from beginning to end: trajectories, roles, objective, training, and what is written in the end."""
 
+import hashlib
 import inspect
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from diffusers import DiffusionPipeline
 
 from dit_accel.errors import ConfigError
 from dit_accel.training.distill.backbone import Backbone, take
-from dit_accel.training.distill.export import load_weights
+from dit_accel.training.distill.export import LORA_FILE, load_weights
 from dit_accel.training.distill.guard import GuardConfig
 from dit_accel.training.distill.guidance import Guidance
 from dit_accel.training.distill.methods import get_method
@@ -22,7 +24,7 @@ from dit_accel.training.distill.roles import STUDENT, AdapterConfig, Roles
 from dit_accel.training.distill.sampling import sample_latents
 from dit_accel.training.distill.sheets import decode
 from dit_accel.training.distill.trainer import DistillTrainer
-from dit_accel.training.distill.trajectories import noise_of, solve_trajectories
+from dit_accel.training.distill.trajectories import hash_of, model_of, noise_of, solve_trajectories
 from dit_accel.training.distill.workers import Workers
 from dit_accel.training.loop import LoopConfig
 from dit_accel.training.samples import save_sheet
@@ -76,9 +78,9 @@ class DistillJob:
     guard: GuardConfig = field(default_factory=GuardConfig)
 
     def __post_init__(self) -> None:
-        get_method(self.method)
         if not self.steps or any(step < 1 for step in self.steps):
             raise ConfigError(f"a student runs at one step or more, got {self.steps}")
+        get_method(self.method).check(self.steps, self.teacher_steps, self.options)
 
 
 def build_trainer(
@@ -98,9 +100,11 @@ def build_trainer(
         backbone, prompts, job.trajectories_dir, count=job.trajectories, steps=job.teacher_steps,
         guidance=job.guidance, seed=job.seed, dtype=job.dtype, workers=workers,
     )  # fmt: skip
+    init = None if job.init is None else load_weights(job.init)
+    identity = identity_of(job, backbone, prompts)
     roles = Roles(backbone.denoiser, method.roles, job.adapter, job.seed)
-    if job.init is not None:
-        roles.load(STUDENT, load_weights(job.init))
+    if init is not None:
+        roles.load(STUDENT, init)
     setting = Setting(
         backbone=backbone, roles=roles, trajectories=solved, batch_size=job.loop.batch_size, guidance=job.guidance,
         iterations=job.loop.steps, dtype=job.dtype, folded=method.folded,
@@ -110,9 +114,32 @@ def build_trainer(
     except TypeError as error:
         raise ConfigError(f"'{job.method}' does not know that setting: {error}") from error
     return DistillTrainer(
-        objective, roles, job.loop, run_dir=job.run_dir, seed=job.seed, lr_of=dict(method.lr_of or {}),
-        guard=job.guard, probe=_probe(setting, objective), sample_fn=_sheets(setting, objective, job), workers=workers,
+        objective, roles, job.loop, run_dir=job.run_dir, identity=identity, seed=job.seed,
+        lr_of=dict(method.lr_of or {}), guard=job.guard, probe=_probe(setting, objective),
+        sample_fn=_sheets(setting, objective, job), workers=workers,
     )  # fmt: skip
+
+
+def identity_of(job: DistillJob, backbone: Backbone, prompts: Sequence[str]) -> dict[str, Any]:
+    """All that the weights of a training hang on, by the names of options, as JSON data."""
+    found = {
+        "teacher": model_of(backbone), "prompts": hash_of(prompts), "size": list(backbone.latent_shape),
+        "time_shift": backbone.schedule.shift, "method": job.method, "steps": list(job.steps),
+        "iterations": job.loop.steps, "batch_size": job.loop.batch_size, "lr": job.loop.lr, "rank": job.adapter.rank,
+        "alpha": job.adapter.alpha, "targets": list(job.adapter.targets), "init": _told_init(job.init),
+        "set": dict(job.options), "trajectories": job.trajectories, "teacher_steps": job.teacher_steps,
+        "guidance": job.guidance.scale, "seed": job.seed, "dtype": str(job.dtype).removeprefix("torch."),
+    }  # fmt: skip
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
+
+
+def _told_init(folder: Path | None) -> str | None:
+    """Another student by its name and its weights."""
+    if folder is None:
+        return None
+    digest = hashlib.sha256((folder / LORA_FILE).read_bytes()).hexdigest()[:8]
+    return f"{folder.parent.name if folder.name == 'student' else folder.name} ({digest})"
 
 
 def _sheets(setting: Setting, objective: DistillObjective, job: DistillJob) -> Any:
@@ -120,7 +147,7 @@ def _sheets(setting: Setting, objective: DistillObjective, job: DistillJob) -> A
     solved, backbone = setting.trajectories, setting.backbone
     count = min(SHEET_PROMPTS, len(solved))
     text = {name: rows.to(setting.device) for name, rows in take(solved.text, solved.rows[:count]).items()}
-    noise, ends = (solved.points[:count, place].float().to(setting.device) for place in (0, -1))
+    noise, ends = (solved.at(torch.arange(count), place).to(setting.device) for place in (0, -1))
 
     def draw(step: int) -> None:
         rows = [decode(backbone, ends)]
@@ -143,7 +170,7 @@ def _probe(setting: Setting, objective: DistillObjective) -> Any:
     text = {name: rows.to(setting.device) for name, rows in take(solved.text, solved.rows[:count]).items()}
     noise = torch.stack([noise_of(number, 0, setting.backbone.latent_shape) for number in range(count)])
     noise = noise.to(setting.device)
-    teachers = _spread(solved.points[:count, -1].float())
+    teachers = _spread(solved.at(torch.arange(count), -1))
 
     @torch.no_grad()
     def look() -> float:

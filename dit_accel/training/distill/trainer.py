@@ -1,22 +1,24 @@
 """The one trainer of all methods: turns of several optimisers, EMA, exact resume, rollback, sample sheets.
 
 A step gives each role of ``objective.turns(step)`` its turn: loss, gradients, clip, optimiser step. Everything random
-comes from one generator that is saved along, so a run that was killed goes on to the very weights it would have had.
+comes from one generator that is saved in the checkpoint, so a run that was killed goes on to the very weights it would
+have had; and the checkpoint knows whose it is, so it is not gone on with as something else.
 Networks are called as they are, never through a wrapper, because forward-mode differentiation cannot see through one;
 several processes average gradients themselves.
 """
 
 import contextlib
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
 
-from dit_accel.errors import DitAccelError
+from dit_accel.errors import ConfigError, DitAccelError
+from dit_accel.evaluation.progress_files import differing
+from dit_accel.training.distill import draws
 from dit_accel.training.distill.guard import DivergedError, GuardConfig
 from dit_accel.training.distill.log import TrainLog
 from dit_accel.training.distill.objectives.base import DistillObjective
@@ -39,6 +41,7 @@ class DistillTrainer:
         roles: The roles it names.
         config: Length, rates and intervals. ``batch_size`` is for the log; ``lr`` is the student's.
         run_dir: Folder of checkpoint, log and sheets.
+        identity: All that the weights hang on, as JSON data; a checkpoint of another one is refused.
         seed: Of everything random.
         lr_of: Learning rates of other turns than the student's; the student's by default.
         guard: When to roll back.
@@ -54,6 +57,7 @@ class DistillTrainer:
         config: LoopConfig,
         *,
         run_dir: Path,
+        identity: Mapping[str, Any],
         seed: int = 0,
         lr_of: dict[str, float] | None = None,
         guard: GuardConfig | None = None,
@@ -63,7 +67,7 @@ class DistillTrainer:
     ) -> None:
         self.objective, self.roles, self.config, self.run_dir = objective, roles, config, run_dir
         self.guard, self.probe, self.sample_fn, self.seed = guard or GuardConfig(), probe, sample_fn, seed
-        self.workers = workers or Workers()
+        self.workers, self.identity = workers or Workers(), dict(identity)
         run_dir.mkdir(parents=True, exist_ok=True)
         self.student = objective.roles[0]
         self.turns = {
@@ -73,7 +77,8 @@ class DistillTrainer:
         self._averaged = self.turns[self.student].parameters
         self.ema = EMAModel(self._averaged, decay=config.ema_decay, foreach=True)
         self.generator = torch.Generator().manual_seed(self._seed_at(0, 0))
-        self.step = self.rollbacks = 0
+        self.step = self.rollbacks = self._saves = 0
+        self._rank_draws = draws.RankDraws(self.checkpoint_path, self.workers)
         self._rolled_back_at = -1
         self.first_diversity = 1.0
         self.lr_scale = 1.0
@@ -82,7 +87,7 @@ class DistillTrainer:
 
     @property
     def checkpoint_path(self) -> Path:
-        """The one checkpoint; processes share it and keep their generators beside it."""
+        """The one checkpoint; processes share it, and all but the first keep their generators beside it."""
         return self.run_dir / f"{self.objective.name}.ckpt.pt"
 
     @property
@@ -98,7 +103,7 @@ class DistillTrainer:
         """
         if self.step == 0:
             if self.probe is not None and self.guard.probe_steps:
-                self.first_diversity = min(1.0, self.workers.first(self.probe()))
+                self.first_diversity = self.workers.first(self.probe())
             self.save()  # also over one of a former run: a rollback must not go there
         start = last = saved = sampled = self.workers.clock()
         while not self.finished:
@@ -146,11 +151,12 @@ class DistillTrainer:
         """Write the checkpoint; a kill in the middle leaves the former one."""
         if self.rollbacks and self._good_since_rollback():
             self.rollbacks = 0
-        _replace(self.run_dir / f"{self.objective.name}.rng{self.workers.rank}.pt", {
-            "step": self.step, "generator": self.generator.get_state(), "torch_rng": torch.get_rng_state()
-        })  # fmt: skip
+        self._saves += 1
+        self._rank_draws.write(self._saves, self.generator)
+        self.workers.wait()
         if self.workers.is_main:
-            _replace(self.checkpoint_path, {
+            draws.replace(self.checkpoint_path, {
+                "identity": self.identity, "save": self._saves, "draws": draws.state_of(self.generator),
                 "step": self.step, "rollbacks": self.rollbacks, "lr_scale": self.lr_scale,
                 "rolled_back_at": self._rolled_back_at, "first_diversity": self.first_diversity,
                 "train_seconds": self.train_seconds, "ema": self.ema.state_dict(),
@@ -159,16 +165,23 @@ class DistillTrainer:
                 "optimizers": {name: turn.optimizer.state_dict() for name, turn in self.turns.items()},
             })  # fmt: skip
         self.workers.wait()
+        self._rank_draws.tidy(self._saves)
 
     def load(self) -> bool:
         """Continue from the checkpoint, exactly; returns whether there was one.
 
         Raises:
-            DitAccelError: The checkpoint is of other networks.
+            ConfigError: The checkpoint is of a training with other options.
+            DitAccelError: It is of other networks.
         """
         if not self.checkpoint_path.exists():
             return False
         state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+        if names := differing(state.get("identity", {}), self.identity):
+            raise ConfigError(
+                f"{self.checkpoint_path} is of another training, which differs in: {', '.join(names)}. Give the same "
+                "options again, or another --run-dir, or start afresh (--no-resume)."
+            )
         try:
             for role in self.roles.trained:
                 self.roles.load(role, state["roles"][role])
@@ -186,13 +199,12 @@ class DistillTrainer:
         self.ema.to(self._averaged[0].device)
         self.step, self.rollbacks, self.lr_scale = state["step"], state["rollbacks"], state["lr_scale"]
         self.train_seconds, self._rolled_back_at = state["train_seconds"], state["rolled_back_at"]
-        own = self.run_dir / f"{self.objective.name}.rng{self.workers.rank}.pt"
-        draws: dict[str, Any] = torch.load(own, weights_only=True) if own.exists() else {"step": -1}
-        if draws["step"] == self.step:
-            self.generator.set_state(draws["generator"])
-            torch.set_rng_state(draws["torch_rng"])
-        else:  # another number of processes, or a kill between the two files
+        self._saves = state["save"]
+        own = state["draws"] if self.workers.is_main else self._rank_draws.read(self._saves)
+        if own is None:
             self.generator.manual_seed(self._seed_at(self.step, self.rollbacks))
+        else:
+            draws.restore(self.generator, own)
         logger.info("%s: at step %d of %d", self.objective.name, self.step, self.config.steps)
         return True
 
@@ -230,11 +242,7 @@ class DistillTrainer:
         with torch.no_grad():
             share = self.workers.first(self.probe())
         logger.info("%s: diversity %.2f of the teacher's", self.objective.name, share)
-        if share < self.guard.min_diversity_frac * self.first_diversity:
-            return (
-                f"samples lost their diversity: {share:.2f} of the teacher's, {self.first_diversity:.2f} at the start"
-            )
-        return None
+        return self.guard.trouble(share, self.first_diversity)
 
     def _roll_back(self, trouble: str) -> None:
         """Take up the last good checkpoint with other draws and smaller steps.
@@ -274,9 +282,3 @@ class DistillTrainer:
 
 def _detached(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().cpu() for name, parameter in parameters.items()}
-
-
-def _replace(path: Path, state: dict[str, Any]) -> None:
-    partial = path.with_suffix(".tmp")
-    torch.save(state, partial)
-    os.replace(partial, path)

@@ -2,7 +2,7 @@
 
 Euler's velocities need not be kept: (x_{i+1} - x_i) / (t_{i+1} - t_i) is what the teacher said at x_i. Noise and
 prompt of a trajectory depend on its number alone, and each file is written whole, so a set that was cut off goes on
-where it was.
+where it was. Files are mapped into memory, not read: a set may be larger than it, and processes share what they read.
 """
 
 import logging
@@ -31,20 +31,21 @@ class Trajectories:
 
     Attributes:
         sigmas: Times, from 1 to 0, float32 [T + 1].
-        points: Latents at these times, float16 [M, T + 1, ...].
+        parts: Latents at these times of so many trajectories each, all but the last of one length, float16
+            [m, T + 1, ...]; mapped files.
         rows: Row of the text table of each trajectory, int64 [M].
         text: Embeddings of R prompts, each [R, ...].
         empty: Embeddings of the empty prompt, each [1, ...].
     """
 
     sigmas: torch.Tensor
-    points: torch.Tensor
+    parts: Sequence[torch.Tensor]
     rows: torch.Tensor
     text: Condition
     empty: Condition
 
     def __len__(self) -> int:
-        return len(self.points)
+        return sum(len(part) for part in self.parts)
 
     @property
     def steps(self) -> int:
@@ -56,9 +57,11 @@ class Trajectories:
         chosen = torch.randint(len(self), (count,), generator=generator)
         return chosen, take(self.text, self.rows[chosen])
 
-    def at(self, chosen: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """Points of trajectories at the indices of times, float32 [B, ...]."""
-        return self.points[chosen, index].float()
+    def at(self, chosen: torch.Tensor, index: torch.Tensor | int) -> torch.Tensor:
+        """Points of trajectories [B] at the indices of times [B], or all at one; float32 [B, ...]."""
+        each = len(self.parts[0])
+        places = zip(chosen.tolist(), torch.as_tensor(index).expand(len(chosen)).tolist(), strict=True)
+        return torch.stack([self.parts[number // each][number % each, place] for number, place in places]).float()
 
 
 def noise_of(number: int, seed: int, shape: Sequence[int]) -> torch.Tensor:
@@ -114,8 +117,8 @@ def solve_trajectories(
             _write(file, {"points": points.half()}, facts)
             logger.info("trajectories: %d of %d", numbers[-1] + 1, count)
     workers.wait()
-    points = torch.cat([_read(_file(folder, numbers), facts)[: len(numbers)] for numbers in parts])
-    return Trajectories(sigmas=sigmas, points=points, rows=rows, text=text, empty=empty)
+    mapped = [_read(_file(folder, numbers), facts)[: len(numbers)] for numbers in parts]
+    return Trajectories(sigmas=sigmas, parts=mapped, rows=rows, text=text, empty=empty)
 
 
 @torch.no_grad()
@@ -141,13 +144,12 @@ def _file(folder: Path, numbers: range) -> Path:
 
 
 def _text(backbone: Backbone, prompts: Sequence[str], folder: Path, model: str) -> tuple[Condition, Condition]:
-    file = folder / TEXT_FILE
+    file, texts = folder / TEXT_FILE, [*prompts, ""]
     digest = {"prompts": hash_of(prompts), "model": model}
-    if file.exists():
-        table = _read_all(file, digest)
-    else:
-        table = {name: rows.float().cpu() for name, rows in backbone.encode([*prompts, ""]).items()}
-        _write(file, table, digest)
+    if not file.exists():
+        batches = [_cpu(backbone.encode(texts[start : start + BATCH])) for start in range(0, len(texts), BATCH)]
+        _write(file, {name: torch.cat([each[name] for each in batches]) for name in batches[0]}, digest)
+    table = _read_all(file, digest)
     return {name: rows[:-1] for name, rows in table.items()}, {name: rows[-1:] for name, rows in table.items()}
 
 
@@ -169,6 +171,10 @@ def _to(condition: Condition, device: torch.device) -> Condition:
     return {name: rows.to(device) for name, rows in condition.items()}
 
 
+def _cpu(condition: Condition) -> Condition:
+    return {name: rows.float().cpu() for name, rows in condition.items()}
+
+
 def _write(file: Path, tensors: dict[str, torch.Tensor], facts: dict[str, str]) -> None:
     partial = file.with_suffix(f".{os.getpid()}.tmp")  # several processes may write the same
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=facts)
@@ -180,6 +186,7 @@ def _read(file: Path, facts: dict[str, str]) -> torch.Tensor:
 
 
 def _read_all(file: Path, facts: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Tensors of a file, mapped: safetensors reads what is touched."""
     from safetensors import safe_open
 
     with safe_open(file, "pt") as opened:

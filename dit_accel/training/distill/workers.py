@@ -74,14 +74,18 @@ class Workers:
         return float(broadcast(told, from_process=0))
 
     def average(self, parameters: Sequence[nn.Parameter], loss: torch.Tensor) -> float:
-        """Average gradients over all processes, in one message; returns the mean of their losses."""
+        """Average gradients over all processes, in one message; returns the mean of their losses.
+
+        A parameter that has none in any process keeps none: with one of zero its momentum would move it on.
+        """
         if self._accelerator is None:
             return loss.item()
-        flat = torch.cat([*(_gradient(p).reshape(-1) for p in parameters), loss.detach().reshape(1)])
+        has = torch.tensor([p.grad is not None for p in parameters], dtype=loss.dtype, device=loss.device)
+        flat = torch.cat([*(_gradient(p).reshape(-1) for p in parameters), has, loss.detach().reshape(1)])
         flat = self._accelerator.reduce(flat, reduction="mean")
-        *parts, mean = flat.split([*(p.numel() for p in parameters), 1])
-        for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+        *parts, has, mean = flat.split([*(p.numel() for p in parameters), len(parameters), 1])
+        for parameter, part, share in zip(parameters, parts, has.tolist(), strict=True):
+            parameter.grad = part.view_as(parameter) if share > 0 else None
         return float(mean.item())
 
     def wait(self) -> None:

@@ -109,7 +109,7 @@ def trajectories(count: int = 256, steps: int = 8) -> Trajectories:
     sigmas = torch.linspace(1, 0, steps + 1)
     data = data_of(noise, torch.ones(count))
     points = torch.stack([point_of(data, sigma.expand(count)) for sigma in sigmas], dim=1)
-    return Trajectories(sigmas=sigmas, points=points, rows=torch.zeros(count, dtype=torch.long), text={}, empty={})
+    return Trajectories(sigmas=sigmas, parts=[points], rows=torch.zeros(count, dtype=torch.long), text={}, empty={})
 
 
 def draws(seed: int = 3) -> torch.Generator:

@@ -51,6 +51,15 @@ def test_the_discriminators_gradient_reaches_the_student_and_not_the_teacher(spr
     assert not any(p.requires_grad for n, p in sprint.setting.backbone.denoiser.named_parameters() if "lora" not in n)
 
 
+def test_a_batch_of_one_has_no_other_caption(sprint: Any) -> None:
+    """Its own latents with its own caption would be shown as real and as a fake."""
+    data, text = sprint.setting.draw_data(draws())
+    data, text = data[:1], {name: rows[:1] for name, rows in text.items()}
+    found = sprint.ladd.adversarial(HEADS, data, text, draws())
+    sprint.ladd.config = LADDConfig(misaligned=False)
+    torch.testing.assert_close(found, sprint.ladd.adversarial(HEADS, data, text, draws()))
+
+
 def test_with_max_time_weighting_of_one_all_students_start_at_noise(sprint: Any) -> None:
     for share in (0.0, 0.5, 1.0):
         sprint.ladd.config = LADDConfig(max_time_frac=share)

@@ -128,6 +128,29 @@ def test_layers_are_fixed_when_it_is_time_and_unfixed_by_a_rollback(tmp_path: Pa
         made("linvideo", tmp_path / "other", linear=5)
 
 
+def test_the_layers_are_chosen_once_and_exported_as_they_were_chosen(tmp_path: Path) -> None:
+    """Neither shares that move on nor averaged ones change the choice, in the training, a resumed one or the plan."""
+    trainer = made("linvideo", tmp_path / "run")
+    mixed = trainer.objective.mixed  # type: ignore[attr-defined]
+    first, last = mixed.layers.values()
+    with torch.no_grad():
+        first.share.fill_(0.1)
+    trainer.objective.settle(2)  # type: ignore[attr-defined]
+    assert (first.decided, last.decided) == (True, False)
+    with torch.no_grad():
+        first.share.fill_(0.99)
+    trainer.objective.settle(3)  # type: ignore[attr-defined]
+    trainer.step = 3
+    trainer.save()
+    again = made("linvideo", tmp_path / "run")
+    assert again.load()
+    for each in (trainer, again):
+        layers = each.objective.mixed.layers.values()  # type: ignore[attr-defined]
+        assert [layer.decided for layer in layers] == [True, False]
+        plan = export_linear(each, tmp_path / "plan", name="test")
+        assert plan.passes[1].layers == (next(iter(mixed.layers)),)  # type: ignore[attr-defined]
+
+
 def test_slas_fine_tuning_is_flow_matching_and_at_full_density_the_teachers_own(tmp_path: Path) -> None:
     """|v - (eps - x_0)|^2 at the drawn times; where every block is computed the untrained student is the teacher."""
     objective: Any = made("sla", tmp_path / "run", density=1.0, caption_drop=0.0).objective

@@ -53,8 +53,8 @@ def test_lcm_sends_no_gradient_through_its_target() -> None:
     (found,) = torch.autograd.grad(loss, weight)
     # f = x - t v at t = 1, so the bias moves f by -scale; were the target to move too, this would shrink by 1 - 3/4.
     chosen, _ = objective.setting.trajectories.draw(64, draws())
-    x = objective.setting.trajectories.points[chosen, 0]
-    later = objective.setting.trajectories.points[chosen, 2]
+    x = objective.setting.trajectories.at(chosen, 0)
+    later = objective.setting.trajectories.at(chosen, 2)
     with torch.no_grad():
         off = objective.data_estimate(x, torch.ones(64), {}) - objective.data_estimate(
             later, torch.full((64,), 0.75), {}
@@ -136,6 +136,27 @@ def test_mdts_velocity_distillation_vanishes_at_the_perfect_student() -> None:
     assert (gradient / 1e-6).abs().max() < 0.02
 
 
+def test_mdt_begins_as_the_teacher_and_grows() -> None:
+    """At the start the teacher is the perfect student, whatever its curvature; in the end the mean velocity is."""
+    for students, early, late in ((velocity, 0.0, 0.05), (mean_velocity, 0.05, 0.0)):
+        objective = MDT(setting(students=students, iterations=10**6), MDTConfig(delta=1e-3, warmup_frac=0.5))
+        losses = [objective.loss("student", step, draws()).item() for step in (0, 500_000)]
+        for loss, least in zip(losses, (early, late), strict=True):
+            assert loss > least if least else loss < 1e-3
+
+
+def test_mdts_distribution_matching_grows_with_the_derivative() -> None:
+    objective = MDT(setting(scale=1.0, iterations=100), MDTConfig(warmup_frac=0.5))
+    weight = objective.setting.roles.parameters("student")["last.bias"]
+
+    def gradient(step: int, vd_weight: float) -> torch.Tensor:
+        objective.config = MDTConfig(warmup_frac=0.5, vd_weight=vd_weight)
+        return torch.autograd.grad(objective.loss("student", step, draws()), weight)[0]
+
+    sizes = [float((gradient(step, 1.0) - gradient(step, 0.0)).norm()) for step in (0, 24, 49, 99)]
+    assert sizes[0] < 0.05 * sizes[2] and sizes[1] < 0.7 * sizes[2] and sizes[2] == sizes[3]
+
+
 def test_mdts_code_form_has_the_gradient_of_the_equation() -> None:
     """-difference d(sample)/dtheta with sample = z - phi, averaged."""
     net, z = torch.nn.Linear(3, 3), torch.randn(5, 3)
@@ -182,6 +203,21 @@ def test_scms_tangent_vanishes_at_the_perfect_student() -> None:
     assert perfect.tangent(y, t, {}, step=0)[1].abs().max() < 2e-3
     other = SCM(setting(), SCMConfig(normaliser=1.0))
     assert other.tangent(y, t, {}, step=0)[1].abs().max() > 0.05
+
+
+def test_scms_tangent_looks_past_a_fast_embedding_of_time() -> None:
+    """A student that is perfect but for a ripple of sin(1000 t), as a network has that is told 1000 t."""
+
+    def rippled(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return mean_velocity(x, t) + 0.01 * gaussian.per_sample((1000 * t).sin(), x)
+
+    t = torch.linspace(0.2, 1.4, 64)
+    y = noised(gaussian.MEAN + torch.randn(64, *gaussian.SHAPE), torch.randn(64, *gaussian.SHAPE), t)
+    sizes = []
+    for config in (SCMConfig(), SCMConfig(time_step=0.0)):
+        g = SCM(setting(students=rippled), config).tangent(y, t, {}, step=0)[1]
+        sizes.append(float(g.square().mean().sqrt()))
+    assert sizes[0] < 0.5 * sizes[1], "normalised tangents: noise makes any of them long"
 
 
 def test_scms_tangent_starts_as_teacher_matching_and_is_shorter_than_one() -> None:
@@ -236,8 +272,10 @@ def test_hinge_losses() -> None:
         (lambda: LCMConfig(skip=0), "skip"),
         (lambda: DMD2Config(critic_updates=0), "critic_updates"),
         (lambda: MDTConfig(delta=0.7), "delta"),
+        (lambda: MDTConfig(warmup_frac=2), "warmup_frac"),
         (lambda: SCMConfig(std=0), "std"),
         (lambda: SCMConfig(warmup_frac=2), "warmup_frac"),
+        (lambda: SCMConfig(time_step=1.0), "time_step"),
     ],
 )
 def test_bad_settings_are_named(config: object, words: str) -> None:

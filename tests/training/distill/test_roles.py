@@ -129,6 +129,25 @@ def test_the_forward_derivative_agrees_with_differences() -> None:
     assert (exact - near).norm() < 0.01 * exact.norm()
 
 
+def test_a_wide_step_in_time_looks_past_a_fast_embedding() -> None:
+    """Of x t^2 + 0.02 sin(1000 t) it finds the change of the first term, which exact differentiation buries."""
+    asked = []
+
+    def field(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        asked.append(t)
+        return x * t.square()[:, None] + 0.02 * (1000 * t).sin()[:, None]
+
+    x, t = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0.0, 0.1, 0.5, 0.77, 1.0])
+    dx, dt = torch.ones_like(x), torch.tensor([1.0, 0.5, 1.0, 2.0, 1.0])
+    smooth = dx * t.square()[:, None] + x * (2 * t * dt)[:, None]
+    value, wide = along(field, x, t, dx, dt, time_step=0.05)
+    assert all(times.min() >= 0 and times.max() <= 1 for times in asked)
+    torch.testing.assert_close(value, field(x, t))
+    assert (wide - smooth).abs().max() < 1.5 and (along(field, x, t, dx, dt)[1] - smooth).abs().max() > 15
+    also = along(field, x, t, dx, dt, time_step=0.05, mode="difference")[1]
+    torch.testing.assert_close(also, wide, atol=1e-2, rtol=1e-2)
+
+
 class NoForward(torch.autograd.Function):
     """An operation like a kernel of one's own."""
 

@@ -42,8 +42,9 @@ def trained(rank: int, size: int, *, folder: Path, minutes: list[float | None]) 
 
 def averaged(rank: int, size: int) -> tuple[float, list[float], float, float]:
     workers = launched(rank, size)
-    parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))]
-    parameters[0].grad = torch.tensor([1.0, 2.0]) * (rank + 1)  # the other has none
+    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 1, 1)]
+    parameters[0].grad = torch.tensor([1.0, 2.0]) * (rank + 1)
+    parameters[1].grad = torch.ones(1) if rank else None  # the last has none anywhere
     mean = workers.average(parameters, torch.tensor(float(rank)))
     return (
         mean,
@@ -55,7 +56,7 @@ def averaged(rank: int, size: int) -> tuple[float, list[float], float, float]:
 
 def test_gradients_and_losses_are_averaged_and_the_clock_is_the_first_ones() -> None:
     first, second = run_on_ranks(averaged, 2, timeout_s=300)
-    assert first[:2] == second[:2] == (0.5, [1.5, 3.0, 0.0])
+    assert first[:2] == second[:2] == (0.5, [1.5, 3.0, 0.5])  # and three: the last still has none
     assert first[2:] == second[2:] and first[3] == 0
 
 

@@ -36,7 +36,8 @@ class LADDConfig:
         student_std: Of tau.
         sigma_data: Of both.
         max_time_frac: Share of the student's inputs that are pure noise.
-        misaligned: Whether real latents with the next caption of the batch are shown as fakes.
+        misaligned: Whether real latents with the next caption of the batch are shown as fakes; there is none in a
+            batch of one.
         seed: Of the heads' first weights.
     """
 
@@ -91,7 +92,7 @@ class LADD(DistillObjective):
             fake = self.sample(data, text, generator)
         real_logits = self.logits(data, text, generator)
         fakes = [self.logits(fake, text, generator)]
-        if self.config.misaligned:
+        if self.config.misaligned and len(data) > 1:  # of one alone the next caption is its own
             fakes.append(self.logits(data.roll(1, dims=0), text, generator))
         return hinge_critic(real_logits, torch.cat(fakes))
 

@@ -106,9 +106,9 @@ class LinVideo(DistillObjective):
         return step >= self.config.decide_frac * self.setting.iterations
 
     def settle(self, step: int) -> None:
-        """Fix the layers when it is time, or unfix them: a rollback may go behind it."""
+        """Fix the layers once, when it is time, or unfix them: a rollback may go behind it."""
         if self.decided(step):
-            self.mixed.decide(self.config.linear)
+            self.mixed.linear_layers(self.config.linear)
         else:
             for layer in self.mixed.layers.values():
                 layer.decided = None

@@ -4,8 +4,8 @@ Lu & Song 2024, "Simplifying, Stabilizing and Scaling Continuous-Time Consistenc
 (arXiv 2503.09641, §3.2) uses it on a flow-matching teacher: the tangent is multiplied by cos t sin t before it goes
 into the network (their rearrangement), normalised by its norm plus 0.1, and warmed up. Departs from SANA-Sprint's
 code: the learned weight is a small network of the angle itself, rather than a layer on the time embedding of the
-    flow's time;
-and the prior weight 1 / tan t is held below ``max_weight``.
+flow's time; the prior weight 1 / tan t is held below ``max_weight``; and the derivative in the angle is a difference
+over a wide step, because the teacher is told 1000 t and was not fine-tuned to a smooth embedding, as theirs was.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from torch import nn
 
 from dit_accel.errors import ConfigError
 from dit_accel.training.distill.backbone import Condition, per_sample
-from dit_accel.training.distill.jvp import Mode, along, without_checkpointing
+from dit_accel.training.distill.jvp import TIME_STEP, Mode, along, without_checkpointing
 from dit_accel.training.distill.objectives.base import DistillObjective
 from dit_accel.training.distill.objectives.setting import Setting
 from dit_accel.training.distill.roles import STUDENT, TEACHER
-from dit_accel.training.distill.trigflow import draw_angles, noised, to_trig
+from dit_accel.training.distill.trigflow import HALF_PI, draw_angles, noised, to_trig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,8 @@ class SCMConfig:
         normaliser: Added to the tangent's norm; the papers' c.
         max_weight: Bound of the prior weight.
         derivative: How the network is differentiated, see ``jvp.along``.
+        time_step: Half the width of the difference that is its derivative in the angle; 0 differentiates exactly,
+            for a teacher that was made smooth in time before.
     """
 
     mean: float = 0.2
@@ -44,12 +46,15 @@ class SCMConfig:
     normaliser: float = 0.1
     max_weight: float = 20.0
     derivative: Mode = "auto"
+    time_step: float = TIME_STEP
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_frac <= 1:
             raise ConfigError(f"warmup_frac must lie in [0, 1], got {self}")
         if self.std <= 0 or self.sigma_data <= 0 or self.normaliser <= 0 or self.max_weight <= 0:
             raise ConfigError(f"std, sigma_data, normaliser and max_weight must be positive, got {self}")
+        if not 0 <= self.time_step < HALF_PI / 2:
+            raise ConfigError(f"time_step must lie in [0, pi/4), got {self.time_step}")
 
 
 class LearnedWeight(nn.Module):
@@ -109,8 +114,11 @@ class SCM(DistillObjective):
         flow = to_trig(lambda x, s: self.setting.velocity(TEACHER, x, s, text))(y, t)
         student = to_trig(lambda x, s: self.setting.velocity(STUDENT, x, s, text, exact=True))
         with self.setting.roles.acting(STUDENT) as network, without_checkpointing(network):
-            value, change = along(student, y, t, cos * sin * flow, t.cos() * t.sin(), mode=self.config.derivative)
-        share = min(1.0, (step + 1) / max(self.config.warmup_frac * self.setting.iterations, 1.0))
+            value, change = along(
+                student, y, t, cos * sin * flow, t.cos() * t.sin(),
+                mode=self.config.derivative, time_step=self.config.time_step, last_time=HALF_PI,
+            )  # fmt: skip
+        share = self.setting.grown(step, self.config.warmup_frac)
         g = -cos.square() * (value - flow) - share * (cos * sin * y + change)
         norm = per_sample(g.flatten(1).norm(dim=1), g)
         return value, torch.nan_to_num(g / (norm + self.config.normaliser))

@@ -69,6 +69,10 @@ class Setting:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             yield
 
+    def grown(self, step: int, frac: float) -> float:
+        """How far something has grown that is nothing at the start and whole after a share of the training."""
+        return min(1.0, (step + 1) / max(frac * self.iterations, 1.0))
+
     def draw_text(self, generator: torch.Generator) -> Condition:
         """Prompts of a batch."""
         return self.draw_data(generator)[1]
@@ -76,7 +80,7 @@ class Setting:
     def draw_data(self, generator: torch.Generator) -> tuple[torch.Tensor, Condition]:
         """Samples of the teacher, the ends of its trajectories, float32 [B, ...], and their text."""
         chosen, text = self.trajectories.draw(self.batch_size, generator)
-        data = self.trajectories.points[chosen, -1].float().to(self.device)
+        data = self.trajectories.at(chosen, -1).to(self.device)
         return data, {name: rows.to(self.device) for name, rows in text.items()}
 
     def noise(self, count: int, generator: torch.Generator) -> torch.Tensor:
