@@ -224,9 +224,10 @@ def test_with_what_it_goes_together() -> None:
         assert psnr(run(pipe, "pixart"), answered) > 25
 
 
-def test_compiled_it_is_the_same() -> None:
+@pytest.mark.parametrize("backend", ["int_mm", "fp32", "integers"])
+def test_compiled_it_is_the_same(backend: str) -> None:
     pipe = tiny_pipeline("pixart")
-    config = QuantizeConfig(backend="int_mm", exact_first=1)
+    config = QuantizeConfig(backend=backend, exact_first=1)
     with accelerated(pipe, [config]):
         eager = run(pipe, "pixart")
     with accelerated(pipe, [config, CompileConfig(backend="eager")]):
