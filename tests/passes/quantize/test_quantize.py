@@ -1,6 +1,7 @@
 """The pass: what it replaces, what it takes back, what it says, and what it goes together with."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,9 @@ from dit_accel import (
     summary,
 )
 from dit_accel.errors import ConfigError, IrreversibleError, UnsupportedModelError
+from dit_accel.families.targets import find_targets
 from dit_accel.passes.quantize.apply import quantised_of, weights_to_store
+from dit_accel.passes.quantize.choice import unmatched
 from dit_accel.passes.quantize.layer import QuantLinear
 from dit_accel.passes.quantize.replaced import bytes_of
 from dit_accel.session.session import session_of
@@ -299,6 +302,16 @@ def test_layers_that_there_are_not() -> None:
     pipe = tiny_pipeline("pixart")
     with pytest.raises(UnsupportedModelError, match=r"no layer matches 'transformer.\*.to_z'"):
         accelerate_pipeline(pipe, [QuantizeConfig(layers={"transformer.*.to_z": "w4a8"})])
+    wrong = QuantizeConfig(layers={"unet.*.to_q": "plain"})  # no denoiser of this pipeline has that name
+    with pytest.raises(UnsupportedModelError, match=r"no layer matches 'unet.\*.to_q'"):
+        accelerate_pipeline(pipe, [wrong])
+    both = QuantizeConfig(
+        layers={"unet.*": "plain", "transformer.*.to_z": "w4a8"}, stored={"unet.a.bias": torch.ones(1)}
+    )
+    target = find_targets(pipe)[0]
+    said = unmatched(both, replace(target, beside=("unet",)))
+    assert said is not None and "transformer.*.to_z" in said
+    assert unmatched(wrong, replace(target, beside=("unet",))) is None
     with pytest.raises(ConfigError, match=r"fixed scales.*none are stored"):
         accelerate_pipeline(pipe, [QuantizeConfig(bits="w8a8-static")])
 
