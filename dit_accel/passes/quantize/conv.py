@@ -103,6 +103,7 @@ class SplitConv2d(nn.Module):
             return plain
         twin = SplitConv2d.__new__(SplitConv2d)
         nn.Module.__init__(twin)
+        memo[id(self)] = twin
         twin.stream, twin.skip = copy.deepcopy(self.stream, memo), copy.deepcopy(self.skip, memo)
         twin.at, twin.out_channels = self.at, self.out_channels
         return twin

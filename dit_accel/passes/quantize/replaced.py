@@ -1,6 +1,7 @@
 """The quantised layers of one denoiser: made, put in place, and told where a run is."""
 
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,7 +56,10 @@ class Quantised:
         self.step, self.ways = Step(), Ways(config.backend)
         self.layers: dict[str, QuantLinear] = {}
         self.paths: dict[str, str] = {}
-        self.originals = Originals(ledger, "stay" if config.has_exact_steps else config.originals)
+        self.originals = Originals(ledger, config.originals)
+        # Registered first, so it is undone last: what the ledger itself could put back is back by then.
+        for model in (target.denoiser, *(component_of(pipe, path) for path in config.components)):
+            ledger.on_undo(partial(self.originals.put_back, model), by=NAME)
         joints = skip_channels(target.denoiser)
         made: dict[int, tuple[nn.Module, dict[str, QuantLinear]]] = {}
         for found, scheme in chosen_layers(target, config):
@@ -63,14 +67,16 @@ class Quantised:
             at = joints.get(found.path.removesuffix(".base_layer"))
             layer, parts = made.get(id(found.layer)) or self._made(name, found.layer, scheme, at)
             made[id(found.layer)] = layer, parts
-            self._place(found, layer, parts, ledger)
+            self._place(found, layer, parts, ledger, is_exact=config.has_exact_steps)
             self.paths |= dict.fromkeys(parts, found.path)
         self.components = [component_of(pipe, path) for path in self._with_components(pipe, ledger)]
         self._time_ways()
 
-    def _place(self, found: Found, layer: nn.Module, parts: dict[str, QuantLinear], ledger: PatchLedger) -> None:
+    def _place(
+        self, found: Found, layer: nn.Module, parts: dict[str, QuantLinear], ledger: PatchLedger, *, is_exact: bool
+    ) -> None:
         ledger.set(found.parent, found.name, layer, by=NAME)
-        self.originals.take(found.layer, tuple(parts.values()))
+        self.originals.take(found.layer, layer, tuple(parts.values()), is_exact=is_exact)
         self.layers |= parts
 
     def _with_components(self, pipe: Any, ledger: PatchLedger) -> list[str]:
@@ -84,7 +90,7 @@ class Quantised:
                 assert scheme is not None
                 part = self._part(name, found.layer, found.layer.weight.detach().flatten(1), scheme, with_bias=True)
                 part.step = never
-                self._place(found, part, {name: part}, ledger)
+                self._place(found, part, {name: part}, ledger, is_exact=False)
                 if path not in done:
                     done.append(path)
                     self.bytes_before += size

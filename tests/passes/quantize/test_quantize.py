@@ -27,8 +27,10 @@ from dit_accel.errors import ConfigError, IrreversibleError, UnsupportedModelErr
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.quantize.apply import quantised_of, weights_to_store
 from dit_accel.passes.quantize.choice import unmatched
-from dit_accel.passes.quantize.layer import QuantLinear
+from dit_accel.passes.quantize.layer import QuantLinear, Step
 from dit_accel.passes.quantize.replaced import bytes_of
+from dit_accel.passes.quantize.scheme import QuantScheme
+from dit_accel.passes.quantize.weights import quantise_weight
 from dit_accel.session.session import session_of
 
 STEPS = 4
@@ -157,8 +159,18 @@ def test_originals_that_are_dropped_are_gone() -> None:
     assert torch.equal(run(pipe, "pixart"), first)
     with pytest.raises(IrreversibleError, match="cannot be undone"):
         remove_acceleration(pipe)
-    twin = copy.deepcopy(denoiser_of(pipe))
-    assert isinstance(twin.transformer_blocks[0].attn1.to_q, QuantLinear)
+
+
+@pytest.mark.parametrize("name", ["pixart", "sd"])
+def test_a_copy_without_originals_computes_the_same(name: str) -> None:
+    pipe = tiny_pipeline(name)
+    accelerate_pipeline(pipe, [QuantizeConfig(originals="drop", backend="reference")])
+    drawn = run(pipe, name)
+    twin, other = copy.deepcopy(denoiser_of(pipe)), tiny_pipeline(name)
+    kinds = [type(each) for each in denoiser_of(pipe).modules() if isinstance(each, QuantLinear)]
+    assert [type(each) for each in twin.modules() if isinstance(each, QuantLinear)] == kinds and kinds
+    setattr(other, "transformer" if name == "pixart" else "unet", twin)
+    assert torch.equal(run(other, name), drawn)
 
 
 def test_a_plan_that_fails_half_way_leaves_nothing() -> None:
@@ -188,6 +200,35 @@ def test_scales_stay_in_fp32_when_the_model_is_cast() -> None:
     layer = next(iter(quant_layers(pipe).values()))
     assert layer.scale.dtype == torch.float32 and layer.bias.dtype == torch.bfloat16
     assert layer(torch.ones(1, layer.in_features, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["pixart", "sd"])
+def test_a_cast_reaches_the_weights_as_they_were(name: str) -> None:
+    pipe, other = tiny_pipeline(name), tiny_pipeline(name)
+    stored = {}
+    if name == "pixart":  # a bias of its own, so that no cast reaches that of the layer it stands for
+        size = denoiser_of(pipe).get_submodule("transformer_blocks.0.attn1.to_q").out_features
+        stored = {"transformer.transformer_blocks.0.attn1.to_q.bias": torch.ones(size)}
+    denoiser_of(other).to(torch.bfloat16)
+    plain = run(other, name)
+    accelerate_pipeline(pipe, [QuantizeConfig(exact_first=STEPS, backend="reference", stored=stored)])
+    denoiser_of(pipe).to(torch.bfloat16)
+    assert torch.equal(run(pipe, name), plain)
+    remove_acceleration(pipe)
+    assert {each.dtype for each in denoiser_of(pipe).parameters()} == {torch.bfloat16}
+    assert torch.equal(run(pipe, name), plain)
+
+
+def test_an_exact_step_takes_no_weight_along() -> None:
+    """Group offload brings the quantised layer alone to the device of a call, and takes it away again."""
+    plain = nn.Linear(8, 4).requires_grad_(False)
+    layer = QuantLinear(plain, quantise_weight(plain.weight, QuantScheme()), QuantScheme(), Step())
+    layer.step.exact = True
+    x = torch.ones(2, 8)
+    wanted = plain(x)
+    assert torch.equal(layer(x), wanted)
+    there = layer(x.to("meta"))
+    assert there.device.type == "meta" and plain.weight.device.type == "cpu" and torch.equal(layer(x), wanted)
 
 
 def test_weights_in_few_bits_are_saved_and_come_back(tmp_path) -> None:
