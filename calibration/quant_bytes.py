@@ -14,7 +14,7 @@ from dit_accel.passes.quantize.scheme import QuantScheme
 
 def bytes_of_fit(fit: LayerFit, layer: nn.Linear) -> int:
     """Of a fitted layer, in place of its weight; a bias counts where there was none."""
-    found = fit.weight.nbytes + _bytes_of_sums(fit.scheme, layer.out_features)
+    found: int = fit.weight.nbytes + _bytes_of_sums(fit.scheme, layer.out_features)
     sides = () if fit.affine is None else (fit.affine.left, fit.affine.right)
     found += sum(4 * each.numel() for each in (fit.inverse_smooth, fit.act_scale, *sides) if each is not None)
     if fit.bias is not None and layer.bias is None:
