@@ -55,26 +55,16 @@ def effect_of_quantize(runtime: DenoiserRuntime, config: QuantizeConfig) -> Effe
     steps = runtime.stats.num_steps if runtime.stats.calls else USUAL_STEPS
     percent = {width: 100 * share for width, share in quantised.shares(steps).items()}
     shares = ", ".join(f"{share:.3g}% {width}" for width, share in percent.items())
+    kept = "; those as they were are kept beside them" if quantised.keeps_beside else ""
     before = quantised.bytes_before
-    planned = max(0.0, 1 - planned_bytes(quantised) / before)
+    planned = max(0.0, 1 - quantised.bytes_planned / before)
     actual = max(0.0, 1 - quantised.bytes_now() / before)
     return Effect(
-        what=f"weight bytes saved (products: {shares})",
+        what=f"weight bytes saved (products: {shares}{kept})",
         planned_frac=planned,
         actual_frac=actual if runtime.stats.calls else None,
         total=before,
     )
-
-
-def planned_bytes(quantised: Quantised) -> float:
-    """What the widths of a plan come to, by arithmetic: without the scales."""
-    before: float = quantised.bytes_before
-    for layer in {id(each): each for each in quantised.layers.values()}.values():
-        numbers = layer.in_features * layer.out_features
-        size = layer.original.weight.element_size() if layer.original is not None else 0
-        before += numbers * layer.scheme.weight_bits() / 8
-        before -= 0 if quantised.config.has_exact_steps else numbers * size
-    return before
 
 
 def _obstacles(target: Target, config: QuantizeConfig) -> list[str]:

@@ -36,7 +36,7 @@ def scheme_for(layer: Found, denoiser: str, config: QuantizeConfig) -> QuantSche
     if layer.role == "edge":
         return None
     if isinstance(layer.layer, nn.Conv2d):
-        return scheme_of(config.convs) if why_not(layer.layer) is None else None
+        return scheme_of(config.conv_scheme) if why_not(layer.layer) is None else None
     return scheme_of(config.modulation_scheme if layer.role == "modulation" else config.bits)
 
 

@@ -43,6 +43,7 @@ class Quantised:
         originals: What the layers stand for.
         layers: By name in plans.
         bytes_before: Of all weights and buffers of the denoiser, as it was.
+        bytes_planned: What the widths of the plan come to, by arithmetic: without the scales.
         rows: M of each layer in a usual call, by path; empty where no call could be made up.
     """
 
@@ -70,6 +71,7 @@ class Quantised:
             self._place(found, layer, parts, ledger, is_exact=config.has_exact_steps)
             self.paths |= dict.fromkeys(parts, found.path)
         self.components = [component_of(pipe, path) for path in self._with_components(pipe, ledger)]
+        self.bytes_planned = self._planned()
         self._time_ways()
 
     def _place(
@@ -166,12 +168,27 @@ class Quantised:
     def _time_ways(self) -> None:
         """Choose the way of every shape of a usual call now, not in the first run."""
         for name, layer in self.layers.items():
-            for device in {layer.values.device.type, "cuda" if torch.cuda.is_available() else "cpu"}:
-                self.ways.prepare(layer, torch.device(device))
+            own, most = layer.values.device, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            ready = self.ways.prepare(layer, [own] if own.type == most.type else [own, most])
             rows = self.rows.get(self.paths.get(name, ""))
-            if rows is not None and layer.values.device.type != "meta":
+            if rows is not None and own in ready and own.type != "meta":
                 dtype = next((p.dtype for p in self.denoiser.parameters()), torch.float32)
                 self.ways.choice(layer, torch.empty(rows, layer.in_features, dtype=dtype, device=layer.values.device))
+
+    def _planned(self) -> float:
+        planned: float = self.bytes_before
+        for layer in {id(each): each for each in self.layers.values()}.values():
+            numbers = layer.in_features * layer.out_features
+            planned += numbers * layer.scheme.weight_bits() / 8
+            if layer.original is not None and not self.config.has_exact_steps:
+                planned -= numbers * layer.original.weight.element_size()
+        return planned
+
+    @property
+    def keeps_beside(self) -> bool:
+        """Whether weights as they were are still in the memory that the quantised ones are in."""
+        pairs = [(layer.original, layer.values.device) for layer in self.layers.values()]
+        return any(original is not None and original.weight.device == device for original, device in pairs)
 
     def bytes_now(self) -> int:
         """Bytes of the denoiser now, with what exact steps hold on to."""
@@ -222,11 +239,19 @@ def stored_weight(name: str, matrix: Tensor, scheme: QuantScheme, config: Quanti
     wanted = (outputs, -(-size // 2) if scheme.w_bits == 4 else size)
     if tuple(values.shape) != wanted or tuple(scale.shape) != (outputs,):
         raise ConfigError(f"what is stored is {list(values.shape)}, and {scheme} of this layer takes {list(wanted)}")
+    multiplier, zero = config.of_layer(name, "multiplier"), config.of_layer(name, "zero")
+    steps = (outputs, -(-size // (scheme.group or size))) if scheme.w_bits == 4 else None
+    points = steps or (None if scheme.w_symmetric else (outputs,))
+    for what, tensor, shape in (("multiplier", multiplier, steps), ("zero", zero, points)):
+        if shape != (None if tensor is None else tuple(tensor.shape)):
+            given = "nothing" if tensor is None else list(tensor.shape)
+            takes = "none" if shape is None else list(shape)
+            raise ConfigError(f"what is stored as its {what} is {given}, and {scheme} of this layer takes {takes}")
     return QuantWeight(
         values=values,
         scale=scale,
-        multiplier=config.of_layer(name, "multiplier"),
-        zero=config.of_layer(name, "zero"),
+        multiplier=multiplier,
+        zero=zero,
         in_features=size,
         group=scheme.group or size,
     )

@@ -102,6 +102,13 @@ def test_who_is_quantised_and_who_is_not() -> None:
     assert not any(path.startswith(("proj_out", "x_embedder", "context", "time_text", "norm_out")) for path in found)
 
 
+def test_plain_but_for_what_is_named() -> None:
+    pipe = tiny_pipeline("sd")
+    name = next(path for path, _ in denoiser_of(pipe).named_modules() if path.endswith("attn1.to_q"))
+    with accelerated(pipe, [QuantizeConfig(bits="plain", layers={f"unet.{name}": "w8a8"}, backend="integers")]):
+        assert set(quant_layers(pipe)) == {name}
+
+
 @pytest.mark.parametrize(
     ("bits", "said", "scheme"),
     [
@@ -131,6 +138,7 @@ def test_it_says_what_it_takes_and_who_multiplies() -> None:
     assert effect.planned_frac == pytest.approx(effect.actual_frac, abs=0.05)
     assert "w4a8" in effect.what and "full" in effect.what
     assert "weight bytes saved" in str(summary(pipe))
+    assert "are kept beside them" in effect.what  # on a CPU there is no other memory
 
 
 def test_exact_steps() -> None:
@@ -154,7 +162,10 @@ def test_originals_that_are_dropped_are_gone() -> None:
         pass
     accelerate_pipeline(pipe, [QuantizeConfig(originals="drop", backend="reference")])
     assert held.weight is not None
+    planned = summary(pipe).denoisers[0].effects["quantize"].planned_frac
     first = run(pipe, "pixart")
+    effect = summary(pipe).denoisers[0].effects["quantize"]
+    assert effect.planned_frac == planned > 0.4 and "kept" not in effect.what
     assert held.weight is None and all(layer.original is None for layer in quant_layers(pipe).values())
     assert torch.equal(run(pipe, "pixart"), first)
     with pytest.raises(IrreversibleError, match="cannot be undone"):
@@ -247,9 +258,12 @@ def test_weights_in_few_bits_are_saved_and_come_back(tmp_path) -> None:
         denoiser_of(pipe).transformer_blocks[0].attn1.to_q.weight.zero_()
     with accelerated(pipe, read):
         assert torch.equal(run(pipe, "pixart"), drawn)
-    wrong = {name: tensor[:1] if name.endswith("attn1.to_q.values") else tensor for name, tensor in stored.items()}
-    with pytest.raises(ConfigError, match="takes"):
-        accelerate_pipeline(pipe, [QuantizeConfig(bits="w4a8", stored=wrong)])
+    for what in ("values", "multiplier", "zero"):
+        wrong = {name: each[:1] if name.endswith(f"attn1.to_q.{what}") else each for name, each in stored.items()}
+        with pytest.raises(ConfigError, match="takes"):
+            accelerate_pipeline(pipe, [QuantizeConfig(bits="w4a8", stored=wrong)])
+    with pytest.raises(ConfigError, match=r"stored as its multiplier is .* and w4a8-g16 of this layer"):
+        accelerate_pipeline(pipe, [QuantizeConfig(bits="w4a8-g16", modulation="plain", stored=stored)])
 
 
 def test_with_what_it_goes_together() -> None:
