@@ -58,6 +58,7 @@ def content_scores(
     fits: Mapping[Place, LayerFit],
     *,
     known: Mapping[Place, float] | None = None,
+    keep: Callable[[Mapping[Place, float]], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[Place, float]:
     """How far pictures are from the plain ones with one layer in few bits, for content and motion.
@@ -67,6 +68,7 @@ def content_scores(
         layers: By name in plans.
         fits: Each layer in each width.
         known: What was measured before, which is not measured again.
+        keep: Given all that is measured so far, after each.
         on_progress: Called with how many of how many are done.
 
     Returns:
@@ -85,6 +87,8 @@ def content_scores(
             finally:
                 layer.parent._modules[layer.name] = layer.layer
             found[place] = _distance(drawn, plain, group_of(place[0]))
+            if keep is not None:
+                keep(found)
         if on_progress is not None:
             on_progress(number + 1, len(wanted))
     return found

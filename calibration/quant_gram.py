@@ -29,6 +29,7 @@ from dit_accel.session.session import session_of
 
 BY = "calibration"
 SKETCH = 4096  # numbers that an error is kept as
+KEPT_EVERY = 16  # rounded layers, until all errors are written
 CALLS = 8  # that errors are measured in, spread over the run
 _EVERYTHING = StaticCacheConfig(schedule=GeneratorSpec("every_n", n=1), invariants=False)
 
@@ -116,6 +117,8 @@ def gram_matrix(
     fits: Mapping[Place, LayerFit],
     *,
     sketch: int = SKETCH,
+    known: Mapping[Place, Tensor] | None = None,
+    keep: Callable[[Mapping[Place, Tensor]], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Gram:
     """Round each layer alone, in each width, and see what becomes of the output.
@@ -126,11 +129,17 @@ def gram_matrix(
         layers: By name in plans.
         fits: Each layer in each width.
         sketch: Numbers that an error is kept as; the products of what is kept are right on average.
+        known: Errors [calls, sketch] that were measured before, which are not measured again.
+        keep: Given all errors that are measured so far, now and then.
         on_progress: Called with how many of how many are done.
     """
     ways = Ways(INTEGERS)
-    errors = torch.zeros(len(fits), len(calls), sketch)
-    for number, ((name, _), fit) in enumerate(fits.items()):
+    errors = {place: each for place, each in (known or {}).items() if each.shape == (len(calls), sketch)}
+    for number, (row, fit) in enumerate(fits.items()):
+        name = row[0]
+        if row in errors:
+            continue
+        own = torch.zeros(len(calls), sketch)
         found = layers[name]
         rounded = layer_of(found, fit, ways)
         found.parent._modules[found.name] = rounded
@@ -140,12 +149,15 @@ def gram_matrix(
                     continue
                 with torch.no_grad():
                     output = flat(denoisers[call.denoiser](*call.args, **call.kwargs))
-                errors[number, place] = sketched((output - call.output) / call.output.norm().clamp_min(1e-30), sketch)
+                own[place] = sketched((output - call.output) / call.output.norm().clamp_min(1e-30), sketch)
         finally:
             found.parent._modules[found.name] = found.layer
+        errors[row] = own
+        if keep is not None and (number + 1) % KEPT_EVERY == 0:
+            keep(errors)
         if on_progress is not None:
             on_progress(number + 1, len(fits))
-    flat_errors = errors.flatten(1).double()
+    flat_errors = torch.stack([errors[place] for place in fits]).flatten(1).double()
     return Gram(places=tuple(fits), products=flat_errors @ flat_errors.mT / len(calls))
 
 

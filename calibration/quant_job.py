@@ -16,6 +16,7 @@ from dit_accel.passes.quantize.scheme import QuantScheme
 from dit_accel.passes.quantize.weights import QuantWeight
 
 CLAIM, FITS, GRAM, CONTENT, JUDGED = "quantise.json", "fits", "gram", "content.json", "judged.json"
+ERRORS = "errors.safetensors"  # what a matrix is made of, until it is
 WHAT = "an unfinished search for a quantisation plan"
 
 
@@ -40,12 +41,11 @@ class QuantJob:
         found: dict[Place, LayerFit] = {}
         tensors = _read(self.folder / f"{FITS}.safetensors")
         for key, said in listed.items():
-            layer, _, width = key.partition(" ")
             own = {name.rpartition(".")[2]: each for name, each in tensors.items() if name.rpartition(".")[0] == key}
             if "values" not in own:
                 return {}  # written in part: made anew
             scheme = QuantScheme.parse(said["scheme"])
-            found[layer, width] = LayerFit(
+            found[_place(key)] = LayerFit(
                 scheme=scheme,
                 alpha=said["alpha"],
                 weight=QuantWeight(
@@ -92,6 +92,16 @@ class QuantJob:
         _write(self.folder / f"{GRAM}.safetensors", {"products": gram.products})
         write_json(self.folder / f"{GRAM}.json", {"places": [list(place) for place in gram.places]})
 
+        (self.folder / ERRORS).unlink(missing_ok=True)
+
+    def errors(self) -> dict[Place, torch.Tensor]:
+        """Errors of the output, of the layers that were rounded before the search was stopped."""
+        return {_place(key): each for key, each in _read(self.folder / ERRORS).items()}
+
+    def keep_errors(self, errors: Mapping[Place, torch.Tensor]) -> None:
+        """Write them."""
+        _write(self.folder / ERRORS, {f"{layer} {width}": each for (layer, width), each in errors.items()})
+
     def content(self) -> dict[Place, float]:
         """Distances of pictures with single layers in few bits."""
         listed = read_json(self.folder / CONTENT) or {}
@@ -118,6 +128,11 @@ def key_of(layers: Mapping[str, str]) -> str:
     from dit_accel.plan.fingerprint import digest
 
     return digest(json.loads(json.dumps(dict(layers))))[:16]
+
+
+def _place(key: str) -> Place:
+    layer, _, width = key.partition(" ")
+    return layer, width
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

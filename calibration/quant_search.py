@@ -1,7 +1,7 @@
 """The stages of a search for a quantisation plan: record and fit, see how errors add up, choose, judge."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -9,6 +9,7 @@ from torch import nn
 
 from dit_accel.api import accelerated
 from dit_accel.calibration.quant_allocate import Budget, Option, allocate
+from dit_accel.calibration.quant_bytes import bytes_of_exact, bytes_of_fit, bytes_saved_apart
 from dit_accel.calibration.quant_decoupled import content_scores, decoupled
 from dit_accel.calibration.quant_fit import LayerFit, fit_layer
 from dit_accel.calibration.quant_gram import CALLS, Gram, Place, gram_matrix, keep_calls
@@ -35,8 +36,7 @@ NUM_IMAGES, NUM_VIDEOS = 64, 12
 CHECKED_FRAC = 0.25  # of these, that rounded layers are judged by and not fitted to
 JUDGED = 8  # others, that choices are judged on
 SEED = 60_000  # of the first prompt; certificates count from 0, trajectories from 50 000
-TOLERANCE = 0.01  # of the memory as it was, to which a budget is searched
-
+KEPT_EVERY = 16  # layers that are fitted, until all of them are written
 CONTENT_PROMPTS = 2  # that single layers are drawn with
 
 How = Literal["gram", "diagonal", "decoupled"]
@@ -139,8 +139,9 @@ class Search:
                 for width in widths:
                     self.fits[name, str(width)] = fit_layer(layer, record, width)
                 done += 1
+                if done % KEPT_EVERY == 0 or name == names[-1]:
+                    self.job.keep_fits(self.fits)
                 self.tell("fit", done, len(self.layers))
-            self.job.keep_fits(self.fits)
 
     def measure_gram(self) -> None:
         self.gram = self.job.gram()
@@ -152,6 +153,8 @@ class Search:
             calls,
             self.layers,
             self.fits,
+            known=self.job.errors(),
+            keep=self.job.keep_errors,
             on_progress=lambda done, total: self.tell("gram", done, total),
         )
         self.job.keep_gram(self.gram)
@@ -170,8 +173,14 @@ class Search:
         """Every layer in every width."""
         found = []
         for name, layer in self.layers.items():
+            assert isinstance(layer.layer, nn.Linear)
             found += [
-                Option(layer=name, scheme=width, nbytes=fit.weight.nbytes, seconds=self.times.get((name, width), 0.0))
+                Option(
+                    layer=name,
+                    scheme=width,
+                    nbytes=bytes_of_fit(fit, layer.layer),
+                    seconds=self.times.get((name, width), 0.0),
+                )
                 for (own, width), fit in self.fits.items()
                 if own == name
             ]
@@ -186,18 +195,17 @@ class Search:
     @property
     def bytes_apart(self) -> float:
         """Of what no budget is about: embedders, norms, biases; modulation and convolutions in their own widths."""
-        apart = self.bytes_before - sum(found.layer.weight.nbytes for found in self.layers.values())
-        for target in self.targets:
-            for found, scheme in chosen_layers(target, self.base):
-                if full_name(target.name, found.path) not in self.layers:
-                    weight = found.layer.weight
-                    apart += int(weight.numel() * scheme.weight_bits() / 8) + 4 * len(weight) - weight.nbytes
-        return float(apart)
+        inside = sum(found.layer.weight.nbytes for found in self.layers.values())
+        return self.bytes_before - inside - bytes_saved_apart(self.targets, self.layers, self.base)
 
-    def memory(self, chosen: dict[str, str]) -> float:
-        """Share of the denoisers' bytes that remains."""
+    def share(self, chosen: dict[str, str]) -> float:
+        """Share of the denoisers' bytes that a choice takes."""
         taken = {(option.layer, option.scheme): option.nbytes for option in self.options()}
         return (self.bytes_apart + sum(taken[place] for place in chosen.items())) / self.bytes_before
+
+    def memory(self, chosen: dict[str, str]) -> float:
+        """:meth:`share`, with the weights as they were where exact steps compute with them."""
+        return self.share(chosen) + bytes_of_exact(self.targets, self.named(chosen)) / self.bytes_before
 
     def within(self, memory: float) -> dict[str, str]:
         """The choice for a budget."""
@@ -211,63 +219,28 @@ class Search:
 
     def content(self) -> dict[Place, float]:
         """How far pictures are from the plain ones with single layers in few bits."""
-        scores = content_scores(
+        return content_scores(
             lambda: self.draw(self.recorded[:CONTENT_PROMPTS]),
             self.layers,
             self.fits,
             known=self.job.content(),
+            keep=self.job.keep_content,
             on_progress=lambda done, total: self.tell("content", done, total),
         )
-        self.job.keep_content(scores)
-        return scores
 
-    def choose(self, memory: float | None, max_lpips: float | None) -> dict[str, str]:
-        """The choice within the budget; with a distance the smallest one that keeps it, from the budget up."""
-        options = self.options()
-        least_bytes = {name: min(o.nbytes for o in options if o.layer == name) for name in self.layers}
-        least = (self.bytes_apart + sum(least_bytes.values())) / self.bytes_before
-        low = memory if memory is not None else least if max_lpips is not None else 1.0
-        if memory is not None and memory < least:
-            raise ConfigError(
-                f"{memory:.0%} of the memory is less than {self.base.bits} can do: {least:.1%} is the least"
-            )
-        chosen = self.within(low)
-        if max_lpips is None or self.distance(chosen) <= max_lpips:
-            return chosen
-        high = 1.0
-        best = dict.fromkeys(self.layers, PLAIN)
-        while high - low > TOLERANCE:
-            middle = (low + high) / 2
-            tried = self.within(middle)
-            if self.distance(tried) <= max_lpips:
-                high, best = min(middle, self.memory(tried)), tried
-            else:
-                low = middle
-        if memory is not None and high > memory + TOLERANCE:
-            raise ConfigError(
-                f"within {memory:.0%} of the memory the distance is {self.distance(chosen):.4f}, more than "
-                f"{max_lpips:g}; {high:.1%} of the memory keeps it. Allow either"
-            )
-        return best
+    def named(self, chosen: dict[str, str]) -> QuantizeConfig:
+        """The pass of a choice, without what is stored of its layers."""
+        fits = {name: self.fits.get((name, width)) for name, width in chosen.items()}
+        layers = {name: PLAIN if fit is None else str(fit.scheme) for name, fit in fits.items()}
+        return replace(self.base, modulation=self.base.modulation_scheme, layers=layers)
 
     def config(self, chosen: dict[str, str]) -> QuantizeConfig:
         """The pass of a choice, with its weights."""
         stored: dict[str, torch.Tensor] = {}
-        layers = {}
         for name, width in chosen.items():
             fit = self.fits.get((name, width))
-            layers[name] = PLAIN if fit is None else str(fit.scheme)
             stored |= {} if fit is None else fit.needed(name, self.layers[name].layer.weight)
-        return QuantizeConfig(
-            bits=self.base.bits,
-            convs=self.base.convs,
-            modulation=self.base.modulation_scheme,
-            layers=layers,
-            backend=self.base.backend,
-            exact_first=self.base.exact_first,
-            exact_last=self.base.exact_last,
-            stored=stored,
-        )
+        return replace(self.named(chosen), stored=stored)
 
     def distance(self, chosen: dict[str, str]) -> float:
         scores = self.judge(chosen)
@@ -280,7 +253,7 @@ class Search:
         if key not in judged:
             if self.plain is None:
                 self.plain = self.draw(self.others)
-            if all(width == PLAIN for width in chosen.values()):
+            if not any(chosen_layers(target, self.named(chosen)) for target in self.targets):
                 drawn = self.plain
             else:
                 with accelerated(self.pipe, [self.config(chosen)]):

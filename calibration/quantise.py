@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from dit_accel.api import is_accelerated
+from dit_accel.calibration.quant_choose import choose
 from dit_accel.calibration.quant_fit import LayerFit
 from dit_accel.calibration.quant_gram import Gram, Place
 from dit_accel.calibration.quant_job import QuantJob
@@ -79,7 +80,8 @@ def quantise(
         bits: The lowest width that a layer inside of a block gets.
         convs: Scheme of the convolutions inside of blocks.
         modulation: Scheme of the layers that see the timestep alone; ``"auto"``: weights of as many bits.
-        memory: Bytes of the denoisers' weights that remain, as a share of what they are as loaded.
+        memory: Bytes of the denoisers' weights that remain, as a share of what they are as loaded; not with exact
+            steps, for which both are in memory.
         max_lpips: Largest mean perceptual distance to the plain run (LPIPS, else ST-LPIPS) on the judged prompts.
         latency: Seconds of the layers inside of blocks, as a share of what they take in full on this machine.
         how: See :data:`~dit_accel.calibration.quant_search.How`.
@@ -102,6 +104,8 @@ def quantise(
         raise ConfigError(f"'how' must be one of {', '.join(get_args(How))}, got {how!r}")
     if memory is not None and not 0 < memory <= 1:
         raise ConfigError(f"'memory' is the share of the weights' bytes that remains, in (0, 1]; got {memory!r}")
+    if memory is not None and exact_first + exact_last:
+        raise ConfigError("exact steps keep the weights as they were in memory, so that 'memory' cannot be kept")
     if latency is not None and (not latency > 0 or how == "decoupled"):
         raise ConfigError(f"'latency' is a share above 0, and not for 'decoupled'; got {latency!r}")
     if max_lpips is not None and not available_perceptual():
@@ -129,7 +133,7 @@ def quantise(
     if mixed:
         search.measure_gram()
         search.measure_times()
-        chosen = search.choose(memory, max_lpips)
+        chosen = choose(search, memory, max_lpips)
     else:
         chosen = dict.fromkeys(search.layers, bits)
     config = search.config(chosen)

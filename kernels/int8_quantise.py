@@ -2,7 +2,9 @@
 
 The truth is :func:`dit_accel.kernels.int8_truth.quantise_rows`, integer for integer: the peak and the division are the
 same IEEE operations, and halves are rounded to even by adding and subtracting 1.5 * 2^23, which needs no library and
-which no compiler may take away without leave to reorder sums. A rotated row is a sum of products, whose order a GPU
+which no compiler may take away without leave to reorder sums. Nor may it fuse product and sum, which would round once
+where the truth rounds twice: both kernels are started without that leave. A maximum passes over NaN on a GPU, so that
+a row with one is asked for it, and has the scale NaN. A rotated row is a sum of products, whose order a GPU
 chooses, so that there an integer may differ by one where the exact value lies between two.
 """
 
@@ -52,7 +54,8 @@ def quantise_kernel(
     whole = (turned + _TO_INTEGER) - _TO_INTEGER
     whole = tl.minimum(tl.maximum(whole, -top), top)
     tl.store(values_ptr + row * num_columns + columns, whole.to(tl.int8), mask=inside)
-    tl.store(scale_ptr + row, tl.div_rn(peak, top))
+    is_bad = tl.max((x != x).to(tl.int32), 0) > 0
+    tl.store(scale_ptr + row, tl.where(is_bad, float("nan"), tl.div_rn(peak, top)))
 
 
 def quantise_rows_triton(
@@ -92,5 +95,6 @@ def quantise_rows_triton(
         BLOCK=block,
         HAS_SMOOTH=inverse_smooth is not None,
         num_warps=4 if width <= 2048 else 8,
+        enable_fp_fusion=False,
     )
     return values, scale

@@ -19,12 +19,14 @@ class Target:
         denoiser: The module itself, without compile or adapter wrappers.
         family: Registered or discovered facts about it.
         layout: Its sites.
+        beside: Names of the other denoisers of its pipeline.
     """
 
     name: str
     denoiser: nn.Module
     family: Family
     layout: Layout
+    beside: tuple[str, ...] = ()
 
 
 def find_targets(pipe: Any) -> tuple[Target, ...]:
@@ -34,7 +36,9 @@ def find_targets(pipe: Any) -> tuple[Target, ...]:
         UnsupportedModelError: There is none, or it is of no kind that we understand.
     """
     targets = []
-    for name, module in find_denoisers(pipe):
+    found = find_denoisers(pipe)
+    for name, module in found:
         family = resolve_family(module)
-        targets.append(Target(name=name, denoiser=module, family=family, layout=family.bind(module)))
+        beside = tuple(other for other, _ in found if other != name)
+        targets.append(Target(name=name, denoiser=module, family=family, layout=family.bind(module), beside=beside))
     return tuple(targets)

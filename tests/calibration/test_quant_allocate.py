@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from dit_accel.calibration import quant_gram
 from dit_accel.calibration.quant_allocate import Budget, Option, allocate
 from dit_accel.calibration.quant_fit import fit_layer
 from dit_accel.calibration.quant_gram import Gram, KeptCall, gram_matrix, sketched
@@ -129,7 +130,7 @@ class _Two(nn.Module):
         return self.b(self.a(x))
 
 
-def test_the_matrix_foretells_the_error_of_both_together() -> None:
+def test_the_matrix_foretells_the_error_of_both_together(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = _Two(), torch.randn(50, 64, generator=torch.Generator().manual_seed(1))
     layers = {f"m.{name}": Found(name, model, name, getattr(model, name), "block") for name in "ab"}
     fits = {}
@@ -142,6 +143,13 @@ def test_the_matrix_foretells_the_error_of_both_together() -> None:
     call = KeptCall(denoiser="m", args=(x,), kwargs={}, output=output)
     gram = gram_matrix({"m": model}, [call], layers, fits)
     assert type(model.a) is nn.Linear and type(model.b) is nn.Linear
+    monkeypatch.setattr(quant_gram, "KEPT_EVERY", 1)
+    kept: list[dict[tuple[str, str], torch.Tensor]] = []
+    gram_matrix({"m": model}, [call], layers, fits, keep=lambda errors: kept.append(dict(errors)))
+    assert [len(each) for each in kept] == [1, 2]
+    assert torch.equal(gram_matrix({"m": model}, [call], layers, fits, known=kept[0]).products, gram.products)
+    nothing = {place: torch.zeros_like(error) for place, error in kept[1].items()}
+    assert not gram_matrix({"m": model}, [call], layers, fits, known=nothing).products.any()  # is not measured again
     both = gram.loss(dict.fromkeys(layers, "w4a8"))
     from dit_accel.calibration.quant_gram import layer_of
     from dit_accel.passes.quantize.ways import Ways

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dit_accel import AccelerationPlan, QuantizeConfig, TrajectoryConfig
-from dit_accel.calibration import quant_joint, quant_search
+from dit_accel.calibration import quant_choose, quant_joint, quant_search
 
 QUICK = ("--steps", "2", "--num-prompts", "2")
 
@@ -60,6 +60,24 @@ def test_a_budget_is_kept_and_the_search_goes_on(
     assert other.exit_code == 2 and "quantisation plan" in other.output
 
 
+def test_what_is_fitted_is_kept_before_the_stage_is_done(
+    run: Any, tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, fit_layer = [], quant_search.fit_layer
+
+    def stop(*args: Any, **more: Any) -> Any:
+        asked.append(args)
+        if len(asked) == 6:
+            raise KeyboardInterrupt
+        return fit_layer(*args, **more)
+
+    monkeypatch.setattr(quant_search, "KEPT_EVERY", 2)
+    monkeypatch.setattr(quant_search, "fit_layer", stop)
+    assert quantize(run, tiny_folder, tmp_path / "q", "--bits", "w8a8").exit_code == 130
+    kept = json.loads((tmp_path / "q" / "progress" / "fits.json").read_text(encoding="utf-8"))
+    assert len(kept) == 4
+
+
 def test_a_trajectory_is_fitted_on_the_quantised_model(
     run: Any, tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +118,7 @@ def test_the_distance_that_was_asked_for_is_kept(
     run: Any, tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("scipy")
-    monkeypatch.setattr(quant_search, "TOLERANCE", 0.002)  # of so small a model a hundredth is many layers
+    monkeypatch.setattr(quant_choose, "TOLERANCE", 0.002)  # of so small a model a hundredth is many layers
     from dit_accel.evaluation.metrics.perceptual import available_perceptual
 
     if not available_perceptual():

@@ -1,5 +1,7 @@
 """Products of small integers: the truth against whole numbers, and the Triton kernels against the truth."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -111,6 +113,50 @@ def test_halves_go_to_the_even_integer_in_the_kernel_too() -> None:
     x = torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, 126.5]])
     assert quantise_rows(x)[0].tolist() == [[127, 0, 2, 2, 0, -2, 126]]
     assert quantise_rows_triton(x.to(DEVICE))[0].tolist() == [[127, 0, 2, 2, 0, -2, 126]]
+
+
+@pytest.mark.parametrize("block", [1, 16])
+def test_a_row_with_a_nan_has_the_scale_nan_in_the_kernel_too(block: int) -> None:
+    x = drawn(4, 48)
+    x[1, 7] = x[3, 40] = float("nan")
+    steps = quantise_rows_triton(x.to(DEVICE), block=block)[1].cpu()
+    assert steps.flatten().isnan().tolist() == [False, True, False, True]
+    weight, scale = whole(5, 48), torch.ones(5)
+    args = (weight, scale, None, None, None, 0, None, block, 8)
+    moved = [each.to(DEVICE) if isinstance(each, torch.Tensor) else each for each in args]
+    assert int8_linear(x.to(DEVICE), *moved, True).isnan().any(1).tolist() == [False, True, False, True]
+
+
+def test_no_product_is_fused_with_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the interpreter numbers are the same either way, so that what the kernels are started with is asked."""
+    from dit_accel.kernels import int8_gemm as gemm
+    from dit_accel.kernels import int8_quantise as quantise
+
+    started = []
+
+    class Kernel:
+        def __getitem__(self, grid: object) -> Callable[..., None]:
+            return lambda *args, **options: started.append(options["enable_fp_fusion"])
+
+    monkeypatch.setattr(gemm, "gemm_kernel", Kernel())
+    monkeypatch.setattr(quantise, "quantise_kernel", Kernel())
+    int8_linear(drawn(4, 48), whole(5, 48), torch.ones(5), None, None, None, 0, None, 1, 8, True)
+    assert started == [False, False]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a CUDA device: there products and sums may be fused")
+def test_millions_of_integers_are_those_of_the_truth() -> None:
+    x = drawn(4096, 3072).to(DEVICE)
+    smooth = (drawn(3072, seed=1).abs() + 0.1).to(DEVICE)
+    values, steps = quantise_rows(x * smooth)
+    found, found_steps = quantise_rows_triton(x, inverse_smooth=smooth)
+    assert torch.equal(found, values) and torch.equal(found_steps, steps)
+    weight, scale, bias = (
+        each.to(DEVICE) for each in (whole(512, 3072), drawn(512, seed=2).abs(), drawn(512, seed=3))
+    )
+    wanted = rescale(int_matmul(values, weight), steps, scale, bias)
+    assert torch.equal(int8_gemm(values, weight, steps, scale, bias), wanted)
 
 
 def test_rotated_rows_differ_by_the_order_of_a_sum_at_most() -> None:

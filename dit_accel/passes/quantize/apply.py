@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from dit_accel.families.targets import Target
 from dit_accel.passes.base import Pass, register_pass
-from dit_accel.passes.quantize.choice import chosen_layers, full_name, unmatched
+from dit_accel.passes.quantize.choice import chosen_layers, unmatched
 from dit_accel.passes.quantize.config import NAME, WEIGHT, QuantizeConfig
 from dit_accel.passes.quantize.conv import why_not
 from dit_accel.passes.quantize.replaced import Quantised
-from dit_accel.passes.quantize.roles import is_plain, layers_of
+from dit_accel.passes.quantize.roles import is_plain
 from dit_accel.runtime.call import Effect
 from dit_accel.runtime.denoiser import DenoiserRuntime
 
@@ -55,35 +55,24 @@ def effect_of_quantize(runtime: DenoiserRuntime, config: QuantizeConfig) -> Effe
     steps = runtime.stats.num_steps if runtime.stats.calls else USUAL_STEPS
     percent = {width: 100 * share for width, share in quantised.shares(steps).items()}
     shares = ", ".join(f"{share:.3g}% {width}" for width, share in percent.items())
+    kept = "; those as they were are kept beside them" if quantised.keeps_beside else ""
     before = quantised.bytes_before
-    planned = max(0.0, 1 - planned_bytes(quantised) / before)
+    planned = max(0.0, 1 - quantised.bytes_planned / before)
     actual = max(0.0, 1 - quantised.bytes_now() / before)
     return Effect(
-        what=f"weight bytes saved (products: {shares})",
+        what=f"weight bytes saved (products: {shares}{kept})",
         planned_frac=planned,
         actual_frac=actual if runtime.stats.calls else None,
         total=before,
     )
 
 
-def planned_bytes(quantised: Quantised) -> float:
-    """What the widths of a plan come to, by arithmetic: without the scales."""
-    before: float = quantised.bytes_before
-    for layer in {id(each): each for each in quantised.layers.values()}.values():
-        numbers = layer.in_features * layer.out_features
-        size = layer.original.weight.element_size() if layer.original is not None else 0
-        before += numbers * layer.scheme.weight_bits() / 8
-        before -= 0 if quantised.config.has_exact_steps else numbers * size
-    return before
-
-
 def _obstacles(target: Target, config: QuantizeConfig) -> list[str]:
     chosen = chosen_layers(target, config)
     if not chosen:
         return ["no layer of it is to be quantised"]
-    names = [full_name(target.name, layer.path) for layer in layers_of(target)]
-    lost = unmatched(config, names)
-    if lost is not None and not _of_another(lost, target, config):
+    lost = unmatched(config, target)
+    if lost is not None:
         return [lost]
     found = []
     strange = [layer.path for layer, _ in chosen if not is_plain(layer.layer)]
@@ -104,12 +93,6 @@ def _obstacles(target: Target, config: QuantizeConfig) -> list[str]:
             "times slower on CPUs without AMX; set it to False"
         )
     return found
-
-
-def _of_another(lost: str, target: Target, config: QuantizeConfig) -> bool:
-    """Whether what has no match here is of a second denoiser, whose names begin otherwise."""
-    named = {pattern.partition(".")[0] for pattern in (*config.layers, *config.stored)}
-    return bool(named - {target.name}) and not any(c in name for name in named for c in "*?[")
 
 
 def _freezing() -> bool:

@@ -1,6 +1,5 @@
 """Which scheme each layer of a denoiser gets under a plan."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -37,7 +36,7 @@ def scheme_for(layer: Found, denoiser: str, config: QuantizeConfig) -> QuantSche
     if layer.role == "edge":
         return None
     if isinstance(layer.layer, nn.Conv2d):
-        return scheme_of(config.convs) if why_not(layer.layer) is None else None
+        return scheme_of(config.conv_scheme) if why_not(layer.layer) is None else None
     return scheme_of(config.modulation_scheme if layer.role == "modulation" else config.bits)
 
 
@@ -52,15 +51,16 @@ def whole(name: str) -> str:
     return head if part in PARTS else name
 
 
-def unmatched(config: QuantizeConfig, names: Iterable[str]) -> str | None:
-    """What a plan says of layers that are not there, in words."""
-    known = list(names)
-    own = tuple(f"{component}." for component in config.components)
+def unmatched(config: QuantizeConfig, target: Target) -> str | None:
+    """What a plan says of layers that are not there, in words; what another denoiser is told is for that one."""
+    known = [full_name(target.name, layer.path) for layer in layers_of(target)]
     for pattern in config.layers:
-        if pattern not in known and not any(fnmatchcase(name, pattern) for name in known):
+        matches = pattern in known or any(fnmatchcase(name, pattern) for name in known)
+        if not matches and pattern.partition(".")[0] not in target.beside:
             return f"no layer matches '{pattern}'.{did_you_mean(pattern, known)}"
     stored = {whole(name.rpartition(".")[0]) for name in config.stored}
-    missing = sorted(name for name in stored.difference(known) if not name.startswith(own or ("\0",)))
+    elsewhere = tuple(f"{part}." for part in (*config.components, *target.beside))
+    missing = sorted(name for name in stored.difference(known) if not name.startswith(elsewhere))
     return f"something is stored of a layer '{missing[0]}' that it does not have" if missing else None
 
 

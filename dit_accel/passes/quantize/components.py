@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dit_accel.errors import ConfigError, did_you_mean
+from dit_accel.passes.quantize.conv import why_not
 from dit_accel.passes.quantize.layer import QuantLinear
 from dit_accel.passes.quantize.roles import Found, is_plain, plain_layers
 
@@ -38,13 +39,17 @@ def component_of(pipe: Any, path: str) -> nn.Module:
 
 
 def layers_of_component(pipe: Any, path: str) -> Iterator[tuple[str, Found]]:
-    """The linear layers and convolutions inside of its blocks, by name in plans; those quantised already left out.
+    """The linear layers and convolutions inside of its blocks, by name in plans.
+
+    Those quantised already are left out, and convolutions that cannot be.
 
     Raises:
         ConfigError: One is offloaded or quantised by others.
     """
     for found in plain_layers(component_of(pipe, path)):
         if not any(part.isdigit() for part in found.path.split(".")):
+            continue
+        if isinstance(found.layer, nn.Conv2d) and why_not(found.layer) is not None:
             continue
         if not is_plain(found.layer):
             raise ConfigError(

@@ -28,7 +28,8 @@ class QuantizeConfig(PassConfig):
 
     Args:
         bits: Scheme of the layers inside of blocks: ``"w8a8"``, ``"w4a8"``, ``"fp8"``, ...; see
-            :class:`~dit_accel.passes.quantize.scheme.QuantScheme`.
+            :class:`~dit_accel.passes.quantize.scheme.QuantScheme`. ``"plain"``: only what ``layers`` name, and what
+            modulates if ``modulation`` says so, is quantised.
         convs: Scheme of the convolutions inside of blocks, those of UNets.
         modulation: Scheme of the layers that see the timestep alone, whose weights take memory and no time;
             ``"plain"``: they stay as they are, ``"auto"``: weights of as many bits as those of ``bits``.
@@ -43,8 +44,8 @@ class QuantizeConfig(PassConfig):
         exact_first: So many steps at the start of a run are computed with the weights as they were; both are then in
             memory.
         exact_last: So many steps at the end.
-        originals: ``"keep"``: weights as they were go to the main memory, and it can be undone. ``"drop"``: they are
-            let go at the first run, and undoing is refused.
+        originals: ``"keep"``: weights as they were go to the main memory, and it can be undone; a model that lies
+            there itself takes more than before. ``"drop"``: they are let go at the first run, and undoing is refused.
         stored: What was found for single layers, by ``<layer>.<what>``: ``inverse_smooth`` fp32 [K], ``left`` and
             ``right`` fp32 [n1, n1] and [n2, n2] of a learned transform, ``act_scale`` fp32 [bins], ``gain`` and
             ``bias`` [N]; and weights in few bits, ``values``, ``scale``, ``multiplier``, ``zero``.
@@ -103,7 +104,14 @@ class QuantizeConfig(PassConfig):
         """Scheme of the layers that see the timestep alone."""
         if self.modulation != AUTO:
             return self.modulation
+        if self.bits == PLAIN:
+            return PLAIN
         return "w4a16" if self.bits.startswith("w4") else "w8a16"
+
+    @property
+    def conv_scheme(self) -> str:
+        """Scheme of convolutions that nobody names."""
+        return PLAIN if self.bits == PLAIN else self.convs
 
     @property
     def has_exact_steps(self) -> bool:

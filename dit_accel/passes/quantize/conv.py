@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+WINDOWS_BYTES = 2**28  # of windows at a time; more of them are no quicker than the convolution itself
 PARTS = ("stream", "skip")  # of a convolution that is given both; part of the names in plans
 
 
@@ -44,12 +45,28 @@ class QuantConv2d(QuantLinear):
         return self.on_rows(x)
 
     def on_rows(self, x: Tensor) -> Tensor:
-        """By windows."""
-        windows = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)  # type: ignore[arg-type]
+        """By windows, those of some rows of the output at a time; of all where they share a scale."""
+        height, width = self._size(x.shape[2], 0), self._size(x.shape[3], 1)
+        nbytes = self._bytes_of_windows(x)
+        if nbytes <= WINDOWS_BYTES or self.scheme.granularity == "tensor":
+            return self._on_windows(x, width, self.padding)
+        rows = max(1, height * WINDOWS_BYTES // nbytes)
+        down, across = (int(each) for each in self.padding)
+        padded = F.pad(x, (across, across, down, down))
+        reach, stride = self.dilation[0] * (self.kernel_size[0] - 1) + 1, self.stride[0]
+        bands = [(first, min(first + rows, height) - 1) for first in range(0, height, rows)]
+        parts = [padded[:, :, first * stride : last * stride + reach] for first, last in bands]
+        return torch.cat([self._on_windows(part, width, (0, 0)) for part in parts], 2)
+
+    def _on_windows(self, x: Tensor, width: int, padding: str | tuple[int, ...]) -> Tensor:
+        windows = F.unfold(x, self.kernel_size, self.dilation, padding, self.stride)  # type: ignore[arg-type]
         rows = windows.mT.reshape(-1, self.in_features)
         out = self.way(self, rows).to(x.dtype).view(len(x), -1, self.out_features).mT
-        height = self._size(x.shape[2], 0)
-        return out.reshape(len(x), self.out_features, height, -1)
+        return out.reshape(len(x), self.out_features, -1, width)
+
+    def _bytes_of_windows(self, x: Tensor) -> int:
+        places = self._size(x.shape[2], 0) * self._size(x.shape[3], 1)
+        return len(x) * places * self.in_features * x.element_size()
 
     def multiplied_out(self, x: Tensor) -> Tensor:
         """The convolution itself, which saves memory and no time."""
@@ -61,7 +78,7 @@ class QuantConv2d(QuantLinear):
         return (size + 2 * int(self.padding[axis]) - reach - 1) // self.stride[axis] + 1
 
     def _is_quick(self, x: Tensor, ways: Ways) -> bool:
-        if ways.policy == DEQUANTISE or self.scheme.a_bits == 16:
+        if ways.policy == DEQUANTISE or self.scheme.a_bits == 16 or self._bytes_of_windows(x) > WINDOWS_BYTES:
             return False
         shape = tuple(x.shape)
         if shape not in self.quick:
@@ -103,6 +120,7 @@ class SplitConv2d(nn.Module):
             return plain
         twin = SplitConv2d.__new__(SplitConv2d)
         nn.Module.__init__(twin)
+        memo[id(self)] = twin
         twin.stream, twin.skip = copy.deepcopy(self.stream, memo), copy.deepcopy(self.skip, memo)
         twin.at, twin.out_channels = self.at, self.out_channels
         return twin

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from dit_accel.kernels.hadamard import block_for, rotate_blocks
@@ -56,6 +57,7 @@ class QuantLinear(nn.Module):
 
     Attributes:
         named: The scheme as text.
+        moves_original: Whether ``original`` goes where this layer goes, for steps that compute with it.
         way: How it multiplies: from this layer and rows [M, K] to fp32 or the rows' dtype [M, N].
     """
 
@@ -106,6 +108,7 @@ class QuantLinear(nn.Module):
         self.way: Callable[[QuantLinear, Tensor], Tensor] = reference
         # Not a submodule: it is not moved, counted, saved or offloaded with this one.
         vars(self)["original"] = original if keep else None
+        self.moves_original = False
         self.train(original.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,11 +119,13 @@ class QuantLinear(nn.Module):
         return self.way(self, rows).to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def exactly(self, x: Tensor) -> Tensor:
-        """By the layer that it stands for, which comes along when the model is moved."""
+        """By the layer that it stands for; where only this one was brought to ``x``, with a copy for the call."""
         assert self.original is not None
-        if self.original.weight.device != x.device:
-            self.original.to(x.device)
-        out: Tensor = self.original(x)
+        if self.original.weight.device == x.device:
+            plain: Tensor = self.original(x)
+            return plain
+        brought = {name: each.to(x.device) for name, each in self.original.named_parameters()}
+        out: Tensor = functional_call(self.original, brought, (x,))
         return out
 
     def weight_as_kept(self) -> QuantWeight:
@@ -199,14 +204,23 @@ class QuantLinear(nn.Module):
             now = self._buffers[name]
             if now is not None and now.dtype != buffer.dtype:
                 self._buffers[name] = buffer.to(now.device)
+        if self.original is not None:
+            for parameter in self.own_parameters(self.original):
+                moved = fn(parameter.data if self.moves_original else parameter.data[:0])
+                if moved.device.type != "meta":
+                    parameter.data = moved if self.moves_original else parameter.data.to(moved.dtype)
         return self
+
+    def own_parameters(self, original: nn.Module) -> list[nn.Parameter]:
+        """What of the layer that it stands for is not in use here, as a shared bias is."""
+        return [each for each in original.parameters() if each is not self.bias]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         """A copy of an accelerated model is a plain one, as long as there is something to copy."""
         if self.original is not None:
             plain: nn.Module = copy.deepcopy(self.original, memo)
             return plain
-        twin = QuantLinear.__new__(QuantLinear)
+        twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         for name, value in vars(self).items():
             vars(twin)[name] = value if name in ("scheme", "way") else copy.deepcopy(value, memo)

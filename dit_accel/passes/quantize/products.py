@@ -57,7 +57,7 @@ def multiply_int_mm(a: Tensor, b: Tensor) -> Tensor:
 
 def multiply_fp32(a: Tensor, b: Tensor) -> Tensor:
     """Whole numbers in fp32, a piece of K at a time, so that no sum is rounded: for CPUs without units for int8."""
-    if torch.get_float32_matmul_precision() != "highest":  # the caller lets products of fp32 be rounded
+    if not _keeps_fp32():
         return int_matmul(a, b)
     found: Tensor | None = None
     for x, y in zip(a.split(PIECE, 1), b.split(PIECE, 1), strict=True):
@@ -65,6 +65,12 @@ def multiply_fp32(a: Tensor, b: Tensor) -> Tensor:
         found = part if found is None else found.add_(part)
     assert found is not None
     return found
+
+
+@torch.compiler.assume_constant_result  # a graph cannot ask, and is made anew when the answer changes
+def _keeps_fp32() -> bool:
+    """Whether products of fp32 are those of fp32; else the caller lets them be rounded."""
+    return bool(torch.get_float32_matmul_precision() == "highest")
 
 
 def multiply_triton(a: Tensor, b: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The quantised layers of one denoiser: made, put in place, and told where a run is."""
 
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ class Quantised:
         originals: What the layers stand for.
         layers: By name in plans.
         bytes_before: Of all weights and buffers of the denoiser, as it was.
+        bytes_planned: What the widths of the plan come to, by arithmetic: without the scales.
         rows: M of each layer in a usual call, by path; empty where no call could be made up.
     """
 
@@ -55,7 +57,10 @@ class Quantised:
         self.step, self.ways = Step(), Ways(config.backend)
         self.layers: dict[str, QuantLinear] = {}
         self.paths: dict[str, str] = {}
-        self.originals = Originals(ledger, "stay" if config.has_exact_steps else config.originals)
+        self.originals = Originals(ledger, config.originals)
+        # Registered first, so it is undone last: what the ledger itself could put back is back by then.
+        for model in (target.denoiser, *(component_of(pipe, path) for path in config.components)):
+            ledger.on_undo(partial(self.originals.put_back, model), by=NAME)
         joints = skip_channels(target.denoiser)
         made: dict[int, tuple[nn.Module, dict[str, QuantLinear]]] = {}
         for found, scheme in chosen_layers(target, config):
@@ -63,14 +68,17 @@ class Quantised:
             at = joints.get(found.path.removesuffix(".base_layer"))
             layer, parts = made.get(id(found.layer)) or self._made(name, found.layer, scheme, at)
             made[id(found.layer)] = layer, parts
-            self._place(found, layer, parts, ledger)
+            self._place(found, layer, parts, ledger, is_exact=config.has_exact_steps)
             self.paths |= dict.fromkeys(parts, found.path)
         self.components = [component_of(pipe, path) for path in self._with_components(pipe, ledger)]
+        self.bytes_planned = self._planned()
         self._time_ways()
 
-    def _place(self, found: Found, layer: nn.Module, parts: dict[str, QuantLinear], ledger: PatchLedger) -> None:
+    def _place(
+        self, found: Found, layer: nn.Module, parts: dict[str, QuantLinear], ledger: PatchLedger, *, is_exact: bool
+    ) -> None:
         ledger.set(found.parent, found.name, layer, by=NAME)
-        self.originals.take(found.layer, tuple(parts.values()))
+        self.originals.take(found.layer, layer, tuple(parts.values()), is_exact=is_exact)
         self.layers |= parts
 
     def _with_components(self, pipe: Any, ledger: PatchLedger) -> list[str]:
@@ -84,7 +92,7 @@ class Quantised:
                 assert scheme is not None
                 part = self._part(name, found.layer, found.layer.weight.detach().flatten(1), scheme, with_bias=True)
                 part.step = never
-                self._place(found, part, {name: part}, ledger)
+                self._place(found, part, {name: part}, ledger, is_exact=False)
                 if path not in done:
                     done.append(path)
                     self.bytes_before += size
@@ -160,12 +168,27 @@ class Quantised:
     def _time_ways(self) -> None:
         """Choose the way of every shape of a usual call now, not in the first run."""
         for name, layer in self.layers.items():
-            for device in {layer.values.device.type, "cuda" if torch.cuda.is_available() else "cpu"}:
-                self.ways.prepare(layer, torch.device(device))
+            own, most = layer.values.device, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            ready = self.ways.prepare(layer, [own] if own.type == most.type else [own, most])
             rows = self.rows.get(self.paths.get(name, ""))
-            if rows is not None and layer.values.device.type != "meta":
+            if rows is not None and own in ready and own.type != "meta":
                 dtype = next((p.dtype for p in self.denoiser.parameters()), torch.float32)
                 self.ways.choice(layer, torch.empty(rows, layer.in_features, dtype=dtype, device=layer.values.device))
+
+    def _planned(self) -> float:
+        planned: float = self.bytes_before
+        for layer in {id(each): each for each in self.layers.values()}.values():
+            numbers = layer.in_features * layer.out_features
+            planned += numbers * layer.scheme.weight_bits() / 8
+            if layer.original is not None and not self.config.has_exact_steps:
+                planned -= numbers * layer.original.weight.element_size()
+        return planned
+
+    @property
+    def keeps_beside(self) -> bool:
+        """Whether weights as they were are still in the memory that the quantised ones are in."""
+        pairs = [(layer.original, layer.values.device) for layer in self.layers.values()]
+        return any(original is not None and original.weight.device == device for original, device in pairs)
 
     def bytes_now(self) -> int:
         """Bytes of the denoiser now, with what exact steps hold on to."""
@@ -216,11 +239,19 @@ def stored_weight(name: str, matrix: Tensor, scheme: QuantScheme, config: Quanti
     wanted = (outputs, -(-size // 2) if scheme.w_bits == 4 else size)
     if tuple(values.shape) != wanted or tuple(scale.shape) != (outputs,):
         raise ConfigError(f"what is stored is {list(values.shape)}, and {scheme} of this layer takes {list(wanted)}")
+    multiplier, zero = config.of_layer(name, "multiplier"), config.of_layer(name, "zero")
+    steps = (outputs, -(-size // (scheme.group or size))) if scheme.w_bits == 4 else None
+    points = steps or (None if scheme.w_symmetric else (outputs,))
+    for what, tensor, shape in (("multiplier", multiplier, steps), ("zero", zero, points)):
+        if shape != (None if tensor is None else tuple(tensor.shape)):
+            given = "nothing" if tensor is None else list(tensor.shape)
+            takes = "none" if shape is None else list(shape)
+            raise ConfigError(f"what is stored as its {what} is {given}, and {scheme} of this layer takes {takes}")
     return QuantWeight(
         values=values,
         scale=scale,
-        multiplier=config.of_layer(name, "multiplier"),
-        zero=config.of_layer(name, "zero"),
+        multiplier=multiplier,
+        zero=zero,
         in_features=size,
         group=scheme.group or size,
     )

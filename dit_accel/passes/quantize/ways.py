@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,11 +89,26 @@ class Ways:
     def __call__(self, layer: QuantLinear, rows: Tensor) -> Tensor:
         return self.choice(layer, rows).way(layer, rows)
 
-    def prepare(self, layer: QuantLinear, device: torch.device) -> None:
-        """Look for the ways that a layer has on a device, outside of graphs."""
-        key = (layer.named, layer.in_features, layer.out_features, device.type)
-        if key not in self.usual:
-            self.usual[key] = candidates(layer, device, self.policy)[0]
+    def prepare(self, layer: QuantLinear, devices: Sequence[torch.device]) -> list[torch.device]:
+        """Look for the ways that a layer has where it is and may be moved to, outside of graphs.
+
+        Returns:
+            The devices on which there is one.
+
+        Raises:
+            ConfigError: There is none on any of them.
+        """
+        found, refused = [], []
+        for device in devices:
+            key = (layer.named, layer.in_features, layer.out_features, device.type)
+            try:
+                self.usual[key] = self.usual.get(key) or candidates(layer, device, self.policy)[0]
+                found.append(device)
+            except ConfigError as error:
+                refused.append(error)
+        if not found:
+            raise refused[0]
+        return found
 
     def choice(self, layer: QuantLinear, rows: Tensor) -> Choice:
         """The choice for these rows; outside of graphs it is timed where it was not yet."""

@@ -52,6 +52,18 @@ def test_adapters_stay_beside_the_quantised_weights() -> None:
     assert_same(snapshot(pipe), before)
 
 
+def test_adapters_that_are_unloaded_meanwhile_leave_nothing_of_ours() -> None:
+    from diffusers.utils import recurse_remove_peft_layers
+
+    plain, pipe = run(tiny_pipeline("pixart")), with_lora()
+    accelerate_pipeline(pipe, [INTEGERS])
+    recurse_remove_peft_layers(pipe.transformer)  # what unload_lora_weights does
+    assert isinstance(pipe.transformer.transformer_blocks[0].attn1.to_q, QuantLinear)
+    remove_acceleration(pipe)
+    assert not any(isinstance(module, QuantLinear) for module in pipe.transformer.modules())
+    assert torch.equal(run(pipe), plain)
+
+
 def test_what_is_fused_is_quantised_with_it() -> None:
     pipe = with_lora()
     styled = run(pipe)

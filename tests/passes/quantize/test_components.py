@@ -1,15 +1,18 @@
 """Text encoders and the VAE, which lie beside the denoiser."""
 
+import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from snapshot import assert_same, snapshot
+from torch import nn
 
-from dit_accel import QuantizeConfig, accelerate_pipeline, accelerated, remove_acceleration, summary
+from dit_accel import QuantizeConfig, accelerate_pipeline, accelerated, load_embedded, remove_acceleration, summary
 from dit_accel.errors import ConfigError
-from dit_accel.passes.quantize.components import EncoderLinear
+from dit_accel.passes.quantize.components import EncoderLinear, layers_of_component
 from dit_accel.passes.quantize.layer import QuantLinear
 from dit_accel.passes.quantize.replaced import bytes_of
 
@@ -57,6 +60,24 @@ def test_t5_reads_the_dtype_of_a_weight(embedded: Callable[[str], Any]) -> None:
         layer = next(each for each in pipe.text_encoder_2.modules() if isinstance(each, EncoderLinear))
         with pytest.raises(RuntimeError, match=r"size|shape|broadcast"):
             layer.weight.data += torch.ones(3, 3).to(layer.weight.dtype)
+
+
+def test_a_copy_of_a_text_encoder_without_its_originals() -> None:
+    pipe = load_embedded("emoji-flux")
+    config = QuantizeConfig(components={"text_encoder_2": "w8a8"}, originals="drop", backend="integers")
+    accelerate_pipeline(pipe, [config])
+    drawn = draw(pipe)
+    pipe.text_encoder_2 = copy.deepcopy(pipe.text_encoder_2)
+    assert any(isinstance(module, EncoderLinear) for module in pipe.text_encoder_2.modules())
+    assert torch.equal(draw(pipe), drawn)
+
+
+def test_convolutions_that_cannot_be_quantised_are_left_as_they_are() -> None:
+    reflected = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
+    part = nn.Sequential(
+        nn.Conv2d(4, 4, 3, groups=4), reflected, nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 3)
+    )
+    assert [name for name, _ in layers_of_component(SimpleNamespace(part=part), "part")] == ["part.3"]
 
 
 def test_parts_that_there_are_not(embedded: Callable[[str], Any]) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from dit_accel import QuantizeConfig, accelerate_pipeline, accelerated, remove_acceleration, summary
 from dit_accel.errors import UnsupportedModelError
+from dit_accel.passes.quantize import conv as module
 from dit_accel.passes.quantize.conv import QuantConv2d, SplitConv2d, skip_channels, why_not
 from dit_accel.passes.quantize.layer import Step
 from dit_accel.passes.quantize.replaced import turned
@@ -43,7 +44,7 @@ def quant_conv(conv: nn.Conv2d, scheme: str = "w8a8") -> QuantConv2d:
         nn.Conv2d(6, 10, (3, 1), padding=(2, 0), dilation=(2, 1)),
     ],
 )
-def test_windows_are_a_convolution(conv: nn.Conv2d) -> None:
+def test_windows_are_a_convolution(conv: nn.Conv2d, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(2, 6, 9, 7, generator=torch.Generator().manual_seed(0))
     wanted = conv(x).detach()
     for layer in (quant_conv(conv), quant_conv(conv, "w8a8-had")):
@@ -52,6 +53,13 @@ def test_windows_are_a_convolution(conv: nn.Conv2d) -> None:
         assert float((found - wanted).norm() / wanted.norm()) < 0.02
         multiplied = layer.multiplied_out(x)
         assert float((multiplied - wanted).norm() / wanted.norm()) < 0.01
+    layer = quant_conv(conv)
+    found = layer(x)
+    monkeypatch.setattr(module, "WINDOWS_BYTES", 1500)  # a row or two of the output at a time
+    assert torch.equal(layer(x), found)
+    layer.way = Ways("auto")
+    layer(x)
+    assert not layer.quick  # nothing is timed that would take so much memory
 
 
 def test_the_faster_of_both_is_chosen_once_for_a_shape() -> None:

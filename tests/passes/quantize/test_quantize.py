@@ -1,6 +1,7 @@
 """The pass: what it replaces, what it takes back, what it says, and what it goes together with."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,9 +24,13 @@ from dit_accel import (
     summary,
 )
 from dit_accel.errors import ConfigError, IrreversibleError, UnsupportedModelError
+from dit_accel.families.targets import find_targets
 from dit_accel.passes.quantize.apply import quantised_of, weights_to_store
-from dit_accel.passes.quantize.layer import QuantLinear
+from dit_accel.passes.quantize.choice import unmatched
+from dit_accel.passes.quantize.layer import QuantLinear, Step
 from dit_accel.passes.quantize.replaced import bytes_of
+from dit_accel.passes.quantize.scheme import QuantScheme
+from dit_accel.passes.quantize.weights import quantise_weight
 from dit_accel.session.session import session_of
 
 STEPS = 4
@@ -97,6 +102,13 @@ def test_who_is_quantised_and_who_is_not() -> None:
     assert not any(path.startswith(("proj_out", "x_embedder", "context", "time_text", "norm_out")) for path in found)
 
 
+def test_plain_but_for_what_is_named() -> None:
+    pipe = tiny_pipeline("sd")
+    name = next(path for path, _ in denoiser_of(pipe).named_modules() if path.endswith("attn1.to_q"))
+    with accelerated(pipe, [QuantizeConfig(bits="plain", layers={f"unet.{name}": "w8a8"}, backend="integers")]):
+        assert set(quant_layers(pipe)) == {name}
+
+
 @pytest.mark.parametrize(
     ("bits", "said", "scheme"),
     [
@@ -126,6 +138,7 @@ def test_it_says_what_it_takes_and_who_multiplies() -> None:
     assert effect.planned_frac == pytest.approx(effect.actual_frac, abs=0.05)
     assert "w4a8" in effect.what and "full" in effect.what
     assert "weight bytes saved" in str(summary(pipe))
+    assert "are kept beside them" in effect.what  # on a CPU there is no other memory
 
 
 def test_exact_steps() -> None:
@@ -149,13 +162,26 @@ def test_originals_that_are_dropped_are_gone() -> None:
         pass
     accelerate_pipeline(pipe, [QuantizeConfig(originals="drop", backend="reference")])
     assert held.weight is not None
+    planned = summary(pipe).denoisers[0].effects["quantize"].planned_frac
     first = run(pipe, "pixart")
+    effect = summary(pipe).denoisers[0].effects["quantize"]
+    assert effect.planned_frac == planned > 0.4 and "kept" not in effect.what
     assert held.weight is None and all(layer.original is None for layer in quant_layers(pipe).values())
     assert torch.equal(run(pipe, "pixart"), first)
     with pytest.raises(IrreversibleError, match="cannot be undone"):
         remove_acceleration(pipe)
-    twin = copy.deepcopy(denoiser_of(pipe))
-    assert isinstance(twin.transformer_blocks[0].attn1.to_q, QuantLinear)
+
+
+@pytest.mark.parametrize("name", ["pixart", "sd"])
+def test_a_copy_without_originals_computes_the_same(name: str) -> None:
+    pipe = tiny_pipeline(name)
+    accelerate_pipeline(pipe, [QuantizeConfig(originals="drop", backend="reference")])
+    drawn = run(pipe, name)
+    twin, other = copy.deepcopy(denoiser_of(pipe)), tiny_pipeline(name)
+    kinds = [type(each) for each in denoiser_of(pipe).modules() if isinstance(each, QuantLinear)]
+    assert [type(each) for each in twin.modules() if isinstance(each, QuantLinear)] == kinds and kinds
+    setattr(other, "transformer" if name == "pixart" else "unet", twin)
+    assert torch.equal(run(other, name), drawn)
 
 
 def test_a_plan_that_fails_half_way_leaves_nothing() -> None:
@@ -187,6 +213,35 @@ def test_scales_stay_in_fp32_when_the_model_is_cast() -> None:
     assert layer(torch.ones(1, layer.in_features, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("name", ["pixart", "sd"])
+def test_a_cast_reaches_the_weights_as_they_were(name: str) -> None:
+    pipe, other = tiny_pipeline(name), tiny_pipeline(name)
+    stored = {}
+    if name == "pixart":  # a bias of its own, so that no cast reaches that of the layer it stands for
+        size = denoiser_of(pipe).get_submodule("transformer_blocks.0.attn1.to_q").out_features
+        stored = {"transformer.transformer_blocks.0.attn1.to_q.bias": torch.ones(size)}
+    denoiser_of(other).to(torch.bfloat16)
+    plain = run(other, name)
+    accelerate_pipeline(pipe, [QuantizeConfig(exact_first=STEPS, backend="reference", stored=stored)])
+    denoiser_of(pipe).to(torch.bfloat16)
+    assert torch.equal(run(pipe, name), plain)
+    remove_acceleration(pipe)
+    assert {each.dtype for each in denoiser_of(pipe).parameters()} == {torch.bfloat16}
+    assert torch.equal(run(pipe, name), plain)
+
+
+def test_an_exact_step_takes_no_weight_along() -> None:
+    """Group offload brings the quantised layer alone to the device of a call, and takes it away again."""
+    plain = nn.Linear(8, 4).requires_grad_(False)
+    layer = QuantLinear(plain, quantise_weight(plain.weight, QuantScheme()), QuantScheme(), Step())
+    layer.step.exact = True
+    x = torch.ones(2, 8)
+    wanted = plain(x)
+    assert torch.equal(layer(x), wanted)
+    there = layer(x.to("meta"))
+    assert there.device.type == "meta" and plain.weight.device.type == "cpu" and torch.equal(layer(x), wanted)
+
+
 def test_weights_in_few_bits_are_saved_and_come_back(tmp_path) -> None:
     pipe = tiny_pipeline("pixart")
     accelerate_pipeline(pipe, [QuantizeConfig(bits="w4a8", backend="reference")])
@@ -203,9 +258,12 @@ def test_weights_in_few_bits_are_saved_and_come_back(tmp_path) -> None:
         denoiser_of(pipe).transformer_blocks[0].attn1.to_q.weight.zero_()
     with accelerated(pipe, read):
         assert torch.equal(run(pipe, "pixart"), drawn)
-    wrong = {name: tensor[:1] if name.endswith("attn1.to_q.values") else tensor for name, tensor in stored.items()}
-    with pytest.raises(ConfigError, match="takes"):
-        accelerate_pipeline(pipe, [QuantizeConfig(bits="w4a8", stored=wrong)])
+    for what in ("values", "multiplier", "zero"):
+        wrong = {name: each[:1] if name.endswith(f"attn1.to_q.{what}") else each for name, each in stored.items()}
+        with pytest.raises(ConfigError, match="takes"):
+            accelerate_pipeline(pipe, [QuantizeConfig(bits="w4a8", stored=wrong)])
+    with pytest.raises(ConfigError, match=r"stored as its multiplier is .* and w4a8-g16 of this layer"):
+        accelerate_pipeline(pipe, [QuantizeConfig(bits="w4a8-g16", modulation="plain", stored=stored)])
 
 
 def test_with_what_it_goes_together() -> None:
@@ -224,9 +282,10 @@ def test_with_what_it_goes_together() -> None:
         assert psnr(run(pipe, "pixart"), answered) > 25
 
 
-def test_compiled_it_is_the_same() -> None:
+@pytest.mark.parametrize("backend", ["int_mm", "fp32", "integers"])
+def test_compiled_it_is_the_same(backend: str) -> None:
     pipe = tiny_pipeline("pixart")
-    config = QuantizeConfig(backend="int_mm", exact_first=1)
+    config = QuantizeConfig(backend=backend, exact_first=1)
     with accelerated(pipe, [config]):
         eager = run(pipe, "pixart")
     with accelerated(pipe, [config, CompileConfig(backend="eager")]):
@@ -298,6 +357,16 @@ def test_layers_that_there_are_not() -> None:
     pipe = tiny_pipeline("pixart")
     with pytest.raises(UnsupportedModelError, match=r"no layer matches 'transformer.\*.to_z'"):
         accelerate_pipeline(pipe, [QuantizeConfig(layers={"transformer.*.to_z": "w4a8"})])
+    wrong = QuantizeConfig(layers={"unet.*.to_q": "plain"})  # no denoiser of this pipeline has that name
+    with pytest.raises(UnsupportedModelError, match=r"no layer matches 'unet.\*.to_q'"):
+        accelerate_pipeline(pipe, [wrong])
+    both = QuantizeConfig(
+        layers={"unet.*": "plain", "transformer.*.to_z": "w4a8"}, stored={"unet.a.bias": torch.ones(1)}
+    )
+    target = find_targets(pipe)[0]
+    said = unmatched(both, replace(target, beside=("unet",)))
+    assert said is not None and "transformer.*.to_z" in said
+    assert unmatched(wrong, replace(target, beside=("unet",))) is None
     with pytest.raises(ConfigError, match=r"fixed scales.*none are stored"):
         accelerate_pipeline(pipe, [QuantizeConfig(bits="w8a8-static")])
 

@@ -168,6 +168,22 @@ def test_the_fastest_is_taken_once_for_a_shape(monkeypatch) -> None:
     assert [bucket(count) for count in (0, 1, 2, 3, 4096, 4097)] == [1, 1, 2, 4, 4096, 8192]
 
 
+def test_a_way_is_refused_where_no_device_of_the_machine_has_it() -> None:
+    """A pipeline on the CPU of a machine with a GPU may stay there, or be moved."""
+    layer, gpu = layer_of("w8a8"), torch.device("cuda")
+    assert Ways("fp32").prepare(layer, [CPU, gpu]) == [CPU]
+    with pytest.raises(ConfigError, match="does not multiply integers exactly on this cpu"):
+        Ways("triton").prepare(layer, [CPU])
+
+
+def test_one_for_a_gpu_is_taken_by_a_pipeline_that_is_to_be_moved_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dit_accel.passes.quantize import ways as module
+
+    monkeypatch.setattr(module, "is_exact", lambda name, device: name == "triton" and device == "cuda")
+    gpu = torch.device("cuda")
+    assert Ways("triton").prepare(layer_of("w8a8"), [CPU, gpu]) == [gpu]
+
+
 def test_times_are_of_what_they_are_said_to_be() -> None:
     layer, x = layer_of("w8a8", 256, 256), rows(64, 256)
 
