@@ -91,5 +91,5 @@ class Finisher:
             own, draw_at = conditions.guidance_scale, self.subject.draw_at
             how = {"tail": self.judge.tail, "sweeps": self.sweeps}
             config = over_guidance(pipe, draw_at, config, own, self.guidance_values, count, **how)
-            conditions = replace(conditions, guidance_scale=None)
+            conditions = replace(conditions, guidance_scale=None, guidance_scale_2=None)
         return replace(plan, passes=(config,), conditions=conditions)

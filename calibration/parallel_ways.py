@@ -24,7 +24,9 @@ from dit_accel.session.session import session_of
 
 MEASURED_STEPS = 6  # the first one finds its memory; the last one sends nothing
 _TYPICAL = slice(1, MEASURED_STEPS - 1)
-_COUNTED = 2
+_WARMUP = 2
+# Where a pipeline calls twice, ranks compute both branches in the first evaluation, so it stands for no other.
+_WAITING, _STEADY = 1, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +104,9 @@ def measure(pipe: Any, run: Callable[[int], object], ranks: int, *, halo: float 
 def _configs(ranks: int, halo: float) -> Iterator[tuple[str, bool, PatchParallelConfig]]:
     modes: tuple[Any, ...] = ("sync", "stale", "partial")
     if ranks == 2:
-        yield "guidance", True, PatchParallelConfig(mode="sync", guidance="on", warmup=1)
+        yield "guidance", True, PatchParallelConfig(mode="sync", guidance="on", warmup=_WARMUP)
     for mode in modes:
-        more = {"mode": mode, "halo": halo, "warmup": 1}
+        more = {"mode": mode, "halo": halo, "warmup": _WARMUP}
         if ranks != 2:
             yield f"guidance, then patches, {mode}", mode == "sync", PatchParallelConfig(guidance="on", **more)
         yield f"patches, {mode}", mode == "sync", PatchParallelConfig(guidance="off", **more)
@@ -136,13 +138,11 @@ def _played(
             entries = list(parallel.groups.traffic)
             group = ranks // 2 if parallel.guided else ranks
         slowest = max(slowest, min(seconds))
-        sent = sum(operation.sent for operation in operations_of(entries, _COUNTED, group))
+        sent = sum(operation.sent for operation in operations_of(entries, _STEADY, group))
         if sent > busiest:
-            busiest, operations = sent, {step: operations_of(entries, step, group) for step in (0, _COUNTED)}
-    first, later = (Evaluation(compute_s=slowest, operations=operations[step]) for step in (0, _COUNTED))
-    if exact:  # where a pipeline calls twice, its first evaluation is not split yet
-        return Way(name=name, exact=True, waiting=later, ranks=group)
-    return Way(name=name, exact=False, waiting=first, steady=later, ranks=group)
+            busiest, operations = sent, {step: operations_of(entries, step, group) for step in (_WAITING, _STEADY)}
+    waiting, steady = (Evaluation(compute_s=slowest, operations=operations[step]) for step in (_WAITING, _STEADY))
+    return Way(name=name, exact=exact, waiting=waiting, steady=None if exact else steady, ranks=group)
 
 
 def _add_sequence(ways: list[Way], refused: dict[str, str], target: Target, ranks: int) -> None:

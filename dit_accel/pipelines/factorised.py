@@ -9,6 +9,7 @@ replacement (``first_frames.py``), since the small ones that ship here have no i
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,8 @@ class FactorisedConfig:
         image_frac: Edge of the image as a share of a frame's; what is around it has the colour of its border. For a
             video pipeline that draws its subjects smaller than the image pipeline does (emoji-wan: about 0.5): it
             would otherwise go on from the image with a jump.
-        offload: Keep on the device only the half that works; the other one is on the CPU.
+        offload: Keep on its device, which is the one it is on at first, only the half that works; whenever it does
+            not, a half is on the CPU.
         image: Call settings of the image pipeline, for example ``{"num_inference_steps": 4}``.
         video: Call settings of the video pipeline, for example ``{"num_inference_steps": 4, "guidance_scale": 1.0}``
             for a student with the guidance inside: one denoiser call a step.
@@ -80,6 +82,7 @@ class FactorisedTextToVideo:
                 f"{type(to_video).__name__} continues one image, so 'overlap' must be 1, got {self.config.overlap}"
             )
         self._frames_input = None if self._takes_image else FirstFrames(to_video)
+        self._lent = [_Lent(pipe) for pipe in (text_to_image, to_video)] if self.config.offload else []
 
     def __call__(
         self,
@@ -111,9 +114,9 @@ class FactorisedTextToVideo:
             motions *= self.config.chunks
         if len(motions) != self.config.chunks:
             raise ConfigError(f"wanted one motion, or {self.config.chunks}, got {len(motions)}")
-        with self._on_device(self.text_to_image):
+        with self._on_device(0):
             video = self._fitted(self._image(prompt, seed))
-        with self._on_device(self.to_video):
+        with self._on_device(1):
             for number, words in enumerate(motions):
                 known = video[-self.config.overlap :]
                 chunk = self._chunk(words, known, seed + 1 + number)
@@ -172,22 +175,20 @@ class FactorisedTextToVideo:
         canvas[..., top : top + inner[0], left : left + inner[1]] = frames
         return canvas
 
-    def _on_device(self, pipe: Any) -> Any:
-        import contextlib
-
-        return _Lent(pipe) if self.config.offload else contextlib.nullcontext()
+    def _on_device(self, half: int) -> AbstractContextManager[None]:
+        return self._lent[half] if self._lent else nullcontext()
 
 
-class _Lent:
-    """One half is on the device while it works, and on the CPU before and after."""
+class _Lent(AbstractContextManager[None]):
+    """One half is on its device while it works, and from now on, on the CPU otherwise."""
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
+        self.device = pipe.device
+        pipe.to("cpu")
 
     def __enter__(self) -> None:
-        import torch
-
-        self.pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.pipe.to(self.device)
 
     def __exit__(self, *error: object) -> None:
         self.pipe.to("cpu")

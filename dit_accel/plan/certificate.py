@@ -179,8 +179,10 @@ class Certificate(Claim):
     def _subject(self) -> str:
         size = f"{self.width}x{self.height}" + ("" if self.num_frames is None else f", {self.num_frames} frames")
         guidance, adapters = self.conditions.guidance_scale, self.conditions.adapters
+        true_cfg = self.conditions.true_cfg_scale
         parts = [self.model, self.conditions.scheduler, f"{self.num_inference_steps} steps", size]
         parts += [] if guidance is None else [f"guidance {guidance:g}"]
+        parts += [] if true_cfg is None or true_cfg == 1 else [f"true guidance {true_cfg:g}"]
         parts += [f"LoRA {', '.join(adapters)}"] if adapters else []
         held_out = "held-out prompts" if self.prompts.source == "certify" else "prompts of the certifier's own"
         kind = "" if self.prompts.kind == "image" else " for videos"

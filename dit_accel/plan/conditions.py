@@ -11,6 +11,8 @@ _WORDS = {
     "latent_size": "the latent size",
     "token_grid": "the token grid (frames, rows, columns)",
     "guidance_scale": "the guidance scale",
+    "true_cfg_scale": "the true guidance scale",
+    "guidance_scale_2": "the second denoiser's guidance scale",
     "adapters": "the LoRA adapters",
 }
 
@@ -27,7 +29,10 @@ class Conditions:
         token_grid: Frames, rows and columns of tokens; tells apart what packed latents make look alike.
         text_span: First and one past the last position of text among the tokens that attention sees. Kept for who
             reads it, and not compared: prompts may be of any length.
-        guidance_scale: Classifier-free guidance scale.
+        guidance_scale: Classifier-free guidance scale; of a distilled model the one that it is told.
+        true_cfg_scale: Classifier-free guidance scale of pipelines that have it beside that (Qwen-Image, FLUX,
+            HunyuanVideo); 1 where it is not in force, for want of a negative prompt.
+        guidance_scale_2: Of the denoiser that takes over (Wan 2.2).
         pipeline: Class name: image-to-image is another one.
         adapters: LoRA adapters in force, active or fused, each as ``"name@scale"``.
     """
@@ -39,6 +44,8 @@ class Conditions:
     token_grid: tuple[int, int, int] | None = None
     text_span: tuple[int, int] | None = None
     guidance_scale: float | None = None
+    true_cfg_scale: float | None = None
+    guidance_scale_2: float | None = None
     pipeline: str | None = None
     adapters: tuple[str, ...] | None = None
 

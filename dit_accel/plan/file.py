@@ -26,6 +26,8 @@ class ConditionsFile(_Strict):
     token_grid: list[int] | None = None
     text_span: list[int] | None = None
     guidance_scale: float | None = None
+    true_cfg_scale: float | None = None
+    guidance_scale_2: float | None = None
     pipeline: str | None = None
     adapters: list[str] | None = None
 

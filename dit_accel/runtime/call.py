@@ -140,7 +140,7 @@ class Frame:
         hollows: Zero stand-ins of sites that may be skipped.
         versions: Modification counters of kept tensors when they were stored.
         left_out: Takes note of sites that turn out not to fit.
-        clones: Sites whose kept values someone modifies in place, so that copies are kept.
+        clones: Sites whose kept values someone modifies in place, so that copies are kept; in inference mode all.
         variant: Of the row, for passes that wrap modules of their own.
         state: ``call.state``.
         entered: The residual streams as they entered the span of blocks that is being computed.

@@ -66,6 +66,8 @@ class DenoiserRuntime(Runs):
         self._branches = Branches(lambda reason: self.stats.restarted(reason))
         self._wrappers = Wrappers(target.denoiser, target.layout.sites, self.frame, ledger)
         self._wrappers.spans = self.spans
+        self._modified = self.frame.clones  # sites that were seen to be modified in place
+        self._all_sites = [True] * len(self.graph)
         self._entered = False
         self._kept_by_keepers: list[tuple[int, Keeper]] = []
         self._inner: Inner = self._whole
@@ -107,7 +109,7 @@ class DenoiserRuntime(Runs):
         tampered = track.tampered(call.row.actions)
         if tampered:
             for position in tampered:
-                self.frame.clones[position] = True
+                self._modified[position] = True
             self.stats.restarted("a kept output was modified in place")
             track = self._start(call, inputs)
             self._choose(call, track)
@@ -127,7 +129,7 @@ class DenoiserRuntime(Runs):
         if self.left_out.look() and self.left_out.reasons:
             self.warn(self.left_out.words(self.name))
         rows = self._rows(call, call.step)
-        track = Track(rows, inputs, call.step, call.step)
+        track = Track(rows, inputs.held(), call.step, call.step)
         track.state = (self.source or self._plain).begin(call, rows)
         if self.keeps_branches_apart:
             self._branches.keep(call.branch, track)
@@ -149,6 +151,8 @@ class DenoiserRuntime(Runs):
         frame = self.frame
         frame.actions, frame.variant, frame.state = call.row.actions, call.row.variant, call.state
         frame.slots, frame.hollows, frame.versions = track.slots, track.hollows, track.versions
+        # Inference tensors count no changes: nobody would see that one was modified.
+        frame.clones = self._all_sites if torch.is_inference_mode_enabled() else self._modified
         older: dict[int, tuple[Tree, tuple[int, ...]]] = {}
         for position, keeper in self._kept_by_keepers:
             if frame.actions[position] == REUSE:

@@ -3,7 +3,7 @@
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -42,9 +42,9 @@ def conditions_of_run(
         latent_size=latent_size,
         token_grid=None if grid is None else grid.size,
         text_span=None if grid is None else grid.text,
-        guidance_scale=_guidance_of(owner),
         pipeline=type(owner).__name__ if hasattr(owner, "components") else None,
         adapters=adapters_of(denoiser),
+        **_guidance_of(owner),
     )
 
 
@@ -69,21 +69,29 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def _guidance_of(owner: Any) -> float | None:
-    """The scale that the running call of a pipeline was given.
+def _guidance_of(owner: Any) -> dict[str, float | None]:
+    """The scales that the running call of a pipeline was given, by the names of :class:`Conditions`.
 
-    Most pipelines keep it as ``_guidance_scale``; those without (PixArt's, DiT's) have it as an argument only, so it
-    is looked up in the frame of the call, once a run.
+    Most pipelines keep theirs as ``_guidance_scale``; those without (PixArt's, DiT's), and all that have a
+    ``true_cfg_scale``, have it as an argument only, so it is looked up in the frame of the call, once a run.
     """
-    kept = getattr(owner, "_guidance_scale", None)
-    if isinstance(kept, int | float):
-        return float(kept)
+    given = _call_of(owner)
+    scales: dict[str, float | None] = {}
+    for name in ("guidance_scale", "true_cfg_scale", "guidance_scale_2"):
+        kept = getattr(owner, f"_{name}", None)
+        scale = kept if isinstance(kept, int | float) else given.get(name)
+        scales[name] = float(scale) if isinstance(scale, int | float) else None
+    if given.get("do_true_cfg") is False:
+        scales["true_cfg_scale"] = 1.0
+    return scales
+
+
+def _call_of(owner: Any) -> Mapping[str, Any]:
+    """Arguments and variables of the running call of a pipeline; empty: there is none."""
     for frame in frames():
         if frame.f_code.co_name == "__call__" and frame.f_locals.get("self") is owner:
-            given = frame.f_locals.get("guidance_scale")
-            if isinstance(given, int | float):
-                return float(given)
-    return None
+            return frame.f_locals
+    return {}
 
 
 def running(subjects: Iterable[Any]) -> Any:

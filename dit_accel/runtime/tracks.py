@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,17 @@ class Inputs:
             signature=signature,
             conditioning=tuple((t, version(t)) for item in conditioning for t in leaves(item)),
         )
+
+    def held(self) -> "Inputs":
+        """The same, for later calls to be compared with.
+
+        Inference tensors count no changes, so in inference mode, where alone they can be changed, copies of them are
+        kept. A copy is not the very same tensor: it is values that are then compared.
+        """
+        if not torch.is_inference_mode_enabled():
+            return self
+        copies = ((t.clone() if t.is_inference() else t, counted) for t, counted in self.conditioning)
+        return replace(self, conditioning=tuple(copies))
 
     def is_given_the_same(self, other: "Inputs") -> bool:
         """Whether both calls are given the very same, unmodified conditioning tensors."""
@@ -83,7 +94,7 @@ class Track:
 
     Attributes:
         rows: What may happen from that step on.
-        inputs: What the first call was given.
+        inputs: What the first call was given, held.
         start: Step of its first call.
         next_step: The only step at which the kept values may be used.
         silent: Sites that this branch does not call.

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 from tiny import tiny_call, tiny_pipeline
 
+from dit_accel import PatchParallelConfig, accelerate_pipeline
 from dit_accel.calibration.parallel import DATA, predict, verdict
 from dit_accel.calibration.parallel_ways import Measured, Way, measure
 from dit_accel.errors import ConfigError
+from dit_accel.passes.patch_parallel.apply import parallel_of
+from dit_accel.passes.patch_parallel.launch import run_on_ranks
 from dit_accel.passes.patch_parallel.simulate import Evaluation, Link, Operation, repeated, simulate
 
 MS = 1e-3
@@ -114,6 +117,30 @@ def test_what_is_measured_of_a_live_pipeline() -> None:
     assert all(part.late for part in steady.operations if not part.layer.endswith("output"))
     both = _ways("pixart", 4)
     assert _sent(both["guidance, then patches, sync"].waiting) * 3 == _sent(both["patches, sync"].waiting)
+
+
+def test_warm_up_is_that_of_a_real_run() -> None:
+    """Of Wan, which calls twice: only in the first evaluation does every rank compute both branches."""
+    way = _ways("wan", 4)["guidance, then patches, stale"]
+    assert way.steady is not None
+    by_rank = run_on_ranks(_bytes_by_step, 4, timeout_s=600.0)
+    first, second, third, *later = map(max, zip(*by_rank, strict=True))
+    assert _all_sent(way.waiting) == second == third < first
+    assert _all_sent(way.steady) == later[0]
+
+
+def _bytes_by_step(rank: int, size: int) -> list[int]:
+    pipe = tiny_pipeline("wan")
+    accelerate_pipeline(pipe, PatchParallelConfig(mode="stale", guidance="on", warmup=3), strict=True)
+    pipe(**tiny_call("wan", num_inference_steps=6))
+    parallel = parallel_of(pipe._dit_accel.runtimes[0])
+    assert parallel is not None
+    phases = ("warmup", "steady", "output", "guidance")
+    return [parallel.groups.traffic.of(step=step, phase=phases).sent for step in range(6)]
+
+
+def _all_sent(each: Evaluation) -> int:
+    return sum(part.sent for part in each.operations)
 
 
 def _ways(name: str, ranks: int) -> dict[str, Way]:

@@ -1,5 +1,6 @@
 """Text to image to video: who is called with what, that chunks continue each other, a run on emoji-wan."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,16 +16,20 @@ from dit_accel.pipelines.first_frames import FirstFrames
 class Places:
     """Remembers where it was moved."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cuda:1") -> None:
         self.calls: list[dict[str, Any]] = []
+        self.device = device
         self.moves: list[str] = []
+        self.before_call: Callable[[], None] = lambda: None
 
     def to(self, device: str) -> None:
+        self.device = device
         self.moves.append(device)
 
 
 class Painter(Places):
     def __call__(self, prompt: str, *, generator: Any, output_type: str, num_inference_steps: int = 28) -> Any:
+        self.before_call()
         self.calls.append({"prompt": prompt, "steps": num_inference_steps, "seed": generator.initial_seed()})
         return SimpleNamespace(images=torch.rand(1, 3, 8, 8, generator=generator))
 
@@ -38,6 +43,7 @@ class Animator(Places):
     ) -> Any:  # fmt: skip
         import numpy as np
 
+        self.before_call()
         first = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255
         self.calls.append(
             {"prompt": prompt, "size": image.size, "seed": generator.initial_seed(), "scale": guidance_scale}
@@ -121,11 +127,19 @@ def test_an_image_may_be_smaller_than_a_frame_and_its_border_goes_on() -> None:
         FactorisedConfig(image_frac=0)
 
 
-def test_only_the_half_that_works_is_on_the_device() -> None:
-    painter, animator = Painter(), Animator()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    FactorisedTextToVideo(painter, animator, FactorisedConfig(chunks=2, offload=True))("an apple")
-    assert painter.moves == [device, "cpu"] and animator.moves == [device, "cpu"]
+def test_only_the_half_that_works_is_on_its_device() -> None:
+    painter, animator = Painter("cuda:0"), Animator("cuda:1")
+    seen = []
+    painter.before_call = animator.before_call = lambda: seen.append((painter.device, animator.device))
+    make = FactorisedTextToVideo(painter, animator, FactorisedConfig(chunks=2, offload=True))
+    assert painter.device == animator.device == "cpu", "before the first call, too"
+    for _ in range(2):
+        make("an apple")
+        assert seen == [("cuda:0", "cpu"), ("cpu", "cuda:1"), ("cpu", "cuda:1")]
+        seen.clear()
+    assert painter.moves == ["cpu", *["cuda:0", "cpu"] * 2] and animator.moves == ["cpu", *["cuda:1", "cpu"] * 2]
+    FactorisedTextToVideo(painter, animator, FactorisedConfig())("an apple")
+    assert len(painter.moves) == len(animator.moves) == 5, "moved only where it is asked for"
 
 
 def test_what_cannot_be_is_said() -> None:

@@ -19,7 +19,7 @@ from dit_accel.families.targets import find_targets
 from dit_accel.plan.certificate import MIN_IMAGES, Certificate
 from dit_accel.plan.conditions import Conditions
 from dit_accel.plan.fingerprint import fingerprint
-from dit_accel.plan.plan import PLAN_FILE
+from dit_accel.plan.plan import PLAN_FILE, plan_from_dict
 from dit_accel.plan.weights import WeightSample, sample_weights
 
 STEPS = 6
@@ -224,7 +224,22 @@ def test_a_broken_certificate_is_an_error(
 def test_an_older_one_keeps_its_seal_when_fields_are_added(plan: AccelerationPlan) -> None:
     data = plan.certificate.to_dict()
     del data["num_frames"]  # as if a later version had added it
+    del data["conditions"]["true_cfg_scale"], data["conditions"]["guidance_scale_2"]  # which one has
     assert Certificate.checked(data, "here").fault(plan.content_sha256(), plan.fingerprints) is None
+
+
+def test_guidance_scales_are_sealed_and_said(plan: AccelerationPlan) -> None:
+    conditions = dataclasses.replace(plan.certificate.conditions, true_cfg_scale=4.0, guidance_scale_2=3.0)
+    other = certified(dataclasses.replace(plan, certificate=None), conditions=conditions)
+    assert "guidance 4.5, true guidance 4" in other.certificate.words()[0]
+    read = plan_from_dict(json.loads(json.dumps(other.to_dict())), {})
+    assert read.is_certified and read.certificate.conditions == conditions
+    assert read.uncovered(dataclasses.replace(conditions, true_cfg_scale=1.0, guidance_scale_2=5.0)) == (
+        "the true guidance scale: 1.0 instead of 4.0",
+        "the second denoiser's guidance scale: 5.0 instead of 3.0",
+    )
+    mine = dataclasses.replace(plan, conditions=conditions)
+    assert plan_from_dict(json.loads(json.dumps(mine.to_dict())), {}).conditions == conditions
 
 
 def test_doubts_compare_only_what_both_sides_know() -> None:

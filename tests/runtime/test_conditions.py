@@ -18,6 +18,7 @@ from dit_accel.plan.fingerprint import Fingerprint, fingerprint
 from dit_accel.schedules import GeneratorSpec, Schedule, resample
 
 STEPS = 8
+_NEGATIVE = {"negative_prompt_embeds": torch.zeros(1, 6, 12), "negative_pooled_prompt_embeds": torch.zeros(1, 10)}
 
 
 def _run(pipe: Any, name: str, **more: Any) -> torch.Tensor:
@@ -69,6 +70,15 @@ CONDITIONS = [
     ),
     pytest.param("flux", Conditions(latent_size=(64,)), r"the latent size: \(16,\) instead of \(64,\)", id="tokens"),
     pytest.param("flux", Conditions(guidance_scale=7.5), "the guidance scale: 3.5 instead of 7.5", id="guidance"),
+    pytest.param(
+        "flux", Conditions(true_cfg_scale=4.0), "the true guidance scale: 1.0 instead of 4.0", id="true-guidance"
+    ),
+    pytest.param(
+        "wan22",
+        Conditions(guidance_scale_2=3.0),
+        "the second denoiser's guidance scale: 5.0 instead of 3.0",
+        id="second-guidance",
+    ),
 ]
 
 
@@ -90,6 +100,25 @@ def test_the_conditions_it_was_made_for() -> None:
     )
     plan = AccelerationPlan(passes=(config(GeneratorSpec("every_n", n=2)),), conditions=conditions)
     _run(accelerate_pipeline(tiny_pipeline("flux"), plan, strict=True), "flux")
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "found"),
+    [
+        ("flux", {}, (3.5, 1.0, None)),
+        ("flux", {"true_cfg_scale": 4.0}, (3.5, 1.0, None)),  # without a negative prompt it is not in force
+        ("flux", {"true_cfg_scale": 4.0, **_NEGATIVE}, (3.5, 4.0, None)),
+        ("wan22", {"guidance_scale": 3.0}, (3.0, None, 3.0)),
+        ("wan22", {"guidance_scale": 3.0, "guidance_scale_2": 9.0}, (3.0, None, 9.0)),
+        ("wan", {}, (5.0, None, None)),
+        ("pixart", {}, (4.5, None, None)),
+    ],
+)
+def test_every_guidance_scale_is_found(name: str, more: dict[str, Any], found: tuple[float | None, ...]) -> None:
+    pipe = accelerate_pipeline(tiny_pipeline(name), "lossless")
+    _run(pipe, name, **more)
+    conditions = summary(pipe).denoisers[0].last_run.conditions
+    assert (conditions.guidance_scale, conditions.true_cfg_scale, conditions.guidance_scale_2) == found
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tiny import tiny_call, tiny_model, tiny_pipeline
 
 from dit_accel import accelerate_pipeline, remove_acceleration, summary
 from dit_accel.errors import AccelerationWarning
+from dit_accel.runtime.trees import leaves
 from dit_accel.schedules import GeneratorSpec, Schedule
 
 STEPS = 8
@@ -71,6 +72,45 @@ def test_a_kept_model_output_that_is_modified_in_place() -> None:
     assert summary(pipe).denoisers[0].last_run.restarts == {"a kept output was modified in place": 1}
     assert torch.equal(_run(pipe, "sd"), expected)
     assert summary(pipe).denoisers[0].last_run.actual_reuse == STEPS // 2
+
+
+@pytest.mark.parametrize("site", ["blocks.1.ff", "model"])
+def test_in_inference_mode_copies_are_kept_from_the_first_run_on(site: str) -> None:
+    """Inference tensors count no changes: one that was modified in place would be answered as it is."""
+    drawn = []
+    for in_inference_mode in (False, True):
+        pipe = tiny_pipeline("pixart")
+        schedule = Schedule(STEPS, {site: "10101010"})
+        accelerate_pipeline(pipe, config(schedule, invariants=False))
+        pipe.transformer.get_submodule("" if site == "model" else "transformer_blocks.1.ff").register_forward_hook(
+            lambda module, args, output: (leaves(output)[0].mul_(0.5), output)[1]
+        )
+        with torch.inference_mode(in_inference_mode):
+            made = [_run(pipe, "pixart").clone() for _ in range(2)]
+        assert summary(pipe).denoisers[0].last_run.restarts == {}
+        assert summary(pipe).denoisers[0].last_run.actual_reuse == STEPS // 2
+        drawn.append(made)
+    (_, expected), (first, second) = drawn  # without inference mode the first run has to notice
+    assert torch.equal(first, expected) and torch.equal(second, expected)
+
+
+def test_conditioning_that_changes_in_place_in_inference_mode() -> None:
+    drawn = []
+    for in_inference_mode in (False, True):
+        pipe = tiny_pipeline("pixart")
+        calls: list[int] = []
+
+        def travel(module: Any, args: Any, kwargs: dict[str, Any], output: Any, calls: list[int] = calls) -> None:
+            calls.append(1)
+            if len(calls) == 4:
+                kwargs["encoder_hidden_states"].mul_(0.5)
+
+        accelerate_pipeline(pipe, "lossless")
+        pipe.transformer.register_forward_hook(travel, with_kwargs=True)
+        with torch.inference_mode(in_inference_mode):
+            drawn.append(_run(pipe, "pixart").clone())
+        assert summary(pipe).denoisers[0].last_run.restarts == {"the conditioning changed": 1}
+    assert torch.equal(*drawn)
 
 
 @pytest.mark.parametrize("plan", ["deepcache", "every_n"])

@@ -146,13 +146,13 @@ def _keep_halos(place: Place, layer: str, own: torch.Tensor, seen: torch.Tensor)
 
 def _grid(place: Place, own: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
     """Tokens [2, B, n, H, D] as [2, B, F, rows, columns, H, D], and the rows of each rank on this grid."""
-    tokens = place.tokens
-    full = tokens.frames * tokens.share.own * tokens.columns
-    halvings = 0
-    while full >> (2 * halvings) > own.shape[2]:
-        halvings += 1
-    grid = own.unflatten(2, (tokens.frames, tokens.share.own >> halvings, tokens.columns >> halvings))
-    return grid, tuple(count >> halvings for count in tokens.share.counts)
+    tokens, share = place.tokens, place.tokens.share
+    halvings, columns = 0, tokens.columns
+    while tokens.frames * (share.own >> halvings) * columns > own.shape[2]:
+        # Rows are whole units; columns may be odd, of which a convolution of stride 2 makes one more than half.
+        halvings, columns = halvings + 1, (columns + 1) // 2
+    grid = own.unflatten(2, (tokens.frames, share.own >> halvings, columns))
+    return grid, tuple(count >> halvings for count in share.counts)
 
 
 def _halo_shape(place: Place, grid: torch.Tensor, rows: tuple[int, ...], peer: int) -> tuple[int, ...]:

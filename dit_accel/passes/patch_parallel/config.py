@@ -33,7 +33,8 @@ class PatchParallelConfig(PassConfig):
         guidance: Whether half of the ranks compute each branch of classifier-free guidance, which is exact and sends
             next to nothing. ``"auto"``: where it can be done; the pass says where it cannot.
         keys_and_values: ``"int8"`` sends keys and values rounded to 8 bits, with one scale for each token and head.
-        timeout_s: After which a rank that does not answer ends the run with an error.
+        timeout_s: After which a rank that does not answer ends the run with an error; on GPUs NCCL's watchdog ends the
+            process.
         careful: Compare what ranks are about to do before every operation; for finding mistakes, slow.
 
     Raises:

@@ -46,16 +46,23 @@ class Transport(Protocol):
 
 
 class _Works:
-    """Handles of torch.distributed, waited for as one."""
+    """Handles of torch.distributed, waited for as one.
 
-    def __init__(self, works: Sequence[Any], timeout: timedelta) -> None:
+    Args:
+        works: Of operations that were begun.
+        timeout: How long the host waits for each; ``None``: the stream waits, and the host goes on.
+    """
+
+    def __init__(self, works: Sequence[Any], timeout: timedelta | None = None) -> None:
         self._works = works
         self._timeout = timeout
 
     def wait(self) -> None:
         for work in self._works:
-            # NCCL only lets the stream wait, and has a watchdog that ends the process when the time is over.
-            work.wait(self._timeout)
+            if self._timeout is None:
+                work.wait()
+            else:
+                work.wait(self._timeout)
 
 
 class ProcessGroup:
@@ -79,19 +86,33 @@ class ProcessGroup:
     def all_gather(self, parts: torch.Tensor, own: torch.Tensor) -> Handle:
         import torch.distributed as dist
 
-        return _Works([dist.all_gather_into_tensor(parts, own, group=self.group, async_op=True)], self.timeout)
+        work = dist.all_gather_into_tensor(parts, own, group=self.group, async_op=True)
+        return _Works([work], self._patience(own))
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> Handle:
         import torch.distributed as dist
 
         operations = [dist.P2POp(dist.isend, each, self.ranks[peer], group=self.group) for peer, each in sends]
         operations += [dist.P2POp(dist.irecv, each, self.ranks[peer], group=self.group) for peer, each in receives]
-        return _Works(dist.batch_isend_irecv(operations) if operations else [], self.timeout)
+        if not operations:
+            return _Works([])
+        return _Works(dist.batch_isend_irecv(operations), self._patience(operations[0].tensor))
 
     def all_reduce(self, total: torch.Tensor) -> Handle:
         import torch.distributed as dist
 
-        return _Works([dist.all_reduce(total, group=self.group, async_op=True)], self.timeout)
+        return _Works([dist.all_reduce(total, group=self.group, async_op=True)], self._patience(total))
+
+    def _patience(self, tensor: torch.Tensor) -> timedelta | None:
+        """How long the host waits for such a tensor.
+
+        Only gloo needs to be told. NCCL lets the stream wait, and would stop the host as well if it were given a time;
+        its watchdog knows the group's, and ends the process when that is over.
+        """
+        import torch.distributed as dist
+
+        by_gloo = f"{tensor.device.type}:gloo" in dist.get_backend_config(self.group).split(",")
+        return self.timeout if by_gloo else None
 
     def close(self) -> None:
         """Take the group down; also when the job it belonged to is over already."""
@@ -117,15 +138,15 @@ class Pretended:
 
     def all_gather(self, parts: torch.Tensor, own: torch.Tensor) -> Handle:
         parts.view(self.size, -1).copy_(own)
-        return _Works([], timedelta())
+        return _Works([])
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> Handle:
         for _, part in receives:
             part.zero_()
-        return _Works([], timedelta())
+        return _Works([])
 
     def all_reduce(self, total: torch.Tensor) -> Handle:
-        return _Works([], timedelta())
+        return _Works([])
 
     def close(self) -> None:
         """Nothing to take down."""

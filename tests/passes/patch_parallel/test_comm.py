@@ -3,10 +3,13 @@
 import os
 import signal
 import time
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from ranks import on_ranks
 
 from dit_accel.errors import CommunicationError
@@ -185,3 +188,39 @@ def test_a_rank_without_the_others_counts_the_same() -> None:
     comm.halo("b", own[:1], own[-1:], (1, 4), (1, 4)).take()
     assert comm.traffic.of(op="all_gather").sent == 2 * 3 * 4 * 4
     assert comm.traffic.of(op="halo").sent == 2 * 16
+
+
+class _Work:
+    """Stands for what torch.distributed returns, and notes how it was waited for."""
+
+    def __init__(self, waited: list[tuple[Any, ...]]) -> None:
+        self.waited = waited
+
+    def wait(self, *timeout: Any) -> None:
+        self.waited.append(timeout)
+
+
+@pytest.mark.parametrize(
+    ("backends", "given"),
+    [("cpu:gloo,cuda:nccl", (timedelta(seconds=TIMEOUT_S),)), ("cpu:nccl,cuda:gloo", ())],
+    ids=["gloo", "nccl"],
+)
+def test_the_host_waits_for_gloo_only(
+    monkeypatch: pytest.MonkeyPatch, backends: str, given: tuple[timedelta, ...]
+) -> None:
+    """With a time given, NCCL would stop the host until the work is done: nothing would overlap."""
+    waited: list[tuple[Any, ...]] = []
+    groups: list[timedelta] = []
+    monkeypatch.setattr(dist, "new_group", lambda ranks, timeout: groups.append(timeout) or "group")
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_backend_config", lambda group: backends)
+    monkeypatch.setattr(dist, "all_gather_into_tensor", lambda *a, **k: _Work(waited))
+    monkeypatch.setattr(dist, "all_reduce", lambda *a, **k: _Work(waited))
+    monkeypatch.setattr(dist, "P2POp", lambda op, tensor, peer, group: SimpleNamespace(tensor=tensor))
+    monkeypatch.setattr(dist, "batch_isend_irecv", lambda operations: [_Work(waited)])
+    comm, own = _comm(2), torch.ones(2)
+    comm.all_gather("a", own, [(2,)] * 2).take()
+    comm.halo("b", own, own, (2,), (2,)).take()
+    comm.all_reduce("c", own).take()
+    assert waited == [given] * 3
+    assert groups == [timedelta(seconds=TIMEOUT_S)], "which NCCL's watchdog goes by"

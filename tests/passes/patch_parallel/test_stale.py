@@ -35,6 +35,17 @@ def test_error_falls_with_warm_up(name: str, steps: int) -> None:
     assert errors[0] > errors[1] > errors[2] > 0
 
 
+def test_widths_that_do_not_halve() -> None:
+    """Of 9 columns a UNet's convolutions make 5, and 3 of these."""
+    call = {"num_inference_steps": 5, "height": 64, "width": 72}
+    stale, whole, part = drawn(
+        2, "sd", settings("stale"), settings("partial", halo=1.0), settings("partial", halo=0.3), **call
+    )
+    assert apart(whole[0].picture, stale[0].picture) < 1e-6
+    assert 1e-6 < apart(part[0].picture, plain("sd", **call)) < 1
+    assert part[0].sent(phase="steady") < stale[0].sent(phase="steady")
+
+
 def test_error_falls_with_steps() -> None:
     errors = []
     for steps in (6, 24):
