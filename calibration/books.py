@@ -20,6 +20,7 @@ from dit_accel.evaluation.progress_files import claim, read_sound, write_json
 
 JOB_FILE, STATE_FILE, COPY_FILE = "job.json", "judged.json", "judged.last-generation.json"
 WORDS = 625  # of a Mersenne twister's state
+ANEW = "Nothing was deleted. Give another folder, or delete that file to judge everything anew"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,25 @@ def sweep(folder: Path) -> None:
             part.unlink(missing_ok=True)
 
 
+def read_judged(path: Path) -> dict[str, Any] | None:
+    """The judgements of a search that keeps them in one file; ``None``: there are none.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
+    try:
+        return read_sound(path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}. {ANEW}") from error
+
+
+def forget(folder: Path) -> None:
+    """Take away what a search has kept, but for its plans: the next one begins anew."""
+    shutil.rmtree(folder / "recording", ignore_errors=True)
+    for name in (STATE_FILE, COPY_FILE, "attention.json", "attention.safetensors", JOB_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
 class Books:
     """The judgements of one calibration, on disk and at hand.
 
@@ -146,7 +166,7 @@ class Books:
         if sound:
             command = shlex.join(["cp", str(copy), str(state)])
             return f"Nothing was deleted. What was there at the end of the last generation is still: {command}"
-        return "Nothing was deleted. Give another folder, or delete that file to judge everything anew"
+        return ANEW
 
     def tried(self) -> dict[Steps, Point | None]:
         """All that the search had tried at the end of its last generation; ``None``: skipped."""

@@ -139,7 +139,9 @@ class BranchLearner(Learner):
         )
         apart, guided = high - low, evaluation.output.double() - low
         scale = float((guided * apart).sum() / apart.square().sum().clamp_min(1e-30))
-        if scale <= 1 or float((guided - scale * apart).norm()) > LINEAR_TOLERANCE_FRAC * float(guided.norm()):
+        rounding = max(torch.finfo(each.dtype).eps for each in (*found.values(), evaluation.output))
+        within = LINEAR_TOLERANCE_FRAC * float(guided.norm()) + rounding * float(evaluation.output.double().norm())
+        if scale <= 1 or float((guided - scale * apart).norm()) > within:
             raise UnsupportedModelError(
                 "the guided output is not u + g (c - u) of the two halves of the batch (guidance rescale, or another "
                 "order of the branches): fit one set of weights for both"

@@ -22,6 +22,7 @@ from dit_accel.calibration.finishing import Finisher
 from dit_accel.calibration.fit import first_of_each
 from dit_accel.calibration.front import Point, front_of
 from dit_accel.calibration.gains import measure_gains
+from dit_accel.calibration.guidance import own_scale
 from dit_accel.calibration.judging import SEED as SEED
 from dit_accel.calibration.judging import Judge
 from dit_accel.calibration.kept_recording import recorded
@@ -29,7 +30,7 @@ from dit_accel.calibration.pace import Pace
 from dit_accel.calibration.recording import Recording, record
 from dit_accel.calibration.shelf import tidy
 from dit_accel.calibration.spread import Errand, Spread, here
-from dit_accel.calibration.subject import subject_of
+from dit_accel.calibration.subject import check_steps, subject_of
 from dit_accel.errors import ConfigError
 from dit_accel.pipelines.generation import GenerationSettings
 from dit_accel.plan.plan import AccelerationPlan
@@ -62,6 +63,7 @@ class Calibration:
     generations: int = 0
     hypervolume: float | None = None
     _plan: Callable[[Point], AccelerationPlan] | None = None
+    _finished: Callable[[Point], AccelerationPlan] | None = None
 
     def take(self, books: Books) -> None:
         """Take over what the books hold."""
@@ -76,6 +78,11 @@ class Calibration:
         """The plan of a point; one that is neither at hand nor on disk is fitted anew, by one run of the pipeline."""
         assert self._plan is not None
         return self._plan(point)
+
+    def finished(self, point: Point) -> AccelerationPlan:
+        """The same with all that plans of the front have, off it too: swept, with a guard and further guidance."""
+        assert self._finished is not None
+        return self._finished(point)
 
 
 def calibrate(
@@ -128,11 +135,12 @@ def calibrate(
         The points; ``calibration.plan(point)`` makes a plan of one.
 
     Raises:
-        ConfigError: The folder holds something else, the pipeline cannot be run, a plan has no trajectory, or a number
-            is none that there can be.
+        ConfigError: The folder holds something else, the pipeline cannot be run, a plan has no trajectory, a run has
+            one step, there is no guidance scale to go on from, or a number is none that there can be.
         UnsupportedModelError: Its scheduler is random at every step, or not linear in the output.
     """
     pace = Pace(budget_s, generations)
+    check_steps(pipe, settings)
     subject = subject_of(pipe, model, settings, prompts, num_prompts)
     for plan in plans:
         if trajectory_of(plan).unconditional is not None and not branches:
@@ -173,6 +181,8 @@ def calibrate(
 
     reference = recorded(folder / RECORDING, subject.setup, run_plain, gram_of, outputs=books.gains is None)
     calibration.num_steps = reference.num_steps
+    if guidance_values:
+        own_scale(reference.conditions.guidance_scale, guidance_values)
     tell("record")
     if books.gains is None:
         with in_cohorts(pipe, cohort):
@@ -201,7 +211,7 @@ def calibrate(
             tell("judge")
         return [books.points.get(steps) for steps in batch]
 
-    calibration._plan = finisher.plan
+    calibration._plan, calibration._finished = finisher.plan, finisher.finished
     seeds = first_choices(gaps, plans, half_calls=half_calls)
     first = min(seeds, key=lambda steps: abs(gaps.steps / cost_of(steps) - FIRST_SPEEDUP))
     calibration.take(books)

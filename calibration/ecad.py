@@ -13,30 +13,29 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from math import fsum
+from math import fsum, isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dit_accel.api import accelerated
+from dit_accel.calibration.books import read_judged
 from dit_accel.calibration.calibrate import SEED
 from dit_accel.calibration.ecad_genome import (
-    CROSSOVER_FRAC,
     MUTATED_FRAC,
     POPULATION,
     Bits,
-    canonical,
-    crossed,
+    children_of,
     first_population,
-    mutated,
     schedule_of,
     sites_of,
 )
 from dit_accel.calibration.ecad_judges import closeness, judge_named
 from dit_accel.calibration.site_times import count_plain_macs
+from dit_accel.calibration.subject import check_steps
 from dit_accel.errors import AccelerationWarning, ConfigError
-from dit_accel.evaluation.progress_files import claim, read_json, write_json
+from dit_accel.evaluation.progress_files import claim, write_json
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.static_cache import StaticCacheConfig
 from dit_accel.pipelines.generation import GenerationSettings, generate, makes_video, steps_of
@@ -48,6 +47,7 @@ from dit_accel.schedules.lowering import REUSE, SKIP, lower
 
 NUM_PROMPTS, SEEDS_EACH = 100, 10  # 1,000 images a candidate
 BATCH = 16
+BROODS = 50  # in a row without a new genome: the search has found all that it can
 JOB_FILE, STATE_FILE = "job.json", "judged.json"
 NOTE = f"found by ECAD's search with the judge '{{}}', {NOT_CERTIFIED}: `dit-accel certify` measures it"
 
@@ -81,6 +81,7 @@ class EcadCalibration:
     Attributes:
         sites: What the bits are of, within a step.
         points: Everything that was judged.
+        skipped: What could not be, its score being no finite number.
         generations: How many the search has gone through.
         hypervolume: Of all points, multiply-accumulates as a share of the uncached run's; ``None``: no moocore.
         judge: By which.
@@ -88,6 +89,7 @@ class EcadCalibration:
 
     sites: tuple[str, ...] = ()
     points: list[EcadPoint] = field(default_factory=list)
+    skipped: list[Bits] = field(default_factory=list)
     generations: int = 0
     hypervolume: float | None = None
     judge: str = ""
@@ -162,6 +164,7 @@ def calibrate_ecad(
     if others:
         raise ConfigError("ECAD's setting is for pipelines with one denoiser")
     graph, sites, steps = target.layout.graph, sites_of(target.layout.graph), steps_of(pipe, chosen)
+    check_steps(pipe, chosen)
     if not sites:
         raise ConfigError("no attention or feed-forward was found that a genome could decide on")
     name, scorer = judge_named(judge, Path(weights))
@@ -178,7 +181,8 @@ def calibrate_ecad(
     }
     folder = Path(folder)
     claim(folder / JOB_FILE, identity, "an ECAD search")
-    state: dict[str, Any] = read_json(folder / STATE_FILE) or {"points": {}}
+    state: dict[str, Any] = read_judged(folder / STATE_FILE) or {"points": {}}
+    state.setdefault("skipped", {})
     calibration = EcadCalibration(sites=sites, judge=name)
 
     def draw(first: int, last: int) -> torch.Tensor:
@@ -198,15 +202,23 @@ def calibrate_ecad(
         ]
         return sum(report.without(graph, each, linear=True) for each in idle)
 
-    def evaluate(bits: Bits) -> EcadPoint:
+    def evaluate(bits: Bits) -> EcadPoint | None:
         text = "".join("01"[bit] for bit in bits)
-        if text not in state["points"]:
+        if text not in state["points"] and text not in state["skipped"]:
             scores: list[float] = []
             with accelerated(pipe, [StaticCacheConfig(schedule=schedule_of(bits, sites), invariants=False)]):
                 for first, last in batches:
                     scores += score(draw(first, last), captions[first:last], range(first, last))
-            state["points"][text] = [fsum(scores) / len(scores), macs(bits)]
+            if all(map(isfinite, scores)):
+                state["points"][text] = [fsum(scores) / len(scores), macs(bits)]
+            elif not calibration.points:
+                raise ConfigError(f"the scores of the plain pictures are not finite: '{name}' cannot judge others")
+            else:
+                state["skipped"][text] = "its scores are not finite (NaN or infinity)"
             write_json(folder / STATE_FILE, state)
+        if text in state["skipped"]:
+            calibration.skipped.append(bits)
+            return None
         mean, cost = state["points"][text]
         point = EcadPoint(bits=bits, score=mean, macs=cost)
         calibration.points.append(point)
@@ -224,7 +236,11 @@ def calibrate_ecad(
 
     calibration._plan = plan
     rng = random.Random(seed)
-    alive = {bits: evaluate(bits) for bits in first_population(graph, steps, population, seed)}
+
+    def judged(genomes: Sequence[Bits]) -> dict[Bits, EcadPoint]:
+        return {bits: point for bits in genomes if (point := evaluate(bits)) is not None}
+
+    alive = judged(first_population(graph, steps, population, seed))
     while True:
         calibration.hypervolume = _hypervolume(calibration.points)
         if on_progress is not None:
@@ -235,9 +251,12 @@ def calibrate_ecad(
         plain = (True,) * (steps * len(sites))
         # The uncached schedule is no candidate: the paper's constraint on the Hamming distance from it.
         ranked = _ranked([point for bits, point in alive.items() if bits != plain])
-        known = {point.bits for point in calibration.points} | {plain}
-        for bits in _children(rng, ranked, known, population, len(sites), mutated_frac, flipped_frac):
-            alive[bits] = evaluate(bits)
+        known = {point.bits for point in calibration.points} | {*calibration.skipped, plain}
+        how = (rng, [point.bits for point in ranked], known, population, len(sites), mutated_frac, flipped_frac)
+        children = next((made for _ in range(BROODS) if (made := children_of(*how))), []) if ranked else []
+        if not children:
+            return calibration
+        alive |= judged(children)
         best = _ranked([point for bits, point in alive.items() if bits != plain])
         alive = {point.bits: point for point in best[:population]}
         calibration.generations += 1
@@ -248,32 +267,6 @@ def _ranked(points: Sequence[EcadPoint]) -> list[EcadPoint]:
     from dit_accel.calibration.sites_evolve import selected
 
     return selected(points, [point.aims for point in points], len(points))
-
-
-def _children(
-    rng: random.Random,
-    ranked: Sequence[EcadPoint],
-    known: set[Bits],
-    count: int,
-    width: int,
-    mutated_frac: float,
-    flipped_frac: float | None,
-) -> list[Bits]:
-    """As many as there are parents, those left out that were judged before; parents by binary tournament."""
-
-    def parent() -> Bits:
-        return ranked[min(rng.randrange(len(ranked)), rng.randrange(len(ranked)))].bits
-
-    made: dict[Bits, None] = {}
-    for _ in range(-(-count // 2)):
-        pair = (parent(), parent())
-        if rng.random() < CROSSOVER_FRAC:
-            pair = crossed(rng, *pair)
-        for bits in pair:
-            child = canonical(mutated(rng, bits, mutated_frac=mutated_frac, flipped_frac=flipped_frac), width)
-            if child not in known:
-                made[child] = None
-    return list(made)[:count]
 
 
 def _hypervolume(points: Sequence[EcadPoint]) -> float | None:

@@ -7,7 +7,7 @@ here.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from dit_accel.schedules import GeneratorSpec, Schedule, ScheduleError, SiteGraph
 from dit_accel.schedules.generators import ATTENTION_KINDS, LEAF_KINDS
@@ -113,3 +113,29 @@ def mutated(
         return bits
     share = min(0.5, 1 / len(bits)) if flipped_frac is None else flipped_frac
     return tuple(not bit if rng.random() < share else bit for bit in bits)
+
+
+def children_of(
+    rng: random.Random,
+    ranked: Sequence[Bits],
+    known: Collection[Bits],
+    count: int,
+    width: int,
+    mutated_frac: float,
+    flipped_frac: float | None,
+) -> list[Bits]:
+    """As many as there are parents, those left out that were judged before; parents by binary tournament."""
+
+    def parent() -> Bits:
+        return ranked[min(rng.randrange(len(ranked)), rng.randrange(len(ranked)))]
+
+    made: dict[Bits, None] = {}
+    for _ in range(-(-count // 2)):
+        pair = (parent(), parent())
+        if rng.random() < CROSSOVER_FRAC:
+            pair = crossed(rng, *pair)
+        for bits in pair:
+            child = canonical(mutated(rng, bits, mutated_frac=mutated_frac, flipped_frac=flipped_frac), width)
+            if child not in known:
+                made[child] = None
+    return list(made)[:count]

@@ -56,7 +56,7 @@ def evolve(
     tried: Mapping[Steps, Point | None] | None = None,
     half_calls: bool = False,
 ) -> Iterator[Generation]:
-    """Generation after generation, without end; the caller stops.
+    """Generation after generation, until nothing new is bred; the caller stops before.
 
     Args:
         seeds: The first population.
@@ -82,7 +82,10 @@ def evolve(
     while True:
         points, all_points = tuple(alive.values()), [point for point in everyone.values() if point is not None]
         yield Generation(number=number, population=points, hypervolume=hypervolume(all_points), rng=text_of(rng))
-        new = _judged(judge, _brood(rng, list(alive), everyone, gaps, children, half_calls) if alive else [])
+        brood = _brood(rng, list(alive), everyone, gaps, children, half_calls) if alive else []
+        if not brood:  # of few steps there are few sets, and all are judged
+            return
+        new = _judged(judge, brood)
         everyone |= new
         alive |= _alive(new, new)
         alive = {steps: alive[steps] for steps in select(alive, population)}

@@ -73,18 +73,28 @@ class Finisher:
         kept = plan_at(self.folder, point)
         if kept is not None and self._is_finished(kept):
             return False
-        with in_cohorts(self.subject.pipe, self.judge.cohort):
-            put(self._finished(self.plan(point), point.computed), place_of(self.folder, point))
+        put(self.finished(point), place_of(self.folder, point))
         return True
+
+    def finished(self, point: Point) -> AccelerationPlan:
+        """The finished plan of a point, which need not be on the front."""
+        plan = self.plan(point)
+        if self._is_finished(plan):
+            return plan
+        with in_cohorts(self.subject.pipe, self.judge.cohort):
+            return self._finished(plan, point.computed)
 
     def _is_finished(self, plan: AccelerationPlan) -> bool:
         (config,) = plan.passes
         assert isinstance(config, TrajectoryConfig)
-        return bool(config.guard) and set(self.guidance_values) <= set(config.guidance)
+        own = self.judge.reference.conditions.guidance_scale
+        wanted = {own, *self.guidance_values} if self.guidance_values else set()
+        return bool(config.guard) and set(config.guidance) == wanted
 
     def _finished(self, plan: AccelerationPlan, steps: Steps) -> AccelerationPlan:
         (config,) = (self.judge.fit(steps, self.sweeps).config,) if self.sweeps else plan.passes
         assert isinstance(config, TrajectoryConfig)
+        config = replace(config, guidance=(), guided_weights=None, guided_unconditional=None)  # of another range
         pipe, count, conditions = self.subject.pipe, self.subject.count, self.judge.reference.conditions
         config = with_guard(pipe, self.judge.draw, config, 0, count)
         if self.guidance_values:

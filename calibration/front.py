@@ -67,7 +67,7 @@ def front_of(points: Iterable[Point]) -> tuple[Point, ...]:
 
 
 def pick(
-    front: Iterable[Point],
+    judged: Iterable[Point],
     *,
     max_lpips: float | None = None,
     min_psnr_db: float | None = None,
@@ -76,7 +76,7 @@ def pick(
     """The fastest point within the limits on fidelity; with ``min_speedup`` alone the most faithful one.
 
     Args:
-        front: Of :func:`front_of`.
+        judged: All that there are: by ST-LPIPS the best need not be on the front, which is by decibel.
         max_lpips: Mean ST-LPIPS at most.
         min_psnr_db: Mean PSNR at least.
         min_speedup: Evaluations by computed evaluations at least.
@@ -84,7 +84,7 @@ def pick(
     Raises:
         ConfigError: No point is within all limits; says what is reachable.
     """
-    points = list(front)
+    points = list(judged)
     if not points:
         raise ConfigError("the front is empty: nothing has been judged yet")
     if max_lpips is not None and any(point.st_lpips is None for point in points):
@@ -97,7 +97,7 @@ def pick(
     ]
     fast = [point for point in fine if min_speedup is None or point.saved >= min_speedup]
     if fast and (max_lpips is not None or min_psnr_db is not None):
-        return max(fast, key=lambda point: point.saved)
+        return max(fast, key=lambda point: (point.saved, point.score_db))
     if fast:
         return max(fast, key=lambda point: point.score_db)
     if fine:
@@ -107,4 +107,4 @@ def pick(
         )
     best = max(points, key=lambda point: point.score_db)
     shown = "" if best.st_lpips is None else f", ST-LPIPS {best.st_lpips:.4f}"
-    raise ConfigError(f"no plan of the front is so faithful; the best has {best.psnr_db:.1f} dB{shown}")
+    raise ConfigError(f"no plan that was judged is so faithful; the best has {best.psnr_db:.1f} dB{shown}")

@@ -16,6 +16,7 @@ from dit_accel.calibration.recording import Draw, Evaluation, Recording, listeni
 
 PROBES = 10  # evaluations at which an error is made; between them the logarithm is interpolated
 SIZE_FRAC = 0.05  # of the output, that the error is made as large as
+HALF_SIZE_FRAC = 0.5  # the same where latents are of half precision: a smaller one is lost in their rounding
 
 
 def measure_gains(pipe: Any, draw: Draw, reference: Recording, prompts: int, probes: int = PROBES) -> list[float]:
@@ -72,7 +73,8 @@ class Injector:
         output = self.reference.outputs[evaluation.step].to(evaluation.output.device)
         if evaluation.step == self.step:
             error = self._error(output)
-            output = output + error * (SIZE_FRAC * output.norm() / error.norm().clamp_min(1e-12))
+            size = HALF_SIZE_FRAC if evaluation.latents.element_size() < 4 else SIZE_FRAC
+            output = output + error * (size * output.norm() / error.norm().clamp_min(1e-12))
         return output
 
     def end(self, latents: torch.Tensor) -> None:

@@ -18,6 +18,22 @@ from dit_accel.errors import ConfigError
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 
 
+def own_scale(own: float | None, values: Sequence[float]) -> float:
+    """The scale that plans are fitted at, if there is something to interpolate to from there.
+
+    Raises:
+        ConfigError: It cannot be told, or is the only one.
+    """
+    if own is None:
+        raise ConfigError(
+            "weights for several guidance scales take a fitted plan of a pipeline that has a guidance scale; this one "
+            "has none that can be told"
+        )
+    if set(values) <= {own}:
+        raise ConfigError(f"the plan is fitted at guidance {own:g} already; give another scale to interpolate to")
+    return own
+
+
 def over_guidance(
     pipe: Any,
     draw_at: Callable[[float], Draw],
@@ -34,7 +50,7 @@ def over_guidance(
     Args:
         pipe: The pipeline that the plan was fitted to.
         draw_at: From a guidance scale to what draws with it.
-        config: The plan; its weights are those of ``own``.
+        config: The fitted plan; its weights are those of ``own``.
         own: The scale that it was fitted at; ``None``: it cannot be told.
         values: The further scales.
         count: How many prompts to fit to, from 0 on.
@@ -43,11 +59,8 @@ def over_guidance(
     Raises:
         ConfigError: There is no scale to interpolate from, or it is the only one.
     """
-    if own is None or config.computed is None or config.weights is None:
-        raise ConfigError(
-            "weights for several guidance scales take a fitted plan of a pipeline that has a guidance scale; this one "
-            "has none that can be told"
-        )
+    own = own_scale(own, values)
+    assert config.computed is not None and config.weights is not None
     computed = [step for step, is_computed in enumerate(config.computed) if is_computed]
     apart = config.unconditional is not None
     fits, guard = {own: config}, list(config.guard)
@@ -60,8 +73,6 @@ def over_guidance(
         if guard:
             limits = with_guard(pipe, draw, fits[scale], 0, count).guard
             guard = [max(pair) for pair in zip(guard, limits, strict=True)]
-    if len(fits) < 2:
-        raise ConfigError(f"the plan is fitted at guidance {own:g} already; give another scale to interpolate to")
     scales = tuple(sorted(fits))
     return replace(
         config,

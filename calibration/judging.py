@@ -131,7 +131,7 @@ class Judge:
         try:
             result = self.fit(steps)
         except (ConfigError, np.linalg.LinAlgError, FloatingPointError) as error:
-            return Verdict(computed=steps, why=f"its fit failed: {_in_a_line(error)}")
+            return Verdict(computed=steps, why=f"its fit failed: {in_a_line(error)}")
         for name, values in (("latents", result.latents), ("pictures", result.pictures)):
             if not torch.isfinite(values).all():
                 return Verdict(computed=steps, why=f"its {name} are not finite (NaN or infinity)")
@@ -140,7 +140,7 @@ class Judge:
         except (MissingDependencyError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a scorer is anybody's code
-            return Verdict(computed=steps, why=f"scoring it failed: {type(error).__name__}: {_in_a_line(error)}")
+            return Verdict(computed=steps, why=f"scoring it failed: {type(error).__name__}: {in_a_line(error)}")
         if not np.isfinite([point.psnr_db, point.worst_db, point.st_lpips or 0.0]).all():
             return Verdict(computed=steps, why="its scores are not finite (NaN or infinity)")
         return Verdict(computed=steps, point=point, config=result.config)
@@ -162,5 +162,6 @@ def judged(steps: Steps, result: Fitted, reference: Recording) -> Point:
     )
 
 
-def _in_a_line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
+    """What an error says, without line breaks."""
     return " ".join(str(error).split()) or "no reason was given"

@@ -3,8 +3,8 @@
 At each evaluation that is not computed, the run that is being accelerated stands where its own earlier answers have
 brought it. The target is the output that would bring this scheduler's latents from there exactly onto the recorded
 run at the next evaluation: with x' = alpha + beta * output, (x_ref - alpha) / beta. It is regressed on the run's own
-outputs, latents and initial noise, over all prompts of the batch, and the run goes on with the fitted answer. Weights
-fitted to recorded outputs instead drift (LESA, arXiv 2602.20497; on our models 0.5 to 8 dB).
+outputs and latents, over all prompts of the batch, and the run goes on with the fitted answer. Weights fitted to
+recorded outputs instead drift (LESA, arXiv 2602.20497; on our models 0.5 to 8 dB).
 
 The ridge pulls toward theory's weights, not toward zero (GAS, arXiv 2510.17699); its strength is the one that
 predicts best prompts that are left out.
@@ -22,7 +22,7 @@ from dit_accel.calibration.recording import Evaluation, Recording
 from dit_accel.calibration.regression import RIDGES, channel_filter, products, ridge_toward
 from dit_accel.errors import UnsupportedModelError
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
-from dit_accel.passes.trajectory.config import LATENTS, NOISE
+from dit_accel.passes.trajectory.config import LATENTS
 from dit_accel.passes.trajectory.history import add_mixed
 from dit_accel.schedules.theory import theory_weights
 
@@ -75,8 +75,6 @@ class Learner:
     outputs: dict[int, torch.Tensor] = field(default_factory=dict)
     solved: dict[int, dict[int, float]] = field(default_factory=dict)
     grams: dict[int, Any] = field(default_factory=dict)
-    _noise: torch.Tensor | None = None
-    _noise_given: float | None = None
     _rows: dict[int, dict[int, float]] = field(default_factory=dict)
     _filters: dict[int, torch.Tensor] = field(default_factory=dict)
 
@@ -91,8 +89,6 @@ class Learner:
     def output(self, evaluation: Evaluation) -> torch.Tensor:
         """The denoiser's output, or the answer that is fitted now."""
         evaluation, step = self._seen(evaluation), evaluation.step
-        if step == 0:
-            self._noise, self._noise_given = evaluation.latents.clone(), evaluation.given
         if step in self.computed:
             if self.script is None or self.script.forecasts:
                 self._forecast(evaluation)
@@ -141,8 +137,12 @@ class Learner:
             self._solve(evaluation, evaluation.output)
 
     def _target(self, evaluation: Evaluation) -> torch.Tensor:
-        """The output that brings the scheduler onto the recorded run."""
-        like = evaluation.output
+        """The output that brings the scheduler onto the recorded run.
+
+        Probed in float32 at least: most schedulers round their result to the output's dtype, and the rounding of half
+        precision is no lack of linearity.
+        """
+        like = evaluation.output.to(torch.promote_types(evaluation.output.dtype, torch.float32))
         alpha = evaluation.advance(torch.zeros_like(like)).double()
         slope = evaluation.advance(torch.ones_like(like)).double() - alpha
         beta = float(slope.mean())
@@ -163,10 +163,7 @@ class Learner:
         return [*names, LATENTS] if evaluation.given else names
 
     def _of(self, name: int, evaluation: Evaluation) -> torch.Tensor:
-        if name == LATENTS:
-            return evaluation.latents
-        assert self._noise is not None
-        return self._noise if name == NOISE else self.outputs[name]
+        return evaluation.latents if name == LATENTS else self.outputs[name]
 
     def _solve(self, evaluation: Evaluation, target: torch.Tensor) -> dict[int, float]:
         names = self._names(evaluation)

@@ -71,7 +71,7 @@ class Picture:
     Args:
         folder: Of the calibration.
         title: Over the picture.
-        choose: Which point of a front would be chosen, if any.
+        choose: Which of all points would be chosen, if any.
         tell: Says once that there is no picture, and why.
     """
 
@@ -93,7 +93,7 @@ class Picture:
         if not points or not self._possible or not (now or time.monotonic() - self._drawn >= SECONDS_APART):
             return
         try:
-            draw_front(points, self.path, chosen=self._choose(front_of(points)), title=self._title)
+            draw_front(points, self.path, chosen=self._choose(points), title=self._title)
         except MissingDependencyError as error:
             self._possible = False
             self._tell(f"no picture: {error}")

@@ -22,7 +22,7 @@ from dit_accel.plan.config import PassConfig
 from dit_accel.runtime.call import Call, Inner
 from dit_accel.runtime.denoiser import DenoiserRuntime
 from dit_accel.runtime.patch import Patch
-from dit_accel.runtime.trees import leaves, version
+from dit_accel.runtime.trees import leaves, map_tree, version
 from dit_accel.session.session import session_of
 
 BY = "calibration"
@@ -41,7 +41,8 @@ class Evaluation:
         latents: What the scheduler goes on from.
         output: Guided output of the denoiser.
         given: The latents as the denoiser was given them, divided by ``latents``; ``None``: they are something else.
-        advance: Runs the scheduler's own step from here with another output, and leaves the scheduler as it is.
+        advance: Runs the scheduler's own step from here with another output, and leaves the scheduler as it is. An
+            output of a wider dtype is stepped in that, and nothing is rounded to the run's on the way.
     """
 
     step: int
@@ -200,7 +201,8 @@ class _Step(Patch[Any]):
 
         def advance(output: torch.Tensor) -> torch.Tensor:
             with _unchanged(scheduler, kwargs.get("generator")):
-                return _next_latents(type(scheduler).step(scheduler, output, timestep, sample, *args, **kwargs))
+                here = _as_wide(scheduler, sample, output.dtype)
+                return _next_latents(type(scheduler).step(scheduler, output, timestep, here, *args, **kwargs))
 
         evaluation = Evaluation(
             step=ear.step,
@@ -221,6 +223,18 @@ def _next_latents(result: Any) -> torch.Tensor:
     if not isinstance(latents, torch.Tensor):
         raise DitAccelError("the scheduler's step gives no latents")
     return latents
+
+
+def _as_wide(scheduler: Any, sample: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The sample in a dtype if that is wider, and so what the scheduler keeps of earlier steps: UniPC rounds to it."""
+    if torch.promote_types(sample.dtype, dtype) == sample.dtype:
+        return sample
+    for name, value in vars(scheduler).items():
+        if type(value) is list or isinstance(value, torch.Tensor):
+            vars(scheduler)[name] = map_tree(
+                lambda each: each.to(dtype) if each.dtype == sample.dtype else each, value
+            )
+    return sample.to(dtype)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ has certified it meanwhile.
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from dit_accel.calibration.calls import halves, whole, words
@@ -59,9 +59,13 @@ def put(plan: AccelerationPlan, place: Path) -> None:
 
 def tidy(folder: Path, front: Iterable[Point]) -> None:
     """Take away plans that have left the front."""
-    wanted = {place_of(folder, point) for point in front}
+    tidy_places(folder, [place_of(folder, point) for point in front], NAME)
+
+
+def tidy_places(folder: Path, wanted: Collection[Path], name: re.Pattern[str]) -> None:
+    """Take away plans that are called so, but the wanted ones and those that someone has certified."""
     for place in folder.iterdir():
-        if place in wanted or not NAME.fullmatch(place.name) or not (place / PLAN_FILE).is_file():
+        if place in wanted or not name.fullmatch(place.name) or not (place / PLAN_FILE).is_file():
             continue
         try:
             certified = AccelerationPlan.from_pretrained(place).certificate is not None

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from dit_accel.calibration.beginnings import told
+from dit_accel.calibration.books import read_judged
 from dit_accel.calibration.calibrate import GAIN_PROMPTS
 from dit_accel.calibration.choose import Gaps, gram_of
 from dit_accel.calibration.corrections import record_moments
@@ -37,8 +38,8 @@ from dit_accel.calibration.sites_quantised import exact_ends, quantised_by, quan
 from dit_accel.calibration.sites_seeds import seeds
 from dit_accel.calibration.sites_surrogate import Surrogate, distances
 from dit_accel.calibration.spread import Spread, here
-from dit_accel.calibration.subject import subject_of
-from dit_accel.evaluation.progress_files import claim, read_json, write_json
+from dit_accel.calibration.subject import check_steps, subject_of
+from dit_accel.evaluation.progress_files import claim, write_json
 from dit_accel.families.targets import find_targets
 from dit_accel.pipelines.generation import GenerationSettings
 from dit_accel.plan.plan import AccelerationPlan
@@ -142,6 +143,7 @@ def calibrate_sites(
         MissingDependencyError: DEAP is not installed.
     """
     began = time.monotonic()
+    check_steps(pipe, settings)
     subject = subject_of(pipe, model, settings, prompts, num_prompts)
     count, folder = subject.count, Path(folder)
     identity = subject.identity(
@@ -154,7 +156,7 @@ def calibrate_sites(
     )
     quantised = None if on_plan is None else quantised_by(on_plan)
     claim(folder / JOB_FILE, identity, "a search over sites")
-    state: dict[str, Any] = read_json(folder / STATE_FILE) or {"points": [], "gains": None, "times": None}
+    state: dict[str, Any] = read_judged(folder / STATE_FILE) or {"points": [], "gains": None, "times": None}
     known = {(p.genome, p.num_prompts): p for p in map(SitePoint.from_dict, state["points"])}
     calibration = SitesCalibration()
     draw = subject.draw_at()

@@ -60,7 +60,7 @@ def evolve_sites(
     children: int = 12,
     seed: int = 0,
 ) -> Iterator[SiteGeneration]:
-    """Generation after generation, without end; the caller stops.
+    """Generation after generation, until nothing new is bred; the caller stops before.
 
     Args:
         first: Judged by all prompts, whatever they are worth: rivals and our own solver's plans.
@@ -103,8 +103,11 @@ def evolve_sites(
     alive: dict[Genome, SitePoint] = {}
     number = 0
     while True:
-        if number and alive:
-            brood = _brood(rng, list(alive), tried, groups, fixed, BROOD * children, halves, quantised)
+        if number:
+            parents = list(alive)
+            brood = _brood(rng, parents, tried, groups, fixed, BROOD * children, halves, quantised) if parents else []
+            if not brood:
+                return
             chosen = selected(brood, [(seconds(genome), surrogate(genome)) for genome in brood], children)
             judged(chosen, counts)
         aims = [(point.seconds, -point.score_db) for point in everyone.values()]

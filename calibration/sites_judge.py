@@ -11,10 +11,12 @@ import torch
 from dit_accel.calibration.calm import MOST_GAIN
 from dit_accel.calibration.corrections import Moments
 from dit_accel.calibration.fit_runs import Runner
+from dit_accel.calibration.judging import in_a_line
 from dit_accel.calibration.latency import Cost, Pricing
 from dit_accel.calibration.recording import Draw, Recording
 from dit_accel.calibration.regression import RIDGES
 from dit_accel.calibration.sites_genome import Genome, Groups
+from dit_accel.errors import ConfigError, MissingDependencyError
 from dit_accel.evaluation.metrics.fidelity import fidelity
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
 from dit_accel.passes.quantize.config import QuantizeConfig
@@ -215,10 +217,22 @@ class SiteJudge:
         nothing = SiteVerdict(genome=genome, num_prompts=count)
         try:
             _, pictures, error = self.fit(genome, count)
-        except (np.linalg.LinAlgError, FloatingPointError) as failed:
-            return replace(nothing, fault=f"its fit failed: {' '.join(str(failed).split())}")
+        except (ConfigError, np.linalg.LinAlgError, FloatingPointError) as failed:
+            return replace(nothing, fault=f"its fit failed: {in_a_line(failed)}")
         if not torch.isfinite(pictures).all() or not math.isfinite(error):
             return replace(nothing, fault="its pictures are not finite (NaN or infinity)")
+        try:
+            found = self._scored(nothing, pictures, error)
+        except (MissingDependencyError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as failed:  # a scorer is anybody's code
+            return replace(nothing, fault=f"scoring it failed: {type(failed).__name__}: {in_a_line(failed)}")
+        if not np.isfinite([found.psnr_db, found.worst_db, found.st_lpips or 0.0]).all():
+            return replace(nothing, fault="its scores are not finite (NaN or infinity)")
+        return found
+
+    def _scored(self, nothing: SiteVerdict, pictures: torch.Tensor, error: float) -> SiteVerdict:
+        count = nothing.num_prompts
         networks = [name for name in available_perceptual() if name == "st_lpips"]
         scores = fidelity(pictures, self.reference.pictures[:count], perceptual=networks)
         in_order = sorted(scores.psnr_db)

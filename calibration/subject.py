@@ -8,7 +8,7 @@ from dit_accel.calibration.judging import drawing
 from dit_accel.calibration.recording import Draw
 from dit_accel.errors import ConfigError
 from dit_accel.families.targets import Target, find_targets
-from dit_accel.pipelines.generation import GenerationSettings, makes_video
+from dit_accel.pipelines.generation import GenerationSettings, makes_video, steps_of
 from dit_accel.plan.fingerprint import Fingerprint, digest, fingerprint, scheduler_digest
 from dit_accel.plan.weights import sample_weights
 from dit_accel.prompts import load_prompts
@@ -67,6 +67,16 @@ class Subject:
             "prompts": digest(self.prompts),
             **{name: value for name, value in more.items() if not (value is None or value is False or value == [])},
         }
+
+
+def check_steps(pipe: Any, settings: GenerationSettings | None) -> None:
+    """Refuse runs of which nothing can be left out.
+
+    Raises:
+        ConfigError: They have fewer than two steps.
+    """
+    if steps_of(pipe, settings or GenerationSettings()) < 2:
+        raise ConfigError("a run of one step has none to leave out: ask for two steps or more")
 
 
 def subject_of(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dit_accel.cli import options
+from dit_accel.cli.calibrate_kinds import check_options
 from dit_accel.cli.calibrate_output import choose_point, say
 from dit_accel.cli.calibrate_where import spread_for
 from dit_accel.cli.console import EXIT_STOPPED, print_json, tell
@@ -27,7 +28,9 @@ def calibrate_command(
             metavar="NAME|FOLDER|HUB-ID", help="An embedded pipeline (emoji-pixart), a folder, or a hub id."
         ),
     ],
-    budget: Annotated[str, typer.Option(metavar="TIME", help="How long to search: 90s, 20m, 2h.")] = "20m",
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long to search: 90s, 20m, 2h. Default: 20m.")
+    ] = None,
     max_lpips: Annotated[
         float | None, typer.Option(min=0, help="The fastest plan with a mean ST-LPIPS of this.")
     ] = None,
@@ -81,6 +84,9 @@ def calibrate_command(
     generations: Annotated[
         int | None, typer.Option(min=0, help="Of the evolutionary search, instead of a time.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Go on from what was judged in the folder, exactly; else forget it.")
+    ] = True,
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
     sites: Annotated[bool, typer.Option("--sites", help="Also reuse sites inside the computed calls.")] = False,
     on_plan: Annotated[
@@ -122,9 +128,11 @@ def calibrate_command(
     Example: dit-accel calibrate emoji-flux --budget 2m --max-lpips 0.02
     """
     import json
+    import shutil
 
     import torch
 
+    from dit_accel.calibration.books import forget
     from dit_accel.calibration.calibrate import Calibration, calibrate
     from dit_accel.calibration.on_ranks import launched, leads, own_device, serve
     from dit_accel.calibration.picture import Picture
@@ -137,7 +145,7 @@ def calibrate_command(
     from dit_accel.plan.plan import AccelerationPlan
     from dit_accel.session.presets import PRESETS
 
-    budget_s = seconds_of(budget)
+    budget_s = seconds_of(budget or "20m")
     require_metrics()
     torch.set_num_threads(threads)
     name = name_of_model(model)
@@ -146,8 +154,6 @@ def calibrate_command(
         num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, num_frames=frames
     )
     beginnings = [each if each in PRESETS else AccelerationPlan.from_pretrained(each) for each in plan or ()]
-    if ecad and beginnings:
-        raise ConfigError("--ecad begins with that paper's own schedules: leave out --plan")
     if on_plan and (not sites or workers or ray or launched()):
         raise ConfigError(
             "--on-plan goes with --sites, in one process; `dit-accel quantize --with` fits a plan on a quantised model"
@@ -156,14 +162,23 @@ def calibrate_command(
         raise ConfigError(
             "--attention, --sites and --ecad exclude each other; --plan joins masks with what they found"
         )
-    if (ecad or attention) and (workers or ray or launched()):
-        raise ConfigError("--ecad and --attention take one process: leave out --workers, --ray and the launcher")
-    if sites or ecad or attention:
-        if cohort or guidance_range or tail or sweeps or half_calls or (branches and not sites):
-            raise ConfigError(
-                "--sites takes --branches (half calls are among it), --plan and workers of these options, --ecad and "
-                "--attention none; none takes --cohort, --guidance-range, --half-calls, --tail or --sweeps"
-            )
+    if (ecad or attention) and launched():
+        raise ConfigError("--ecad and --attention take one process: leave out the launcher")
+    kind = "attention" if attention else "ecad" if ecad else "sites" if sites else ""
+    check_options(
+        kind,
+        {
+            "--max-lpips": max_lpips is not None, "--min-psnr": min_psnr is not None, "--name": plan_name is not None,
+            "--min-speedup": min_speedup is not None, "--cohort": cohort is not None, "--tail": tail > 0,
+            "--guidance-range": guidance_range is not None, "--half-calls": half_calls, "--sweeps": sweeps > 0,
+            "--budget": budget is not None, "--generations": generations is not None, "--seed": seed != 0,
+            "--population": population is not None, "--branches": branches, "--plan": bool(plan),
+            "--workers": workers > 0, "--ray": ray,
+        },
+    )  # fmt: skip
+    if not resume and leads():
+        forget(folder / kind)
+    if kind:
         shared: dict[str, Any] = {"model": name, "settings": settings, "num_prompts": num_prompts, "as_json": as_json}
         tell(f"loading {model} ...")
         load = partial(load_for_cli, model, own_device(device), dtype)
@@ -234,9 +249,10 @@ def calibrate_command(
     except KeyboardInterrupt:
         stopped = True
     picture.refresh(found.points, now=True)
-    chosen = choose_point(found.front, limits, stopped)
+    shutil.rmtree(folder / "chosen", ignore_errors=True)  # of other limits
+    chosen = choose_point(found.front if stopped else found.points, limits, stopped)
     if chosen is not None:
-        best = found.plan(chosen)
+        best = found.plan(chosen) if stopped else found.finished(chosen)
         put(replace(best, name=plan_name or best.name), folder / "chosen")
     if as_json:
         data = {

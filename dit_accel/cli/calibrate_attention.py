@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dit_accel.cli.calibrate_output import or_stopped
 from dit_accel.cli.console import err, out, print_json, tell
 from dit_accel.errors import ConfigError
 
@@ -60,7 +61,7 @@ def run_attention(
     if len(joined) > 1:
         raise ConfigError(f"masks are put into one plan, and there are {len(joined)}: give --plan once")
     wanted = (0.5, 0.3) if not densities and not masses else tuple(densities or ())
-    with _bar() as show:
+    with or_stopped(folder / "attention"), _bar() as show:
         found = calibrate_attention(
             pipe,
             folder / "attention",

@@ -98,7 +98,7 @@ def certify_command(
     name = name_of_model(model)
     if speedup is None:
         assert chosen is not None
-        subject, stem = as_path(chosen), Path(chosen).stem
+        subject, stem = as_path(chosen), Path(chosen).name.removesuffix(".json")
     else:
         subject = theory_plan(speedup, find_targets(pipe), model=model)
         stem = subject.name

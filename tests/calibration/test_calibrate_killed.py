@@ -12,13 +12,23 @@ from typing import Any
 import pytest
 from quick_calibration import files_of, no_networks, quick, quick_pipeline, stop_when
 
-from dit_accel.calibration import books, judging, kept_recording
+from dit_accel.calibration import books, judging, kept_recording, shelf
 from dit_accel.calibration.front import front_of
+from dit_accel.calibration.store import Store
 
 pytest.importorskip("deap")
 
 SCRIPT = Path(__file__).with_name("quick_calibration.py")
 ROOT = Path(__file__).resolve().parents[2]
+
+
+WRITES = (
+    (books, "write_json"),
+    (kept_recording, "write_json"),
+    (shelf.os, "replace"),  # of plans, and beneath the JSON files
+    (Store, "keep"),
+    (Store, "drop"),
+)
 
 
 class Killed(BaseException):
@@ -45,20 +55,24 @@ def whole(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def dies_at(plain: Any, at: int, after: bool) -> Any:
-    """A write that ends the process: just before the file appears, or just after."""
+def dies_at(at: int, after: bool) -> Any:
+    """Makes writes of which one ends the process: just before the file appears, or just after."""
     count = 0
 
-    def write(path: Path, data: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == at and not after:
-            raise Killed
-        plain(path, data)
-        if count == at:
-            raise Killed
+    def around(plain: Any) -> Any:
+        def write(*args: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == at and not after:
+                raise Killed
+            result = plain(*args)
+            if count == at:
+                raise Killed
+            return result
 
-    return write
+        return write
+
+    return around
 
 
 def test_killed_at_twenty_random_writes_it_finds_the_same(pipe: Any, whole: Path, tmp_path: Path) -> None:
@@ -67,9 +81,9 @@ def test_killed_at_twenty_random_writes_it_finds_the_same(pipe: Any, whole: Path
         folder = tmp_path / str(part)
         for _ in range(100):
             with pytest.MonkeyPatch.context() as patch:
-                death = dies_at(books.write_json, moments.randint(1, 8), moments.random() < 0.5)
-                patch.setattr(books, "write_json", death)
-                patch.setattr(kept_recording, "write_json", death)
+                death = dies_at(moments.randint(1, 20), moments.random() < 0.5)
+                for place, name in WRITES:
+                    patch.setattr(place, name, death(getattr(place, name)))
                 try:
                     quick(pipe, folder)
                     break

@@ -110,10 +110,12 @@ def test_what_cannot_be_judged_is_told_and_beats_nothing(monkeypatch: pytest.Mon
     broken = [
         lambda: torch.full((2, 3, 8, 8), float("nan")),
         lambda: (_ for _ in ()).throw(np.linalg.LinAlgError("x")),
+        lambda: (_ for _ in ()).throw(ConfigError("x")),
+        lambda: torch.zeros(2, 3, 8, 8),
     ]
     judge = SiteJudge(pipe=pipe, draw=None, reference=None, groups={}, moments=None)  # type: ignore[arg-type]
     prices = Prices(pricing=priced(pipe), groups={})
-    for make, words in zip(broken, ("not finite", "its fit failed: x"), strict=True):
+    for make, words in zip(broken, ("not finite", *2 * ["its fit failed: x"], "scoring it failed"), strict=True):
         monkeypatch.setattr(SiteJudge, "fit", lambda self, genome, count, make=make: ((), make(), 0.1))
         found = prices.point(judge((Genome.of((0, 2), STEPS), 2)))
         assert found.fault is not None and words in found.fault and front_of_sites([found]) == ()

@@ -221,6 +221,8 @@ def test_the_front_and_how_to_choose_from_it() -> None:
     assert pick(front, max_lpips=0.05).computed == (0, 3)
     assert pick(front, min_speedup=2).computed == (0, 3)
     assert pick(front, min_speedup=3).computed == (0,)
+    blurred = Point(computed=(0, 1), num_steps=4, psnr_db=25, worst_db=20, st_lpips=0.01)
+    assert pick([*POINTS, blurred], max_lpips=0.015) == blurred  # by decibel another one of its size is better
     with pytest.raises(ConfigError, match=r"2\.00x is reachable at most"):
         pick(front, max_lpips=0.05, min_speedup=3)
     with pytest.raises(ConfigError, match=r"the best has 40\.0 dB"):

@@ -1,6 +1,7 @@
 """``dit-accel calibrate``, as a user runs it."""
 
 import json
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,14 @@ def test_plans_of_the_front_and_the_chosen_one_are_saved(run: Any, tiny_folder: 
     again = run(*arguments)
     assert again.exit_code == 0 and "on search prompts" in again.stdout
     nothing = run(*arguments, "--min-psnr", "99", "--min-speedup", "2")
-    assert nothing.exit_code != 0 and "no plan of the front is so faithful" in nothing.output
+    assert nothing.exit_code != 0 and "no plan that was judged is so faithful" in nothing.output
+    assert not (folder / "chosen").exists()  # it was of another limit
+    printed = shlex.split(next(line for line in again.stderr.splitlines() if line.startswith("dit-accel certify")))
+    assert AccelerationPlan.from_pretrained(printed[-1]).conditions.num_steps == 6
+    before = json.loads((folder / "judged.json").read_text())
+    assert run(*arguments, "--resume").exit_code == 0 and json.loads((folder / "judged.json").read_text()) == before
+    anew = run(*arguments, "--seed", "3", "--no-resume")
+    assert anew.exit_code == 0 and "on search prompts" in anew.stdout
 
 
 def test_times_are_read() -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dit_accel import TrajectoryConfig
+from dit_accel.errors import ConfigError
 from dit_accel.evaluation.reports.report import Report
 from dit_accel.plan.plan import AccelerationPlan
 
@@ -74,3 +76,13 @@ def test_bad_input(run, tiny_folder: str) -> None:
         result = run("certify", tiny_folder, *arguments)
         assert result.exit_code == 2 and words in result.stderr and result.stdout == ""
         assert "loading" not in result.stderr
+
+
+def test_the_folder_is_called_as_the_plan_is(run, tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def certify(pipe, plan, folder: Path, **more) -> None:
+        raise ConfigError(f"into {folder.name}")
+
+    monkeypatch.setattr("dit_accel.evaluation.certify.certify.certify", certify)
+    AccelerationPlan(passes=(TrajectoryConfig(speedup=2.0),)).save_pretrained("plans/03-1.93x")
+    result = run("certify", tiny_folder, "--plan", "plans/03-1.93x")
+    assert result.exit_code == 2 and result.stderr.rstrip().endswith("-03-1.93x")
