@@ -166,9 +166,10 @@ class Search:
                 start_new_session=True,  # Ctrl-C in the server's terminal is not meant for it
                 env={**os.environ, "OMP_NUM_THREADS": str(request.threads)},
             )
-        now = time.time()
-        its = {"pid": process.pid, "born": born_at(process.pid)}
-        first = Status(state="starting", words="starting a process", **its, started=now, renewed=now)
+        now, pid = time.time(), process.pid
+        first = Status(
+            state="starting", words="starting a process", pid=pid, born=born_at(pid), started=now, renewed=now
+        )
         if read_json(self.folder / STATUS_FILE) is None or not self._is_of(process.pid):
             write_json(self.folder / STATUS_FILE, asdict(first))
 
