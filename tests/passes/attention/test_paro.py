@@ -250,10 +250,10 @@ def test_a_plan_without_a_layer_for_every_row_is_refused() -> None:
 
 @pytest.mark.parametrize("precision", ["int8", "int8+float8"])
 def test_products_in_few_bits(precision, caplog) -> None:
-    pipe = sparse_wan()
-    accelerate_pipeline(pipe, paro(pipe, 0.4), strict=True)
+    pipe = sparse_wan(head_dim=32)
+    accelerate_pipeline(pipe, paro(pipe, 0.4, block=32), strict=True)
     plain = draw(pipe)
-    accelerate_pipeline(pipe, paro(pipe, 0.4, precision=precision), strict=True)
+    accelerate_pipeline(pipe, paro(pipe, 0.4, block=32, precision=precision), strict=True)
     few = draw(pipe)
     assert 0 < (few - plain).norm() < 0.2 * plain.norm() and effect(pipe).actual_frac > 0.3
     with pytest.raises(ConfigError, match="precision must be one of plain, int8"):
