@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dit_accel.kernels.block_sparse import attend
 from dit_accel.passes.attention.choosing import AttendedSequence
-from dit_accel.passes.attention.static_mask import StaticTable
+from dit_accel.passes.attention.static_mask import StaticTable, static_table
 from dit_accel.passes.attention.static_patterns import Pattern
 
 Storage = Literal["as computed", "bfloat16", "float16", "float8"]
@@ -84,10 +84,8 @@ class ReshapedAttention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """[B, N, H, D]."""
-        assert self.static is not None
-        if self.static.table.lut.device != q.device:
-            self.static = self.static.to(q.device)
         static = self.static
+        assert static is not None
         q, k, v = (static.ordered(each) for each in (q, k, v))
         out, lse = attend(q, k, v, static.table, scale=scale)
         kept = self.kept.get(self.branch)
@@ -106,7 +104,8 @@ class ReshapedAttention:
         assert sequence.layout is not None
         self.kept = {}
         self.skipped = False
-        self.static = StaticTable.of(sequence.layout, self.pattern, block=self.block, density=self.density)
+        static = static_table(sequence.layout, self.pattern, block=self.block, density=self.density)
+        self.static = sequence.copy_of(static)
 
     def left_out(self, sequence: AttendedSequence) -> float:
         """In the last call."""

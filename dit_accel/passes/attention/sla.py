@@ -164,8 +164,10 @@ class TrainableSLA:
             text: First and one past the last token of text; ``None``: the sequence has none.
         """
         layout = TokenLayout(size, text)
+        sequence = AttendedSequence(length=layout.length, text=text, layout=layout)
         for attention in self.layers.values():
-            attention.begin(AttendedSequence(length=layout.length, text=text, layout=layout))
+            sequence = sequence.on(next(attention.parameters()).device)
+            attention.begin(sequence)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Of the projections alone."""
