@@ -24,6 +24,7 @@ from dit_accel.runtime.trees import leaves
 LADDER = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Densities that a layer may get; 1 is dense."""
 UNITS = 1000
+EXACT = 1e-6  # of a unit: what rounding has taken from a whole number is not rounded down
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,39 +75,46 @@ def measure_sensitivity(
 
 
 def divide(
-    sensitivity: Sensitivity, density: float, *, gains: Sequence[float] = ()
+    sensitivity: Sensitivity, density: float, *, gains: Sequence[float] = (), sparse_steps: Sequence[int] = ()
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The densities [P, L] whose errors add up to the least at a mean density: a knapsack, solved by its table.
 
     Args:
         sensitivity: Of the layers.
-        density: At most, on the mean of parts and layers.
+        density: At most, on the mean of layers and of the steps that are not dense.
         gains: How much of an error in each part is left at the end; empty: the same for all.
+        sparse_steps: How many steps of each part are not dense, of one part at least; empty: the same for all. What a
+            part without any is given is never used, and is what the first one with some is given.
 
     Raises:
         ConfigError: The density is below the ladder's lowest.
     """
     ladder = np.array(sensitivity.ladder)
     parts, layers, _ = sensitivity.errors.shape
-    weights = np.square(np.array(gains if len(gains) else [1.0] * parts))[:, None, None]
+    steps = np.array(sparse_steps if len(sparse_steps) else [1] * parts)
+    shares = steps / steps.max()
+    weights = (shares * np.square(np.array(gains if len(gains) else [1.0] * parts)))[:, None, None]
     errors = (sensitivity.errors * weights).reshape(parts * layers, -1)
-    costs = np.round(ladder * UNITS).astype(int)
-    budget = round(density * UNITS * len(errors))
-    if budget < costs[0] * len(errors):
+    # Rounded down, as the budget is: the lowest density fits whenever it is asked for.
+    costs = np.floor(np.outer(shares.repeat(layers), ladder) * UNITS + EXACT).astype(int)
+    budget = int(density * UNITS * layers * shares.sum() + EXACT)
+    if budget < costs[:, 0].sum():
         raise ConfigError(f"a density of {density:g} is below the lowest that layers can be given, {ladder[0]:g}")
     best = np.zeros(budget + 1)
     taken = np.zeros((len(errors), budget + 1), dtype=np.int8)
     for item, row in enumerate(errors):
-        totals = np.full((len(costs), budget + 1), np.inf)
-        for choice, (cost, error) in enumerate(zip(costs, row, strict=True)):
+        totals = np.full((len(ladder), budget + 1), np.inf)
+        for choice, (cost, error) in enumerate(zip(costs[item], row, strict=True)):
             totals[choice, cost:] = best[: max(0, budget + 1 - cost)] + error
         taken[item] = totals.argmin(0)
         best = totals.min(0)
     found, left = np.zeros(len(errors)), int(best.argmin())  # the least error, and of equal ones the cheapest
     for item in reversed(range(len(errors))):
         found[item] = ladder[taken[item, left]]
-        left -= costs[taken[item, left]]
-    return found.reshape(parts, layers)
+        left -= costs[item, taken[item, left]]
+    found = found.reshape(parts, layers)
+    found[steps == 0] = found[steps.nonzero()[0][0]]
+    return found
 
 
 def with_budget(

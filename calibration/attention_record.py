@@ -17,6 +17,7 @@ from dit_accel.errors import ConfigError, UnsupportedModelError
 from dit_accel.kernels.attention import dense
 from dit_accel.kernels.pooled_scores import pooled_sums
 from dit_accel.passes.attention.layout import TokenLayout
+from dit_accel.passes.attention.paro_config import part_of
 from dit_accel.passes.attention.routing import Route, routable, route
 from dit_accel.passes.static_cache import StaticCacheConfig
 from dit_accel.runtime.call import Call, Inner
@@ -171,7 +172,7 @@ def sampled_steps(num_steps: int, parts: int, samples: int) -> dict[int, int]:
     """The steps that are looked at, each with its part: so many of each part, spread over it."""
     found: dict[int, int] = {}
     for part in range(parts):
-        steps = [step for step in range(num_steps) if min(parts - 1, step * parts // num_steps) == part]
+        steps = [step for step in range(num_steps) if part_of(step, num_steps, parts) == part]
         for sample in range(samples if steps else 0):
             found[steps[min(len(steps) - 1, int((sample + 0.5) * len(steps) / samples))]] = part
     return found

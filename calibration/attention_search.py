@@ -28,8 +28,9 @@ from dit_accel.evaluation.metrics.fidelity import differences, require_metrics
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
 from dit_accel.evaluation.progress_files import claim, read_json, write_json
 from dit_accel.passes.attention.layout import TokenLayout
-from dit_accel.passes.attention.paro_config import PAROAttentionConfig
+from dit_accel.passes.attention.paro_config import PAROAttentionConfig, part_of
 from dit_accel.passes.attention.routing import SCORES
+from dit_accel.passes.attention.rules import DenseRules
 from dit_accel.passes.base import pass_of
 from dit_accel.pipelines.generation import GenerationSettings
 from dit_accel.plan.conditions import Conditions
@@ -50,7 +51,7 @@ class AttentionPoint:
 
     Attributes:
         target: The density or mass that was asked for.
-        density: Share of the blocks that is computed, on the mean of parts and layers, of steps that are not dense.
+        density: Share of the blocks that is computed, on the mean of layers and of the steps that are not dense.
         not_computed_frac: Share of the scores that a run leaves out, counted.
         psnr_db: Mean over prompts of the PSNR of pictures to the plain run's.
         worst_db: The worst prompt's.
@@ -147,6 +148,7 @@ def calibrate_attention(
     pictures, conditions = _plain(folder, state, keep, subject, parts, with_gains=bool(densities), tell=tell)
     recorded = _recorded(folder, lambda: record_attention(pipe, lambda: draw(0, count), block=block, parts=parts))
     tell("record", 1.0)
+    sparse_steps = _sparse_steps(conditions, parts, dense_steps_frac)
     if densities and "errors" not in state:
         found = measure_sensitivity(
             pipe, lambda: draw(0, count), recorded, ladder=ladder, on_progress=lambda done: tell("layers", done)
@@ -158,7 +160,7 @@ def calibrate_attention(
         tell("judge", place / len(targets))
         if kind == "density":
             sensitivity = Sensitivity(ladder=tuple(state["ladder"]), errors=np.array(state["errors"]))
-            budget = divide(sensitivity, target, gains=state["gains"])
+            budget = divide(sensitivity, target, gains=state["gains"], sparse_steps=sparse_steps)
             config = with_budget(recorded, budget, dense_steps_frac=dense_steps_frac)
             calibration.budgets.append(budget.tolist())
         else:
@@ -166,7 +168,7 @@ def calibrate_attention(
             calibration.budgets.append([])
         plan = _plan(subject, config, conditions, joined, f"attention-{kind}-{target:g}")
         calibration.plans.append(plan)
-        calibration.points.append(_judged(pipe, plan, config, target, lambda: draw(0, count), pictures))
+        calibration.points.append(_judged(pipe, plan, sparse_steps, target, lambda: draw(0, count), pictures))
         put(plan, folder / plan.name)
     tell("judge", 1.0)
     keep(points=[point.to_dict() for point in calibration.points])
@@ -229,6 +231,17 @@ def _recorded(folder: Path, make: Callable[[], AttentionRecord]) -> AttentionRec
     )
 
 
+def _sparse_steps(conditions: Conditions, parts: int, dense_steps_frac: float) -> list[int]:
+    """How many steps of each part of such a run are not dense."""
+    num_steps = conditions.num_steps
+    assert num_steps is not None
+    dense = DenseRules(dense_steps_frac=dense_steps_frac).dense_steps(num_steps)
+    if dense >= num_steps:
+        raise ConfigError(f"all of the {num_steps} steps are dense: lower 'dense_steps_frac' = {dense_steps_frac:g}")
+    found = [part_of(step, num_steps, parts) for step in range(dense, num_steps)]
+    return [found.count(part) for part in range(parts)]
+
+
 def _plan(
     subject: Subject,
     config: PAROAttentionConfig,
@@ -255,11 +268,13 @@ def _plan(
 def _judged(
     pipe: Any,
     plan: AccelerationPlan,
-    config: PAROAttentionConfig,
+    sparse_steps: Sequence[int],
     target: float,
     draw: Callable[[], torch.Tensor],
     pictures: torch.Tensor,
 ) -> AttentionPoint:
+    config = plan.passes[-1]
+    assert isinstance(config, PAROAttentionConfig)
     with accelerated(pipe, plan):
         drawn = draw()
         effects = summary(pipe).denoisers[0].effects
@@ -267,7 +282,7 @@ def _judged(
     scores = differences(drawn, pictures, perceptual=perceptual)
     return AttentionPoint(
         target=target,
-        density=float(config.densities().mean()),
+        density=float(np.average(config.densities().mean(1), weights=sparse_steps)),
         not_computed_frac=effects[config.type_name].actual_frac,
         psnr_db=float(np.mean(scores["psnr_db"])),
         worst_db=float(np.min(scores["psnr_db"])),

@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from dit_accel.kernels.block_sparse import HEAD_DIMS, attend
 from dit_accel.kernels.block_table import BlockTable
-from dit_accel.kernels.low_bit import Precision, why_no_float8
+from dit_accel.kernels.low_bit import Precision, why_no_float8, why_too_small
 from dit_accel.kernels.low_bit_attention import low_bit_attention
 
 _log = logging.getLogger("dit_accel.kernels")
@@ -39,8 +39,8 @@ def sparse_or_dense(
         table: For these lengths.
         scale: Of the scores; ``None``: 1 / sqrt(D).
         key_mask: bool [B or 1, Nk], false for padding.
-        precision: Of the products; plain where a gradient is wanted, which few bits have none of, and for FP8 where
-            the GPU has none.
+        precision: Of the products; plain where a gradient is wanted, which few bits have none of, where heads or
+            blocks are too small for them, and for FP8 where the GPU has none.
 
     Returns:
         [B, Nq, H, D].
@@ -51,7 +51,7 @@ def sparse_or_dense(
     table.check(q.shape[1], k.shape[1])
     reason = why_dense(q)
     if reason is None and precision != "plain":
-        reason = why_plain(q, k, v, precision)
+        reason = why_plain(q, k, v, table.block_k, precision)
         if reason is None:
             few: Tensor = low_bit_attention(
                 q, k, v, table, precision=precision, scale=scale, key_mask=key_mask, lse=False
@@ -81,19 +81,31 @@ def why_dense(q: Tensor) -> str | None:
         return f"there is no sparse kernel for {q.dtype}"
     if q.device.type not in ("cuda", "cpu", "meta"):
         return f"there is no sparse kernel for devices of type '{q.device.type}'"
-    return None
+    return _why_no_triton() if q.is_cuda else None
 
 
-def why_plain(q: Tensor, k: Tensor, v: Tensor, precision: Precision) -> str | None:
+def why_plain(q: Tensor, k: Tensor, v: Tensor, block_k: int, precision: Precision) -> str | None:
     """Why these few bits will not do for such inputs; ``None``: they will. Reads no values."""
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return "few bits have no gradient, and one is wanted"
     if q.dtype == torch.float64:
         return f"there is no low-bit kernel for {q.dtype}"
+    if (reason := why_too_small(q.shape[-1], block_k, precision)) is not None:
+        return reason
     return why_no_float8(q.device) if precision == "int8+float8" else None
 
 
-@torch.compiler.disable
+@torch.compiler.assume_constant_result
+def _why_no_triton() -> str | None:
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        return f"there is no sparse kernel on CUDA without Triton ({error})"
+    return None
+
+
+# Said while a graph is made, in which there is nothing of it.
+@torch.compiler.assume_constant_result
 def say_once(reason: str, what: str = "attention is computed whole") -> None:
     """Log why attention is not what was asked for, once a process for each reason."""
     if reason not in _said:

@@ -50,7 +50,7 @@ def mean_scores(q: Tensor, k: Tensor, *, block_q: int, block_k: int, key_mask: T
         key_mask: bool [B or 1, Nk], false for padding.
     """
     queries, keys = block_means(q, block_q), block_means(k, block_k, key_mask=key_mask)
-    return queries @ (keys - keys.mean(-2, keepdim=True)).mT
+    return queries @ (keys - keys.nanmean(-2, keepdim=True)).mT
 
 
 def kept_of(density: float, blocks: int) -> int:

@@ -180,7 +180,8 @@ def _constants(q: Tensor, launch: Launch, block_q: int, block_k: int, key_mask: 
 
 
 def for_all(lut: Tensor, counts: Tensor, batch: int, heads: int) -> tuple[Tensor, Tensor]:
-    """Strides of 0 where samples or heads share a table; no copies."""
+    """Strides of 0 where samples or heads share a table; copied only where a row is not in one piece."""
+    lut, counts = (each if each.stride(-1) == 1 else each.contiguous() for each in (lut, counts))
     return lut.expand(batch, heads, -1, -1), counts.expand(batch, heads, -1)
 
 

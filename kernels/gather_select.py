@@ -28,10 +28,12 @@ def gates(q: Tensor, k: Tensor, blocks: KeyBlocks) -> Tensor:
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     numbers = torch.arange(len(blocks.sizes), device=k.device)
     member = (numbers[:, None] == blocks.own).to(k.dtype)  # a product with it is a sum, with one order of adding up
-    sums = torch.einsum("cn,bnhd->bhcd", member, k).to(dtype)
-    sizes = blocks.starts.diff().to(dtype)
+    sizes = blocks.starts.diff().to(dtype)[:, None]
+    # A sum of thousands of keys does not fit into fp16. Powers of two: nothing is rounded that was not before.
+    shrink = sizes.log2().ceil().clamp_max(14).neg().exp2()
+    sums = torch.einsum("cn,bnhd->bhcd", member * shrink.to(k.dtype), k).to(dtype)
     # In the precision of queries, as every other score: no fp32 copy of all of them.
-    return ((sums / sizes[:, None]).to(q.dtype) @ q.permute(0, 2, 3, 1)).to(dtype)
+    return ((sums / (sizes * shrink)).to(q.dtype) @ q.permute(0, 2, 3, 1)).to(dtype)
 
 
 def choose_best(gate: Tensor, own: Tensor, keep: int, pool: Pool) -> Tensor:
@@ -45,7 +47,9 @@ def choose_best(gate: Tensor, own: Tensor, keep: int, pool: Pool) -> Tensor:
     """
     mine = _mine(gate, own)
     if pool == "query":
-        chosen = gate.masked_fill(mine, torch.inf).topk(min(keep, gate.shape[-2]), dim=-2).indices
+        # Their own block is above all others, also above what is not a number, which comes next, or has no end.
+        numbers = gate.nan_to_num(torch.finfo(gate.dtype).max)
+        chosen = numbers.masked_fill(mine, torch.inf).topk(min(keep, gate.shape[-2]), dim=-2).indices
         return torch.zeros_like(mine).scatter_(-2, chosen, True)
     others = keep * gate.shape[-1] - mine.sum((-1, -2))
     return mine | _top_of_head(gate, mine, others, None)

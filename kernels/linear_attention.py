@@ -11,6 +11,7 @@ Departure: the published kernels divide by what is left of Z even where nothing 
 are 0 here, and pass no gradient on.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -100,7 +101,11 @@ def _over_all(phi_q: Tensor, phi_k: Tensor, v: Tensor) -> Tensor:
     queries, keys, values = (each.transpose(1, 2) for each in (phi_q, phi_k, v))
     dtype = _summed(queries)
     denominator = queries.to(dtype) @ keys.sum(-2, dtype=dtype)[..., None]
-    out: Tensor = (queries @ (keys.mT @ values)).to(dtype) / denominator.clamp_min(LEAST)
+    # The sums over all keys do not fit into fp16, in which the products are. Half of the scale is in keys and half in
+    # values, so that neither becomes too small for it, and it is a power of two, so that nothing is rounded for it.
+    half = 2.0 ** -math.ceil(math.log2(keys.shape[-2]) / 2)
+    sums = (keys * half).mT @ (values * half)
+    out: Tensor = (queries @ sums).to(dtype) / (denominator.clamp_min(LEAST) * half**2)
     return out.to(v.dtype).transpose(1, 2)
 
 

@@ -16,6 +16,8 @@ Precision = Literal["plain", "int8", "int8+plain", "int8+float8"]
 PRECISIONS: tuple[Precision, ...] = ("plain", "int8", "int8+plain", "int8+float8")
 FLOAT8 = torch.float8_e4m3fn
 LARGEST_FLOAT8 = 448.0
+LEAST_SUMMED = 32
+"""What a product of 8-bit numbers has to sum over on tensor cores: the head size in q k^T, a tile of keys in p v."""
 SINCE_FLOAT8 = (8, 9)
 """Compute capability of the first GPUs of NVIDIA's that multiply FP8."""
 
@@ -45,7 +47,7 @@ class LowBits:
     @classmethod
     def of(cls, q: Tensor, k: Tensor, v: Tensor, *, block: int, precision: Precision) -> "LowBits":
         """Those of attention's inputs [B, N, H, D], keys in blocks of ``block``."""
-        mean = k.mean(1, keepdim=True, dtype=torch.float32)
+        mean = k.nanmean(1, keepdim=True, dtype=torch.float32)  # any constant would do: NaN stays with its own key
         smooth = k.to(torch.float32) - mean
         q_unit = _unit(q.abs().amax(-1), 127.0)  # [B, Nq, H]
         k_unit = _unit(_blocks(smooth.abs().amax(-1), block).amax(2), 127.0)  # [B, Mk, H]
@@ -80,6 +82,19 @@ class LowBits:
         return torch.einsum("bnhd,bhd->bhn", q.to(torch.float32), self.mean) * scale
 
 
+def why_too_small(head_dim: int, block_k: int, precision: Precision) -> str | None:
+    """Why there are no products in few bits of such heads over such blocks of keys; ``None``: there are.
+
+    The same on every device, so that a plan means the same.
+    """
+    if head_dim < LEAST_SUMMED:
+        return f"products in few bits need heads of at least {LEAST_SUMMED}, and these are of size {head_dim}"
+    if block_k < LEAST_SUMMED and precision != "int8+plain":
+        return f"products in few bits need blocks of at least {LEAST_SUMMED} keys, and these have {block_k}"
+    return None
+
+
+@torch.compiler.assume_constant_result
 def why_no_float8(device: torch.device) -> str | None:
     """Why a device cannot multiply FP8; ``None``: it can, or the CPU stands in for one that does."""
     if device.type != "cuda":

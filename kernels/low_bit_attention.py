@@ -12,7 +12,7 @@ from torch import Tensor
 from dit_accel.kernels import block_gather
 from dit_accel.kernels.block_sparse import check_attention, uses_triton
 from dit_accel.kernels.block_table import BlockTable
-from dit_accel.kernels.low_bit import PRECISIONS, LowBits, Precision, why_no_float8
+from dit_accel.kernels.low_bit import PRECISIONS, LowBits, Precision, why_no_float8, why_too_small
 
 
 def low_bit_attention(
@@ -30,10 +30,10 @@ def low_bit_attention(
     """:func:`~dit_accel.kernels.block_sparse.attend` with products in few bits.
 
     Args:
-        q: [B, Nq, H, D]; a unit of its own for each query.
+        q: [B, Nq, H, D], D at least 32; a unit of its own for each query.
         k: [B, Nk, H, D]; smoothed, a unit for each of the table's blocks.
         v: [B, Nk, H, D]; a unit for each block and channel.
-        table: The blocks to compute.
+        table: The blocks to compute; but for ``"int8+plain"``, of at least 32 keys.
         precision: ``"int8"``: q k^T in INT8, p v in INT8 with the fixed unit 1 / 127 for the weights;
             ``"int8+float8"``: p v in e4m3, added up in fp32 tile by tile, on GPUs of compute capability 8.9 and newer;
             ``"int8+plain"``: p v as the values came.
@@ -56,7 +56,10 @@ def low_bit_attention(
         raise ValueError(
             "attention in few bits has no gradient; compute it under torch.no_grad(), or in plain precision"
         )
-    if precision == "int8+float8" and (reason := why_no_float8(q.device)) is not None:
+    reason = why_too_small(q.shape[-1], table.block_k, precision)
+    if reason is None and precision == "int8+float8":
+        reason = why_no_float8(q.device)
+    if reason is not None:
         raise ValueError(reason)
     check_attention(q, k, v, table.lut, table.counts, table.block_q, table.block_k, key_mask)
     scale = q.shape[-1] ** -0.5 if scale is None else scale

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dit_accel.kernels.block_sparse_launch import INTERPRETED, accumulated
+from dit_accel.kernels.block_sparse_launch import INTERPRETED, accumulated, for_all
 
 TILE = 1024
 """Features of a program: small enough that a head's vectors, read again and again, are met in L2."""
@@ -67,7 +67,7 @@ def run(x: Tensor, lut: Tensor, counts: Tensor, scale: float) -> Tensor:
     # Of the stored vectors: what is taken off later has been part of it to the last bit.
     total = x.sum(-2, dtype=dtype).contiguous()
     out = torch.empty(batch, heads, rows, features, dtype=dtype if INTERPRETED else x.dtype, device=x.device)
-    lut, counts = lut.expand(batch, heads, -1, -1), counts.expand(batch, heads, -1)
+    lut, counts = for_all(lut, counts, batch, heads)
     tile = min(TILE, triton.next_power_of_2(features))
     marginal_sums_kernel[(rows * triton.cdiv(features, tile), batch * heads)](
         *(x, total, out, lut, counts, *x.stride(), *lut.stride()[:3], *counts.stride()[:2]),

@@ -20,12 +20,13 @@ from dit_accel.calibration import attention_search
 from dit_accel.calibration.attention_budget import Sensitivity, divide, measure_sensitivity, with_budget
 from dit_accel.calibration.attention_published import order_scores, published_orders
 from dit_accel.calibration.attention_record import AttentionRecord, record_attention
-from dit_accel.calibration.attention_search import calibrate_attention
+from dit_accel.calibration.attention_search import _sparse_steps, calibrate_attention
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.reports.report import Report
 from dit_accel.passes.attention.layout import ORDER_NAMES, TokenLayout
 from dit_accel.passes.attention.static_mask import StaticMaskConfig
 from dit_accel.pipelines.generation import GenerationSettings
+from dit_accel.plan.conditions import Conditions
 from dit_accel.plan.plan import AccelerationPlan
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "passes" / "attention"))
@@ -56,6 +57,22 @@ def test_parts_whose_errors_stay_get_more() -> None:
     early = divide(sensitivity, 0.6, gains=[3.0, 0.1])
     assert early[0, 0] == 1.0 and early[1, 0] == 0.2
     assert divide(sensitivity, 0.6, gains=[0.1, 3.0])[1, 0] == 1.0
+
+
+def test_steps_that_are_dense_take_nothing_of_the_budget() -> None:
+    errors = np.array([[[4.0, 1.0, 0.0]], [[4.0, 1.0, 0.0]]])
+    sensitivity = Sensitivity(ladder=(0.2, 0.6, 1.0), errors=errors)
+    gains = [3.0, 0.1]  # by them alone the first part is given everything
+    never = divide(sensitivity, 0.6, gains=gains, sparse_steps=[0, 5])
+    assert never[1, 0] == 0.6 and never[0, 0] == 0.6, "and what is never used is as what follows"
+    half = divide(sensitivity, 0.6, gains=gains, sparse_steps=[1, 4])
+    assert half[0, 0] == 1.0 and half[1, 0] == 0.2
+    assert divide(sensitivity, 0.75, gains=gains, sparse_steps=[1, 4]).tolist() == [[1.0], [0.6]]
+    assert (divide(sensitivity, 0.2, sparse_steps=[3, 7]) == 0.2).all(), "the lowest one fits"
+    fourth = Conditions(num_steps=10)
+    assert _sparse_steps(fourth, 4, 0.0) == [3, 2, 3, 2] and _sparse_steps(fourth, 4, 0.4) == [0, 1, 3, 2]
+    with pytest.raises(ConfigError, match="all of the 10 steps are dense"):
+        _sparse_steps(fourth, 4, 1.0)
 
 
 def test_each_layer_has_the_density_that_it_was_given() -> None:
@@ -122,6 +139,9 @@ def test_from_prompts_to_a_joined_plan(tmp_path, monkeypatch) -> None:
 
     for name in ("record", "record_attention", "measure_gains", "measure_sensitivity"):
         monkeypatch.setattr(attention_search, name, never)
+    later = calibrate_attention(pipe, tmp_path, **given, dense_steps_frac=0.5)
+    assert later.points[0].density == pytest.approx(np.mean(later.budgets[0][1]), abs=0.05)
+    assert later.points[0].not_computed_frac == pytest.approx((1 - later.points[0].density) / 2, abs=1e-3)
     calls = AccelerationPlan(name="three-of-four", passes=(TrajectoryConfig(computed=(True, True, False, True)),))
     joined = calibrate_attention(pipe, tmp_path, **given, joined=calls)
     (both,) = joined.plans

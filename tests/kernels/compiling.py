@@ -21,7 +21,7 @@ from dit_accel.kernels.block_table import BlockTable
 from dit_accel.kernels.gather_attention import gather_attention
 from dit_accel.kernels.gather_pairs import KeyBlocks
 from dit_accel.kernels.int8_linear import int8_linear
-from dit_accel.kernels.low_bit import PRECISIONS, SINCE_FLOAT8
+from dit_accel.kernels.low_bit import PRECISIONS, SINCE_FLOAT8, why_too_small
 from dit_accel.kernels.low_bit_attention import low_bit_attention
 from dit_accel.kernels.marginal_sums import marginal_sums
 from dit_accel.kernels.ordered_attention import ordered_attention
@@ -53,7 +53,7 @@ def main() -> None:
     triton.runtime.driver.set_active(NoDriver(number))
     found: dict[str, int] = {}
     compile_only(found)
-    for head_dim, block in ((64, 64), (128, 128)):
+    for head_dim, block in ((16, 16), (32, 16), (16, 32), (32, 32), (64, 64), (128, 128)):
         attention(head_dim, block, capability)
     linear()
     print(json.dumps(found))
@@ -88,7 +88,8 @@ def attention(head_dim: int, block: int, capability: tuple[int, int]) -> None:
     gather_attention(q, k, v, chosen, blocks, lse=False, backend="triton").sum().backward()
     with torch.no_grad():
         for precision in PRECISIONS[1:] if capability >= SINCE_FLOAT8 else ("int8", "int8+plain"):
-            low_bit_attention(q, k, v, table, precision=precision, backend="triton")
+            if why_too_small(head_dim, block, precision) is None:
+                low_bit_attention(q, k, v, table, precision=precision, backend="triton")
         order = torch.arange(TOKENS, dtype=torch.int32)[None]
         ordered_attention(q, k, v, table, order, backend="triton")
         pooled_scores(q, k, block_q=block, block_k=block, backend="triton")

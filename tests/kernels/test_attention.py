@@ -1,6 +1,7 @@
 """The door to attention: FlexAttention agrees, and what has no kernel is dense and says so once."""
 
 import logging
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from sample_attention import problem, relative_error
 
 from dit_accel.kernels import attention, low_bit_attention
-from dit_accel.kernels.attention import dense, sparse_or_dense
+from dit_accel.kernels.attention import dense, sparse_or_dense, why_dense
 from dit_accel.kernels.block_sparse import attend
 from dit_accel.kernels.block_sparse_flex import flex_block_sparse
 from dit_accel.kernels.low_bit import why_no_float8
@@ -54,7 +55,7 @@ def test_without_fp8_it_is_plain_or_refused(caplog, monkeypatch) -> None:
     monkeypatch.setattr(attention, "_said", set())
     for module in (attention, low_bit_attention):
         monkeypatch.setattr(module, "why_no_float8", lambda device: "this GPU has no FP8")
-    each = problem()
+    each = problem(dim=32, block_k=32)
     q, k, v = (part.float() for part in (each.q, each.k, each.v))
     with caplog.at_level(logging.WARNING, "dit_accel.kernels"):
         out = sparse_or_dense(q, k, v, each.table, precision="int8+float8")
@@ -65,6 +66,52 @@ def test_without_fp8_it_is_plain_or_refused(caplog, monkeypatch) -> None:
     assert not torch.equal(sparse_or_dense(q, k, v, each.table, precision="int8"), out)
     with pytest.raises(ValueError, match="this GPU has no FP8"):
         low_bit_attention.low_bit_attention(q, k, v, each.table, precision="int8+float8")
+
+
+def test_what_is_too_small_for_few_bits_is_plain(caplog, monkeypatch) -> None:
+    """Tensor cores sum over 32 numbers of 8 bits at least; a kernel for fewer would not compile."""
+    monkeypatch.setattr(attention, "_said", set())
+    for shape, precision, reason in (
+        ({"dim": 16, "block_k": 32}, "int8+plain", "need heads of at least 32, and these are of size 16"),
+        ({"dim": 32, "block_k": 16}, "int8", "need blocks of at least 32 keys, and these have 16"),
+        ({"dim": 32, "block_k": 16}, "int8+plain", None),
+    ):
+        each = problem(**shape)
+        q, k, v = (part.float() for part in (each.q, each.k, each.v))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "dit_accel.kernels"):
+            out = sparse_or_dense(q, k, v, each.table, precision=precision)
+        assert torch.equal(out, attend(q, k, v, each.table, lse=False)) == (reason is not None)
+        said = [record.getMessage() for record in caplog.records]
+        assert said == (
+            [] if reason is None else [f"attention is computed in plain precision: products in few bits {reason}"]
+        )
+        if reason is not None:
+            with pytest.raises(ValueError, match=reason):
+                low_bit_attention.low_bit_attention(q, k, v, each.table, precision=precision)
+
+
+def test_falling_back_breaks_no_graph_and_is_said_once(caplog, monkeypatch) -> None:
+    monkeypatch.setattr(attention, "_said", set())
+    monkeypatch.setattr(attention, "why_no_float8", lambda device: "this GPU has no FP8")
+    each = problem(dim=32, block_k=32)
+    q, k, v = (part.float() for part in (each.q, each.k, each.v))
+    compiled = torch.compile(
+        lambda *parts: sparse_or_dense(*parts, each.table, precision="int8+float8"), fullgraph=True, backend="eager"
+    )
+    with caplog.at_level(logging.WARNING, "dit_accel.kernels"):
+        outs = [compiled(q, k, v) for _ in range(2)]
+    assert all(torch.equal(out, attend(q, k, v, each.table, lse=False)) for out in outs)
+    said = [record.getMessage() for record in caplog.records if record.name == "dit_accel.kernels"]
+    assert said == ["attention is computed in plain precision: this GPU has no FP8"]
+
+
+def test_cuda_without_triton_is_dense(monkeypatch) -> None:
+    q = SimpleNamespace(shape=(1, 4, 2, 64), dtype=torch.float16, device=torch.device("cuda", 0), is_cuda=True)
+    assert why_dense(q) is None
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert "on CUDA without Triton" in why_dense(q)
+    assert why_dense(torch.zeros(1, 4, 2, 64)) is None, "a processor does without it"
 
 
 def test_a_nan_is_not_hidden() -> None:

@@ -66,6 +66,16 @@ def test_best_blocks_of_each_row_and_text() -> None:
         assert torch.equal(kept, want[:, :, [0, 3, 4, 5, 6]])
 
 
+def test_nan_in_a_key_changes_no_other_choice() -> None:
+    """Its block is above all others, as NaN is in torch; which come next is not its business."""
+    q, k = (torch.randn(1, 130, 2, 16, generator=DRAW) for _ in range(2))
+    clean = mean_scores(q, k, block_q=16, block_k=16)
+    k[0, 40, 1, 3] = torch.nan
+    mask = table_of_best(mean_scores(q, k, block_q=16, block_k=16), 3, block_q=16, block_k=16).mask
+    clean[:, 1, :, 2] = torch.inf
+    assert torch.equal(mask, table_of_best(clean, 3, block_q=16, block_k=16).mask) and mask[0, 1, :, 2].all()
+
+
 def test_blocks_that_hold_a_share() -> None:
     weights = torch.rand(2, 3, 7, 9, generator=DRAW, dtype=torch.float64)
     for mass in (0.05, 0.5, 0.9, 1.0):

@@ -7,6 +7,7 @@ from sample_attention import Problem, problem, relative_error
 from dit_accel.kernels.block_sparse import attend, block_sparse_attention
 from dit_accel.kernels.block_sparse_truth import block_sparse_truth
 from dit_accel.kernels.block_table import BlockTable, blocks_of_span, with_dense_blocks
+from dit_accel.kernels.marginal_sums import marginal_sums
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKENDS = ["triton", "gather"]
@@ -65,6 +66,34 @@ def test_parity_at_odd_sizes(backend: str, dtype: torch.dtype, size: float) -> N
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_parity_at_every_shape(backend: str, shape: dict) -> None:
     check(problem(**shape), torch.float32, backend)
+
+
+def test_a_table_may_lie_in_any_way() -> None:
+    """Kernels step through a row by one; a table that was transposed or cut out of another one is copied for them."""
+    each = problem(shared=True)
+    table, leaves = each.table.to(DEVICE), each.inputs(torch.float32, DEVICE)
+    odd = BlockTable(
+        lut=spread(table.lut),
+        counts=spread(table.counts),
+        num_key_blocks=table.num_key_blocks,
+        block_q=table.block_q,
+        block_k=table.block_k,
+        of_keys=(spread(table.of_keys[0]), spread(table.of_keys[1])),
+    )
+    assert odd.lut.stride(-1) == 2 and torch.equal(odd.lut, table.lut)
+    outs, grads = [], []
+    for own in (table, odd):
+        out, _ = attend(*leaves, own, backend="triton")
+        outs.append(out)
+        grads.append(torch.autograd.grad(out.sum(), leaves))
+    assert torch.equal(*outs) and all(torch.equal(*pair) for pair in zip(*grads, strict=True))
+    x = torch.randn(1, 2, table.num_key_blocks, 5, device=DEVICE)
+    assert torch.equal(*(marginal_sums(x, own, backend="triton") for own in (table, odd)))
+
+
+def spread(table: torch.Tensor) -> torch.Tensor:
+    """The same numbers with others between them."""
+    return torch.stack([table, table * 0 + 1], -1)[..., 0]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -25,6 +25,26 @@ def test_gates_are_means_of_scattered_keys() -> None:
         assert torch.allclose(found[:, :, block], torch.einsum("bqhd,bhd->bhq", q, k[:, own == block].mean(1)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_gates_of_long_blocks_fit_into_few_bits(dtype) -> None:
+    k = torch.randn(1, 70_000, 1, 16, generator=DRAW) + 8.0  # the sum of a block is many times what fp16 holds
+    q = torch.randn(1, 8, 1, 16, generator=DRAW)
+    blocks = KeyBlocks.of((torch.arange(70_000) >= 30_000).long())
+    want = gates(q.double(), k.double(), blocks)
+    found = gates(q.to(dtype), k.to(dtype), blocks)
+    assert (
+        found.isfinite().all() and (found - want).norm() < (0.03 if dtype == torch.bfloat16 else 0.005) * want.norm()
+    )
+
+
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_no_number_takes_nobodys_own_block(odd: float) -> None:
+    gate, own = random_gate()
+    gate[:, :, [1, 2, 5]] = odd
+    chosen = choose_best(gate, own, 2, "query")
+    assert chosen[is_own(gate, own).expand(chosen.shape)].all() and (chosen.sum(2) == 2).all()
+
+
 def test_each_query_keeps_its_own_block_and_its_best() -> None:
     gate, own = random_gate()
     chosen = choose_best(gate, own, 3, "query")

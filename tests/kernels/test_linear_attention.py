@@ -64,6 +64,21 @@ def test_parity_with_the_truth(dtype, size: float) -> None:
         assert relative_error(mine, true) < LIMITS[dtype][1]
 
 
+@pytest.mark.parametrize("size", [1.0, 4.0, 16.0])
+@pytest.mark.parametrize("feature_map", FEATURE_MAPS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_sums_over_all_keys_fit_into_few_bits(dtype, feature_map, size: float) -> None:
+    drawing = torch.Generator().manual_seed(0)
+    q, k = (size * torch.randn(1, n, 1, 64, generator=drawing) for n in (40, 3000))
+    v = torch.randn(1, 3000, 1, 64, generator=drawing) + 1.3
+    q, k, v = (part.to(dtype) for part in (q, k, v))
+    found = linear_attention(features(q, feature_map), features(k, feature_map), v, None)
+    phi_q, phi_k = (features(part, feature_map).double() for part in (q, k))
+    weights = torch.einsum("bqhc,bkhc->bhqk", phi_q, phi_k)
+    want = torch.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdim=True), v.double())
+    assert relative_error(found, want) < LIMITS[dtype][0]
+
+
 @pytest.mark.parametrize("feature_map", FEATURE_MAPS)
 def test_it_is_what_the_weights_of_tokens_say(feature_map) -> None:
     """Against N x N weights of single tokens, with padded keys."""

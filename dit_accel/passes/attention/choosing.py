@@ -1,19 +1,34 @@
 """What passes share that choose their blocks in the running call: which steps and layers act, and the books of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 import torch
 
 from dit_accel.families.tokens import TokenGrid
 from dit_accel.kernels.block_table import blocks_of_span
-from dit_accel.passes.attention.layers import Share, SparseLayers
+from dit_accel.passes.attention.layers import Share, SparseLayers, device_of
 from dit_accel.passes.attention.layout import TokenLayout
 from dit_accel.passes.attention.rules import DenseRules
 from dit_accel.runtime.call import Call, Inner, Run
 from dit_accel.runtime.denoiser import DenoiserRuntime
 from dit_accel.runtime.trees import Tree
+
+CACHED = 16
+"""Tables of each kind that are kept for the next run: they take long to make, and depend on nothing that changes."""
+_CPU = torch.device("cpu")
+
+
+class Movable(Protocol):
+    """What is on a device."""
+
+    def to(self: "M", device: torch.device, /) -> "M":
+        """The same on another one."""
+        ...
+
+
+M = TypeVar("M", bound=Movable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +39,15 @@ class AttendedSequence:
         length: Tokens; ``None``: not known before it comes.
         text: First and one past the last token of text.
         layout: Its frames, rows and columns, where it has them and nothing else.
+        device: Where it is computed.
+        copies: See :meth:`copy_of`.
     """
 
     length: int | None = None
     text: tuple[int, int] | None = None
     layout: TokenLayout | None = None
+    device: torch.device = _CPU
+    copies: dict[int, tuple[Movable, Movable]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, grid: TokenGrid | None) -> "AttendedSequence":
@@ -39,6 +58,15 @@ class AttendedSequence:
         length = grid.num_tokens + grid.reference + (text[1] - text[0] if text else 0)
         return cls(length=length, text=text, layout=TokenLayout.of(grid))
 
+    def on(self, device: torch.device) -> "AttendedSequence":
+        """The same on a device; itself if it is there."""
+        return self if self.device == device else replace(self, device=device, copies={})
+
+    def copy_of(self, shared: M) -> M:
+        """On its device what many layers have: one copy for all of them."""
+        _, found = self.copies.setdefault(id(shared), (shared, shared.to(self.device)))
+        return found  # type: ignore[return-value]
+
     def text_blocks(self, block: int) -> range:
         """Blocks with text in them."""
         return blocks_of_span(*self.text, block) if self.text is not None else range(0)
@@ -48,7 +76,7 @@ class Chooses(Protocol):
     """Attention of one layer that finds its blocks by itself."""
 
     def begin(self, sequence: AttendedSequence) -> None:
-        """A run begins."""
+        """Of a run, the first call that is not dense is about to come."""
         ...
 
     def left_out(self, sequence: AttendedSequence) -> Share:
@@ -75,6 +103,7 @@ class Choosing:
         self.sparse = SparseLayers(runtime, by=config.type_name)
         self.attends: list[Chooses | None] = [None] * len(self.sparse.layers)
         self.sequence = AttendedSequence()
+        self._begun = False
 
     def acting(self) -> Sequence[int]:
         """Numbers of the layers that are not dense."""
@@ -84,15 +113,18 @@ class Choosing:
         """A run begins."""
         self.sequence = AttendedSequence.of(run.grid)
         self.sparse.begin(length=self.sequence.length, dense_because=self.why_dense())
-        for attend in self.attends:
-            if attend is not None and self.sparse.dense_because is None:
-                attend.begin(self.sequence)
+        self._begun = False
 
     def __call__(self, call: Call, inner: Inner) -> Tree:
         """Whole, or by what the layers choose."""
         if self.sparse.dense_because is not None or call.step < self.config.dense_steps(call.run.num_steps):
             nothing = [0.0] * len(self.attends)
             return self.sparse.compute(call, inner, [None] * len(self.attends), nothing)
+        if not self._begun:  # here the device is known, and no graph has begun
+            self._begun, self.sequence = True, self.sequence.on(device_of(call))
+            for attend in self.attends:
+                if attend is not None:
+                    attend.begin(self.sequence)
         return self.sparse.compute(call, inner, self.attends, self._shares)
 
     def planned(self, num_steps: int) -> float:

@@ -83,7 +83,6 @@ class SparseLayers:
             left_out: Which share of its scores each of them leaves out, or what says so when the call is over; numbers
                 on a device are not waited for.
         """
-        before = [layer.route.answered for layer in self.layers]
         for layer, attend in zip(self.layers, attends, strict=True):
             layer.route.attend = attend
         if any(attend is not None for attend in attends):
@@ -94,9 +93,10 @@ class SparseLayers:
             return inner(call)
         finally:
             shares = left_out() if callable(left_out) else left_out
-            for layer, count, share in zip(self.layers, before, shares, strict=True):
+            for layer, share in zip(self.layers, shares, strict=True):
                 layer.route.attend = None
-                self._left_out += (layer.route.answered - count) * share
+                if layer.route.count():
+                    self._left_out += share
 
     def effect(self, planned_frac: float) -> Effect:
         """What the pass says of itself, given what was planned for the last run."""

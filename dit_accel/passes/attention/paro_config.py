@@ -16,6 +16,11 @@ from dit_accel.passes.attention.rules import DenseRules, check_precision
 NAME = "paro_attention"
 
 
+def part_of(step: int, num_steps: int, parts: int) -> int:
+    """Which part of a run a step belongs to, parts being of as many steps as can be."""
+    return min(parts - 1, step * parts // num_steps)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PAROAttentionConfig(DenseRules):
     """Compute those blocks of self-attention that hold its mass, in an order of tokens in which there are few of them.
@@ -95,7 +100,7 @@ class PAROAttentionConfig(DenseRules):
 
     def part_of(self, step: int, num_steps: int) -> int:
         """Which part of a run a step belongs to."""
-        return min(self.num_parts - 1, step * self.num_parts // num_steps)
+        return part_of(step, num_steps, self.num_parts)
 
     def mask(self, part: int, layer: int, device: torch.device | str = "cpu") -> torch.Tensor:
         """bool [1, H, M, M]: the blocks that are computed."""

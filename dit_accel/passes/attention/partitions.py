@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
 from dit_accel.kernels.gather_pairs import KeyBlocks
+from dit_accel.passes.attention.choosing import CACHED
 from dit_accel.passes.attention.layout import TokenLayout
 
 TIMES, ROWS, COLUMNS = 7, 6, 4
@@ -58,6 +60,8 @@ def boxes_of(
     )
 
 
+@lru_cache(maxsize=CACHED)
+@torch.inference_mode(False)
 def key_blocks(layout: TokenLayout, box: Box) -> KeyBlocks:
-    """The boxes as blocks of keys, and text as one more."""
+    """The boxes as blocks of keys, and text as one more, on the CPU; made once for all layers and runs."""
     return KeyBlocks.of(box.blocks_of(layout))

@@ -100,6 +100,8 @@ class Rettention(Choosing):
         """A run begins."""
         super().begin(run)
         self.most_bytes = 0
+        for each in self.layers:
+            each.kept = {}
 
     def __call__(self, call: Call, inner: Inner) -> Tree:
         """Whole, or sparse."""

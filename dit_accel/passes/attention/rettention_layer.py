@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dit_accel.kernels.block_sparse import attend
 from dit_accel.passes.attention.choosing import AttendedSequence
-from dit_accel.passes.attention.static_mask import StaticTable
+from dit_accel.passes.attention.static_mask import StaticTable, static_table
 from dit_accel.passes.attention.static_patterns import Pattern
 
 Storage = Literal["as computed", "bfloat16", "float16", "float8"]
@@ -26,7 +26,7 @@ class Kept:
         share: rho, fp32 [B, N, H, 1], tokens in the mask's order: how much of a query's softmax weight the computed
             blocks held.
         rest: [B, N, H, D], in the same order: the output of the others, times what was left of the weight.
-        unit: What one in ``rest`` means, fp32 [B, 1, H, 1]; ``None``: one.
+        unit: What one in ``rest`` means, fp32 [B, N, H, 1]; ``None``: one.
         step: The step.
     """
 
@@ -43,9 +43,7 @@ class Kept:
 
     def residual(self) -> Tensor:
         """What the other blocks add, in fp32 unless it is kept as it was computed."""
-        if self.unit is None:
-            return self.rest
-        return self.rest.to(torch.float32) * self.unit
+        return self.rest if self.unit is None else self.rest.to(torch.float32) * self.unit
 
 
 class ReshapedAttention:
@@ -86,10 +84,8 @@ class ReshapedAttention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """[B, N, H, D]."""
-        assert self.static is not None
-        if self.static.table.lut.device != q.device:
-            self.static = self.static.to(q.device)
         static = self.static
+        assert static is not None
         q, k, v = (static.ordered(each) for each in (q, k, v))
         out, lse = attend(q, k, v, static.table, scale=scale)
         kept = self.kept.get(self.branch)
@@ -108,7 +104,8 @@ class ReshapedAttention:
         assert sequence.layout is not None
         self.kept = {}
         self.skipped = False
-        self.static = StaticTable.of(sequence.layout, self.pattern, block=self.block, density=self.density)
+        static = static_table(sequence.layout, self.pattern, block=self.block, density=self.density)
+        self.static = sequence.copy_of(static)
 
     def left_out(self, sequence: AttendedSequence) -> float:
         """In the last call."""
@@ -120,10 +117,8 @@ class ReshapedAttention:
         return sum(kept.num_bytes for kept in self.kept.values())
 
     def _keep(self, share: Tensor, rest: Tensor) -> Kept:
-        if self.storage == "as computed":
-            return Kept(share=share, rest=rest, unit=None, step=self.step)
-        if self.storage == "float8":
-            unit = rest.abs().amax((1, 3), keepdim=True).to(torch.float32).clamp_min(1e-12) / _LARGEST_FLOAT8
-        else:
-            unit = torch.ones(rest.shape[0], 1, rest.shape[2], 1, device=rest.device)
-        return Kept(share=share, rest=(rest / unit).to(_DTYPES[self.storage]), unit=unit, step=self.step)
+        unit = None
+        if self.storage == "float8":  # one for each token and head, so that NaN of one is none of another
+            unit = rest.abs().amax(3, keepdim=True).to(torch.float32).clamp_min(1e-12) / _LARGEST_FLOAT8
+            rest = rest / unit
+        return Kept(share=share, rest=rest.to(_DTYPES.get(self.storage, rest.dtype)), unit=unit, step=self.step)

@@ -27,6 +27,9 @@ _DISPATCH, _SDPA = "dispatch_attention_fn", "scaled_dot_product_attention"
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float | None], torch.Tensor]
 """Attention over q, k and v [B, N, H, D] with a scale (``None``: 1 / sqrt(D)), to [B, N, H, D]."""
 
+ANSWERED, UNASKED = "answered", "unasked"
+"""What became of a call that nothing was refused in: ``attend`` answered it, or there was none."""
+
 
 class Route:
     """Stands for the attention function in one attention module.
@@ -38,9 +41,10 @@ class Route:
     Attributes:
         attend: What answers instead; ``None``: the function itself.
         length: Tokens that ``attend`` is made for, sequences of another length are not given to it; ``None``: any.
-        refusals: Why calls went to the function itself although ``attend`` was there, each once. Not kept in compiled
-            rows.
-        calls: How many calls came; not counted in compiled rows.
+        outcome: What became of the last call: :data:`ANSWERED`, :data:`UNASKED`, or why ``attend`` could not do it;
+            ``None``: none has come since :meth:`count`.
+        refusals: Why calls went to the function itself although ``attend`` was there, each once.
+        calls: How many calls were counted.
         answered: How many of them ``attend`` has answered.
     """
 
@@ -49,6 +53,7 @@ class Route:
         self.heads_first = heads_first
         self.attend: Attend | None = None
         self.length: int | None = None
+        self.outcome: str | None = None
         self.refusals: dict[str, None] = {}
         self.calls = self.answered = 0
 
@@ -65,20 +70,16 @@ class Route:
         **others: Any,
     ) -> torch.Tensor:
         """As the function it stands for."""
-        counting = not torch.compiler.is_compiling()
-        if counting:
-            self.calls += 1
+        reason: str | None = UNASKED
         if self.attend is not None:
             reason = self._refusal(query, key, attn_mask, is_causal, enable_gqa, others.get("parallel_config"))
             if reason is None:
-                if counting:
-                    self.answered += 1
+                self.became(ANSWERED)
                 if not self.heads_first:
                     return self.attend(query, key, value, scale)
                 q, k, v = (each.transpose(1, 2) for each in (query, key, value))
                 return self.attend(q, k, v, scale).transpose(1, 2)
-            if counting:
-                self.refusals[reason] = None
+        self.became(reason)
         return self.native(
             query,
             key,
@@ -91,11 +92,27 @@ class Route:
             **others,
         )
 
+    def became(self, outcome: str) -> None:
+        """Take note of a call's :attr:`outcome`; runs inside of graphs."""
+        # Written and never read here: a compiled row repeats that at every call, and depends on nothing.
+        self.outcome = outcome
+
     def reset(self, length: int | None = None) -> None:
         """A run begins, whose sequences are to be of this length."""
-        self.attend, self.length = None, length
+        self.attend, self.length, self.outcome = None, length, None
         self.calls = self.answered = 0
         self.refusals.clear()
+
+    def count(self) -> bool:
+        """Put the last call into the books, outside of every graph; whether ``attend`` answered it."""
+        outcome, self.outcome = self.outcome, None
+        if outcome is None:
+            return False
+        self.calls += 1
+        self.answered += outcome == ANSWERED
+        if outcome not in (ANSWERED, UNASKED):
+            self.refusals[outcome] = None
+        return outcome == ANSWERED
 
     def _refusal(
         self, query: torch.Tensor, key: torch.Tensor, mask: Any, is_causal: bool, enable_gqa: bool, parallel: Any

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from dit_accel.errors import ConfigError, UnsupportedModelError
 from dit_accel.families.targets import Target, find_targets
+from dit_accel.kernels.block_sparse import HEAD_DIMS
 from dit_accel.kernels.block_table import BLOCK_SIZES
 from dit_accel.kernels.linear_attention import FEATURE_MAPS, FeatureMap
 from dit_accel.passes.attention.choosing import AttendedSequence, Choosing
 from dit_accel.passes.attention.layers import DEFAULT_STEPS, no_attention
 from dit_accel.passes.attention.layout import TokenLayout
 from dit_accel.passes.attention.ordering import Order, check_order
-from dit_accel.passes.attention.routing import SCORES, routable, route
+from dit_accel.passes.attention.routing import ANSWERED, SCORES, UNASKED, Route, routable, route
 from dit_accel.passes.attention.rules import DenseRules
 from dit_accel.passes.attention.sla_module import SCOPES, Scope, SLAAttention
 from dit_accel.passes.base import Pass, register_pass
@@ -117,6 +118,14 @@ class SLAConfig(DenseRules):
         )
 
 
+class _TrainingRoute(Route):
+    """Training that goes another way than it says would train nothing, so that is an error."""
+
+    def became(self, outcome: str) -> None:
+        if outcome not in (ANSWERED, UNASKED):
+            raise UnsupportedModelError(f"'{NAME}' cannot be trained on this call: {outcome}")
+
+
 class TrainableSLA:
     """A denoiser with SLA in place of its self-attention, to be trained; :meth:`remove` puts back what was there.
 
@@ -133,14 +142,18 @@ class TrainableSLA:
         (target,) = find_targets(denoiser)
         if reasons := _obstacles(target, config):
             raise UnsupportedModelError(f"'{NAME}' cannot be trained on this model: {reasons[0]}")
-        for number, (site, module) in enumerate(routable(target)):
-            if number < config.dense_layers:
-                continue
+        acting = list(routable(target))[config.dense_layers :]
+        for site, module in acting:
+            if (size := _head_dim(module)) not in HEAD_DIMS:
+                raise UnsupportedModelError(
+                    f"'{NAME}' cannot be trained on this model: heads of '{site.info.id}' are of size {size}, and "
+                    f"there are kernels for {', '.join(map(str, HEAD_DIMS))}"
+                )
+        for site, module in acting:
             attention = _with_weights(config, site.info.id, _head_dim(module), linear=True)
             attention.to(device=next(denoiser.parameters()).device)
             self._ledger.set(module, SUBMODULE, attention, by=NAME)
-            router = route(module, self._ledger, by=NAME)
-            router.attend = attention
+            route(module, self._ledger, by=NAME, kind=_TrainingRoute).attend = attention
             self.layers[site.info.id] = attention
 
     def begin(self, size: tuple[int, int, int], text: tuple[int, int] | None = None) -> None:
@@ -151,8 +164,10 @@ class TrainableSLA:
             text: First and one past the last token of text; ``None``: the sequence has none.
         """
         layout = TokenLayout(size, text)
+        sequence = AttendedSequence(length=layout.length, text=text, layout=layout)
         for attention in self.layers.values():
-            attention.begin(AttendedSequence(length=layout.length, text=text, layout=layout))
+            sequence = sequence.on(next(attention.parameters()).device)
+            attention.begin(sequence)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Of the projections alone."""
@@ -185,7 +200,8 @@ def trainable_sla(denoiser: nn.Module, config: SLAConfig) -> TrainableSLA:
         config: ``dense_layers`` is kept to; steps are the business of whoever trains. Weights in it are gone on with.
 
     Raises:
-        UnsupportedModelError: None of its attention can be routed, or the weights are of another model.
+        UnsupportedModelError: None of its attention can be routed, its heads have no kernel, or the weights are of
+            another model; later, a call that comes with a mask or in another way cannot be sparse.
     """
     return TrainableSLA(denoiser, config)
 

@@ -100,7 +100,7 @@ class SLAAttention(nn.Module):
     def begin(self, sequence: AttendedSequence) -> None:
         """A run begins, or training on sequences of another size."""
         self.text = sequence.text
-        self.order.begin(sequence.layout)
+        self.order.begin(sequence)
 
     def left_out(self, sequence: AttendedSequence) -> float:
         """By blocks."""

@@ -21,8 +21,8 @@ from dit_accel.kernels.attention import dense, sparse_or_dense
 from dit_accel.kernels.block_table import BLOCK_SIZES, BlockTable, blocks_of_span, num_blocks
 from dit_accel.kernels.low_bit import Precision
 from dit_accel.kernels.pooled_scores import pooled_scores
-from dit_accel.passes.attention.layers import DEFAULT_STEPS, SparseLayers, no_attention
-from dit_accel.passes.attention.layout import TokenLayout
+from dit_accel.passes.attention.choosing import AttendedSequence
+from dit_accel.passes.attention.layers import DEFAULT_STEPS, SparseLayers, device_of, no_attention
 from dit_accel.passes.attention.ordering import Order, TokenOrder, check_order
 from dit_accel.passes.attention.routing import SCORES
 from dit_accel.passes.attention.rules import DenseRules, check_precision
@@ -148,12 +148,13 @@ class SparseD:
         self._attends = [
             OneShot(config) if number >= config.dense_layers else None for number in range(len(self.sparse.layers))
         ]
+        self.sequence = AttendedSequence()
         self._share = 0.0
 
     def begin(self, run: Run) -> None:
         """A run begins: what was seen in the last one is forgotten."""
-        grid = run.grid
-        length = None if grid is None else grid.num_tokens + grid.reference + _length(grid.text)
+        self.sequence = AttendedSequence.of(run.grid)
+        length, text = self.sequence.length, self.sequence.text
         reason = None
         if length is not None and length < self.config.min_tokens:
             reason = (
@@ -161,11 +162,9 @@ class SparseD:
                 f"{self.config.min_tokens}"
             )
         self.sparse.begin(length=length, dense_because=reason)
-        text = grid.text if grid is not None and _length(grid.text) else None
         for attend in self._attends:
             if attend is not None:
                 attend.tables, attend.text = {}, text
-                attend.order.begin(None if grid is None else TokenLayout.of(grid))
         self._share = 1 - self.config.density if length is None else self._left_out(length, text)
 
     def __call__(self, call: Call, inner: Inner) -> Tree:
@@ -173,10 +172,12 @@ class SparseD:
         steps = self.config.dense_steps(call.run.num_steps)
         looks = self.sparse.dense_because is None and call.step >= steps - 1
         shares = [0.0] * len(self._attends)
+        self.sequence = self.sequence.on(device_of(call))
         for place, attend in enumerate(self._attends):
             if attend is None:
                 continue
             attend.branch = call.branch
+            attend.order.begin(self.sequence)
             if call.begins:
                 attend.tables.pop(call.branch, None)
             if call.branch in attend.tables:
@@ -210,10 +211,6 @@ def effect_of_sparse_d(runtime: DenoiserRuntime, config: SparseDConfig) -> Effec
     passing = runtime.around_of(NAME)
     assert isinstance(passing, SparseD)
     return passing.sparse.effect(passing.planned(runtime.stats.num_steps if runtime.stats.calls else DEFAULT_STEPS))
-
-
-def _length(span: tuple[int, int] | None) -> int:
-    return 0 if span is None else span[1] - span[0]
 
 
 register_pass(

@@ -6,6 +6,7 @@ to choose and need nothing to be looked at; what they lose to a chosen mask of t
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from dit_accel.errors import ConfigError
 from dit_accel.kernels.attention import sparse_or_dense
 from dit_accel.kernels.block_table import BLOCK_SIZES, BlockTable, block_lengths
 from dit_accel.kernels.low_bit import Precision
-from dit_accel.passes.attention.choosing import AttendedSequence, Choosing
+from dit_accel.passes.attention.choosing import CACHED, AttendedSequence, Choosing
 from dit_accel.passes.attention.layers import DEFAULT_STEPS, no_attention
 from dit_accel.passes.attention.layout import TokenLayout
 from dit_accel.passes.attention.routing import SCORES
@@ -89,20 +90,6 @@ class StaticTable:
     order: Tensor | None
     back: Tensor | None
 
-    @classmethod
-    def of(cls, layout: TokenLayout, pattern: Pattern, *, block: int, density: float) -> "StaticTable":
-        """That of a sequence, on the CPU."""
-        mask = static_mask(layout, pattern, block=block, density=density)
-        order = order_of(layout, pattern, block)
-        lengths = block_lengths(layout.length, block).double()
-        share = float(torch.einsum("ij,i,j->", mask.double(), lengths, lengths)) / layout.length**2
-        table, rest = (
-            BlockTable.from_mask(each[None, None], block_q=block, block_k=block, backward=False)
-            for each in (mask, ~mask)
-        )
-        back = None if order is None else order.argsort()
-        return cls(table=table, rest=rest, density=share, order=order, back=back)
-
     def to(self, device: torch.device) -> "StaticTable":
         """The same on a device; itself if it is there."""
         if self.table.lut.device == device:
@@ -121,6 +108,21 @@ class StaticTable:
         return tokens if self.back is None else tokens.index_select(1, self.back)
 
 
+@lru_cache(maxsize=CACHED)
+@torch.inference_mode(False)
+def static_table(layout: TokenLayout, pattern: Pattern, *, block: int, density: float) -> StaticTable:
+    """The mask of a sequence, on the CPU; made once for all layers and runs."""
+    mask = static_mask(layout, pattern, block=block, density=density)
+    order = order_of(layout, pattern, block)
+    lengths = block_lengths(layout.length, block).double()
+    share = float(torch.einsum("ij,i,j->", mask.double(), lengths, lengths)) / layout.length**2
+    table, rest = (
+        BlockTable.from_mask(each[None, None], block_q=block, block_k=block, backward=False) for each in (mask, ~mask)
+    )
+    back = None if order is None else order.argsort()
+    return StaticTable(table=table, rest=rest, density=share, order=order, back=back)
+
+
 class StaticAttention:
     """Attention of one layer over a static mask.
 
@@ -137,10 +139,8 @@ class StaticAttention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """[B, N, H, D]."""
-        assert self.static is not None
-        if self.static.table.lut.device != q.device:
-            self.static = self.static.to(q.device)
         static = self.static
+        assert static is not None
         q, k, v = (static.ordered(each) for each in (q, k, v))
         return static.restored(sparse_or_dense(q, k, v, static.table, scale=scale, precision=self.config.precision))
 
@@ -148,7 +148,8 @@ class StaticAttention:
         """A run begins."""
         assert sequence.layout is not None
         config = self.config
-        self.static = StaticTable.of(sequence.layout, config.pattern, block=config.block, density=config.density)
+        static = static_table(sequence.layout, config.pattern, block=config.block, density=config.density)
+        self.static = sequence.copy_of(static)
 
     def left_out(self, sequence: AttendedSequence) -> float:
         """Exactly."""

@@ -108,12 +108,10 @@ class BoxedAttention:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """[B, N, H, D]."""
         assert self.blocks is not None
-        if self.blocks.own.device != q.device:
-            self.blocks = self.blocks.to(q.device)
         chosen = self.choose(q, k, self.blocks)
-        if self.config.threshold is not None and not torch.compiler.is_compiling():
-            sizes = self.blocks.starts.diff().to(torch.float32)
-            self._read = (chosen.float().mean((0, 1)) * sizes[:, None]).sum() / q.shape[1] ** 2
+        # Counted, since boxes are of different sizes; not waited for.
+        readers = chosen.sum(-1).to(torch.float32).mean((0, 1))
+        self._read = (readers * self.blocks.starts.diff()).sum() / q.shape[1] ** 2
         out: Tensor = gather_attention(
             q, k, v, chosen, self.blocks, scale=scale, capacity=self._capacity(q.shape[1]), lse=False
         )
@@ -143,11 +141,11 @@ class BoxedAttention:
         config = self.config
         boxes = boxes_of(sequence.layout.size, config.temporal, config.spatial, config.spatiotemporal)
         self.text = sequence.layout.text
-        self.blocks = key_blocks(sequence.layout, boxes[self.kind])
+        self.blocks = sequence.copy_of(key_blocks(sequence.layout, boxes[self.kind]))
         self._read = None
 
     def left_out(self, sequence: AttendedSequence) -> float | Tensor:
-        """By what was chosen, where that is not known beforehand."""
+        """By what was chosen; before the first call as far as that is known."""
         if self._read is not None:
             return 1 - self._read
         if self.config.threshold is not None:

@@ -21,10 +21,10 @@ SIZE = (3, 8, 8)  # tokens of a call at 128 x 128 and 9 frames: 12 blocks
 STEPS = 4
 
 
-def sparse_wan() -> Any:
-    """Heads of 16, two layers; equal calls give equal pipelines."""
+def sparse_wan(head_dim: int = 16) -> Any:
+    """Heads of 16, two layers; equal calls give equal pipelines. Products in few bits need heads of 32."""
     pipe = tiny_pipeline("wan")
-    model = diffusers.WanTransformer3DModel(**{**TINY["wan"].config, "attention_head_dim": 16})
+    model = diffusers.WanTransformer3DModel(**{**TINY["wan"].config, "attention_head_dim": head_dim})
     pipe.register_modules(transformer=randomise(model, 0).eval().requires_grad_(False))
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -61,12 +61,13 @@ def paro(
     parts: int = 2,
     seed: int = 0,
     ordered: bool = True,
+    block: int = BLOCK,
     **more: Any,
 ) -> PAROAttentionConfig:
     """Random blocks, every head in an order of its own."""
     layout = layout or TokenLayout(SIZE)
     sites = [(site.info.id, module) for site, module in routable(find_targets(pipe)[0])]
-    heads, blocks = sites[0][1].heads, layout.num_blocks(BLOCK)
+    heads, blocks = sites[0][1].heads, layout.num_blocks(block)
     drawing = torch.Generator().manual_seed(seed)
     mask = torch.rand(parts, len(sites), heads, blocks, blocks, generator=drawing) < density
     mask |= torch.eye(blocks, dtype=torch.bool)
@@ -76,7 +77,7 @@ def paro(
         text=layout.text,
         layers=tuple(name for name, _ in sites),
         orders=orders.to(torch.uint8),
-        masks=pack(layout.with_text(mask, BLOCK).flatten(-2)),
-        block=BLOCK,
+        masks=pack(layout.with_text(mask, block).flatten(-2)),
+        block=block,
         **more,
     )

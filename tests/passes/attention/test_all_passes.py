@@ -17,9 +17,8 @@ from dit_accel import (
     summary,
 )
 from dit_accel.errors import ConfigError
-from dit_accel.kernels.attention import sparse_or_dense
-from dit_accel.kernels.block_table import BlockTable
 from dit_accel.kernels.gather_select import choose_best, choose_share
+from dit_accel.passes.attention import ordering, partitions, static_mask
 from dit_accel.passes.attention.choosing import AttendedSequence
 from dit_accel.passes.attention.layout import TokenLayout
 from dit_accel.passes.attention.paro import PermutedAttention
@@ -141,17 +140,46 @@ def test_nan_in_a_choice_is_no_crash() -> None:
             assert chosen[0, 0, own, torch.arange(10)].all()
 
 
-def test_what_has_no_kernel_is_dense_and_it_is_said_once(caplog) -> None:
-    q = torch.randn(1, 20, 1, 12)
-    table = BlockTable.from_mask(torch.eye(2, dtype=torch.bool)[None, None], block_q=16, block_k=16)
-    for _ in range(2):
-        out = sparse_or_dense(q, q, q, table)
-    assert torch.allclose(
-        out,
-        torch.nn.functional.scaled_dot_product_attention(
-            q.mT.mT.transpose(1, 2), q.transpose(1, 2), q.transpose(1, 2)
-        ).transpose(1, 2),
-    )
-    assert sum("heads of size 12" in message for message in caplog.messages) <= 1
-    with pytest.raises(ValueError, match="build it for these lengths"):
-        sparse_or_dense(torch.randn(1, 50, 1, 16), torch.randn(1, 50, 1, 16), torch.randn(1, 50, 1, 16), table)
+@pytest.mark.parametrize("name", ["paro_attention", "sparse_d", "sla", "vmoba", "rettention", "static_mask"])
+@pytest.mark.parametrize("place", [1, 2], ids=["key", "value"])
+def test_nan_of_a_key_is_in_every_row_that_reads_it_and_in_no_other_head(name: str, place: int) -> None:
+    layout = TokenLayout((3, 4, 4))
+    parts = [torch.randn(1, 48, 2, 16, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+    parts[place][0, 20, 0, 3] = torch.nan
+    each = one_layer(name, layout)
+    if hasattr(each, "begin"):
+        each.begin(AttendedSequence(length=48, layout=layout))
+    with torch.no_grad():
+        rows = each(*parts, None)[0].isnan().any(-1)
+    assert rows[20, 0] and not rows[:, 1].any()
+
+
+def test_what_all_layers_and_runs_share_is_made_once(monkeypatch) -> None:
+    """Tables of sizes and settings alone: some tenths of a second each at the sizes of videos."""
+    for cached in (static_mask.static_table, ordering._tiles, partitions.key_blocks):
+        cached.cache_clear()
+    for module, function, config in (
+        (static_mask, "static_mask", StaticMaskConfig(density=0.26, block=BLOCK)),
+        (static_mask, "static_mask", RettentionConfig(density=0.27, block=BLOCK, dense_steps_frac=0)),
+        (ordering, "order_of", SLAConfig(density=0.25, block=32, order="tiles")),
+        (ordering, "order_of", SparseDConfig(density=0.25, block=64, order="tiles")),
+        (partitions.KeyBlocks, "of", VMoBAConfig(density=0.25, temporal=2, cycle=("temporal",), dense_steps_frac=0)),
+    ):
+        made, make = [], getattr(module, function)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                module, function, lambda *args, made=made, make=make, **more: made.append(1) or make(*args, **more)
+            )
+            pipe = sparse_wan()
+            accelerate_pipeline(pipe, config)
+            draw(pipe), draw(pipe)
+        assert len(made) == 1, config
+
+
+def test_layers_share_one_copy_on_a_device() -> None:
+    sequence = AttendedSequence(length=48, layout=TokenLayout((3, 4, 4))).on(torch.device("meta"))
+    layers = [StaticAttention(StaticMaskConfig(density=0.4, block=BLOCK)) for _ in range(2)]
+    for each in layers:
+        each.begin(sequence)
+    assert layers[0].static is layers[1].static and layers[0].static.table.lut.is_meta
+    assert sequence.on(torch.device("meta")) is sequence and sequence.on(torch.device("cpu")).copies == {}

@@ -78,8 +78,21 @@ def test_what_is_kept_may_be_small(storage) -> None:
     error = float((each(*parts, None) - whole).norm() / whole.norm())
     sizes = {"as computed": (4, 0), "bfloat16": (2, 4e-3), "float16": (2, 5e-4), "float8": (1, 4e-2)}
     assert error <= sizes[storage][1] + 1e-6
-    share, unit = LAYOUT.length * 2 * 2 * 4, 0 if storage == "as computed" else 2 * 2 * 4
+    share = LAYOUT.length * 2 * 2 * 4
+    unit = share if storage == "float8" else 0
     assert each.num_bytes == 2 * LAYOUT.length * 2 * 16 * sizes[storage][0] + share + unit
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_nan_of_a_whole_step_stays_in_its_row(storage) -> None:
+    each = layer(storage=storage)
+    q, k, v = (part.float() for part in drawn())
+    bad = q.clone()
+    bad[0, 40, 1, 3] = torch.nan
+    each(bad, k, v, None)
+    each.looks, each.step = False, 1
+    rows = each(q, k, v, None).isnan().any(-1)
+    assert rows[0, 40, 1] and int(rows.sum()) == 1
 
 
 def test_branches_are_kept_apart_and_runs_forget() -> None:

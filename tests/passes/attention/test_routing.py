@@ -46,7 +46,7 @@ def test_q_k_and_v_are_reached_and_nothing_else_changes(name: str, monkeypatch) 
     ledger = PatchLedger()
     routes = [route(module, ledger, by="test") for module in modules]
     assert torch.equal(output(model, inputs), plain)
-    assert all(each.calls >= 1 and each.answered == 0 for each in routes)
+    assert not any(each.count() for each in routes) and all(each.calls == 1 for each in routes)
     assert all(is_routed(module, each) for module, each in zip(modules, routes, strict=True))
     watched = Watched()
     for each in routes:
@@ -78,7 +78,8 @@ def test_what_a_sparse_kernel_cannot_do_goes_to_the_function_itself(change: dict
     q = torch.zeros(1, 4, 2, change.pop("dim", 16))
     key = change.pop("key", q)
     result = each(q, key, key, **change)
-    assert each.calls == 1 and each.answered == (reason is None)
+    assert each.count() == (reason is None) and each.calls == 1 and each.answered == (reason is None)
+    assert not each.count() and each.calls == 1, "each once"
     assert bool(result.any()) == (reason is None) and len(calls) == (reason is not None)
     assert not each.refusals if reason is None else any(reason in words for words in each.refusals)
 

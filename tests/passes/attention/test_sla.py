@@ -200,6 +200,24 @@ def test_weights_of_another_model_are_refused() -> None:
         trainable_sla(tiny_pipeline("sana").transformer, SLAConfig())
 
 
+def test_what_cannot_be_trained_is_an_error_and_no_dense_attention() -> None:
+    small = tiny_pipeline("wan").transformer
+    before = snapshot(small)
+    with pytest.raises(UnsupportedModelError, match=r"heads of 'blocks\.0\.attn1' are of size 12"):
+        trainable_sla(small, CONFIG)
+    assert_same(snapshot(small), before)
+    model = sparse_wan().transformer
+    training = trainable_sla(model, CONFIG)
+    attention = model.blocks[0].attn1
+    tokens = torch.randn(1, 40, attention.to_q.in_features)
+    mask = torch.ones(1, 1, 40, 40, dtype=torch.bool)
+    assert attention(tokens).shape == tokens.shape
+    with pytest.raises(UnsupportedModelError, match="cannot be trained on this call: it is called with an attention"):
+        attention(tokens, attention_mask=mask)
+    training.remove()
+    assert attention(tokens, attention_mask=mask).shape == tokens.shape
+
+
 @pytest.mark.parametrize("config", [SLAConfig, SparseDConfig])
 def test_blocks_may_be_tiles(config) -> None:
     pipe = sparse_wan()

@@ -126,17 +126,25 @@ def test_with_other_passes(other) -> None:
         alone = draw(pipe)
         accelerate_pipeline(pipe, [other, config], strict=True)
         assert torch.allclose(draw(pipe), alone, atol=1e-4)
+        assert effect(pipe).actual_frac == pytest.approx(0.75)
         return
     accelerate_pipeline(pipe, [other, config])
     draw(pipe)
     assert effect(pipe).actual_frac == pytest.approx(0.75)
 
 
-def test_what_is_not_sparse_is_said() -> None:
+@pytest.mark.parametrize("others", [[], [CompileConfig(backend="eager")]], ids=["eager", "compiled"])
+def test_heads_without_a_kernel_are_said_in_every_run(others) -> None:
+    """Compiled rows too do not say that they have done what they have not."""
     pipe = tiny_pipeline("wan")
-    accelerate_pipeline(pipe, StaticMaskConfig(block=BLOCK))
+    accelerate_pipeline(pipe, [StaticMaskConfig(block=BLOCK), *others])
     with pytest.warns(AccelerationWarning, match="no sparse kernel for heads of size 12"):
         draw(pipe)
+    draw(pipe)
+    assert effect(pipe).actual_frac == 0.0 and "heads of size 12" in effect(pipe).shortfall
+
+
+def test_what_is_not_sparse_is_said() -> None:
     pipe = sparse_wan()
     accelerate_pipeline(pipe, StaticMaskConfig(min_tokens=1000))
     with pytest.warns(AccelerationWarning, match="192 tokens are fewer than min_tokens = 1000"):
