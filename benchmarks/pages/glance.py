@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from dit_accel.errors import ConfigError
+from dit_accel.evaluation.metrics.fidelity import PSNR_CAP_DB
 from dit_accel.evaluation.reports.report import Report, Variant
 from pages.reports import by_preset, promise, saves_memory_alone, where_words
 
@@ -31,10 +32,19 @@ def glance_block(reports: Sequence[Report]) -> str:
             lines.append(_row("" if place else f"`{model}`", plan, fewer))
         settings = own[0].settings
         steps = f"{settings.num_inference_steps} steps of {settings.scheduler}"
-        methods.append(f"`{model}`: {steps}, n = {own[0].num_images}")
+        methods.append(f"`{model}`: {steps}, n = {_counts(own)}")
     left_out = " Quantised plans that save memory and no time: [quantisation](docs/quantization.md)."
     more = left_out if len(reports) < given else ""
     return "\n".join([*lines, "", f"{'; '.join(methods)}. {_where(reports)}{more}"])
+
+
+def _counts(reports: Sequence[Report]) -> str:
+    """How many pictures the certificates of one model are of: most of them, then those that are of another number."""
+    most = max(report.num_images for report in reports)
+    others = [
+        f"{report.num_images} of `{_of_kind(report, 'plan').name}`" for report in reports if report.num_images != most
+    ]
+    return f"{most} ({', '.join(others)})" if others else str(most)
 
 
 def _where(reports: Sequence[Report]) -> str:
@@ -61,6 +71,8 @@ def _row(model: str, plan: Variant, fewer: Variant) -> str:
         raise ConfigError(f"the report has no speed-up or no fidelity of '{plan.name}'")
     ours, theirs = plan.fidelity, fewer.fidelity
     cells = [model, f'`"{plan.name}"`', f"{plan.speedup.ratio:.2f}x ({fewer.speedup.ratio:.2f}x)"]
+    if ours.psnr_db.worst5 >= PSNR_CAP_DB:
+        return f"| {' | '.join(cells)} | equal | equal | equal | 0 |"
     cells.append(f"{ours.psnr_db.mean:.1f} dB ({theirs.psnr_db.mean:.1f})")
     cells.append(f"{ours.psnr_db.worst5:.1f} dB ({theirs.psnr_db.worst5:.1f})")
     cells.append(f"{promise('psnr_db', ours.psnr_db)} ({promise('psnr_db', theirs.psnr_db)})".replace(" dB)", ")"))

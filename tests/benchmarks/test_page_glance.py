@@ -31,6 +31,22 @@ def test_rows_are_in_the_order_of_models_and_presets() -> None:
     assert lines[-1].startswith("`b`: 20 steps of DPMSolverMultistepScheduler, n = 2; `a`: ")
 
 
+def test_equal_pictures_and_other_numbers_of_them_are_said_in_words() -> None:
+    report = of("a", "lossless")
+    plan = report.variant("lossless")
+    assert plan.fidelity is not None
+    same = plan.fidelity.model_copy(
+        update={"psnr_db": plan.fidelity.psnr_db.model_copy(update={"mean": 100.0, "worst5": 100.0})}
+    )
+    variants = [
+        each.model_copy(update={"fidelity": same}) if each.kind == "plan" else each for each in report.variants
+    ]
+    exact = report.model_copy(update={"variants": tuple(variants), "samples": report.samples[:1]})
+    lines = glance_block([of("a", "fast"), exact]).splitlines()
+    assert lines[2].endswith("x) | equal | equal | equal | 0 |") and "lossless" in lines[2]
+    assert "n = 2 (1 of `lossless`)" in lines[-1]
+
+
 def test_machines_are_not_mixed() -> None:
     here = of("a", "fast")
     there = here.model_copy(update={"environment": here.environment.model_copy(update={"cpu": "another"})})
