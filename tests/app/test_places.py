@@ -77,7 +77,7 @@ def test_a_folder_of_plans_and_one_plan(places: Places) -> None:
     assert (name, front.model) == ("flux", "emoji-flux")
     ours = {p.label: p.state for p in front.points if p.kind == "ours"}
     shipped = ["light", "balanced", "fast", "turbo", "extreme"]
-    assert [label for label in ours if label not in ("w4a8", "w8a8")] == shipped
+    assert [label for label in ours if label not in ("lossless", "w4a8", "w8a8")] == shipped
     assert {ours[label] for label in shipped} == {CERTIFIED}
     for text in ("flux/fast", "flux/fast/dit_accel_plan.json"):
         _, front = open_path(places, text)
