@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -37,9 +38,11 @@ def milliseconds(run: Callable[[], object], repeats: int = 20) -> float:
     return median(times)
 
 
-def attempt(run: Callable[[], object], repeats: int = 20) -> float | str:
-    """Milliseconds, or why there are none on this machine."""
+def attempt(run: Callable[[], Any], repeats: int = 20, *, check: Callable[[Any], object] | None = None) -> float | str:
+    """Milliseconds of what ``check`` has nothing against, or why there are none on this machine."""
     try:
+        if check is not None:
+            check(run())
         return milliseconds(run, repeats)
     except (RuntimeError, ImportError, ValueError) as error:
         return f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -11,9 +11,16 @@ import attention_gpu
 import attention_quality
 import pytest
 import torch
+from attention_checks import check, check_chosen
+from attention_clock import attempt
 from attention_variants import Variant
 
 from dit_accel.calibration.attention_record import AttentionRecord
+from dit_accel.kernels.block_sparse import attend
+from dit_accel.kernels.gather_attention import gather_attention
+from dit_accel.kernels.gather_pairs import KeyBlocks
+from dit_accel.kernels.gather_select import choose_best, gates
+from dit_accel.kernels.ordered_attention import ordered_attention
 from dit_accel.passes.attention.layout import TokenLayout
 
 
@@ -23,6 +30,24 @@ def gradients_as_they_were() -> Iterator[None]:
     before = torch.is_grad_enabled()
     yield
     torch.set_grad_enabled(before)
+
+
+def test_a_kernel_that_is_wrong_anywhere_is_not_timed() -> None:
+    """In its first, its middle and its last rows; before its time is taken."""
+    q, k, v = (torch.randn(1, 200, 2, 16, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    table = attention.random_table(200, 0.5, 2, 16, seed=0)
+    found = attend(q, k, v, table, lse=False)
+    order = torch.stack([torch.randperm(200, generator=torch.Generator().manual_seed(n)) for n in range(2)]).int()
+    assert check(found, q, k, v, table) < 1e-5
+    assert check(ordered_attention(q, k, v, table, order), q, k, v, table, order=order) < 1e-5
+    blocks = KeyBlocks.of(torch.arange(200) // 50)
+    chosen = choose_best(gates(q, k, blocks), blocks.own, 2, "query")
+    assert check_chosen(gather_attention(q, k, v, chosen, blocks, lse=False), q, k, v, chosen, blocks) < 1e-5
+    for odd in (0, 100, 199):
+        wrong = found.clone()
+        wrong[0, odd, 1] = torch.nan
+        with pytest.raises(SystemExit, match="is off by"):
+            attempt(lambda wrong=wrong: wrong, check=lambda found: check(found, q, k, v, table))
 
 
 def loaded(path: Path) -> dict[str, Any]:
