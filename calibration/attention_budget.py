@@ -112,9 +112,9 @@ def divide(
     for item in reversed(range(len(errors))):
         found[item] = ladder[taken[item, left]]
         left -= costs[item, taken[item, left]]
-    found = found.reshape(parts, layers)
-    found[steps == 0] = found[steps.nonzero()[0][0]]
-    return found
+    given = found.reshape(parts, layers)
+    given[steps == 0] = given[steps.nonzero()[0][0]]
+    return given
 
 
 def with_budget(

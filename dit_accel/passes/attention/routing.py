@@ -70,7 +70,7 @@ class Route:
         **others: Any,
     ) -> torch.Tensor:
         """As the function it stands for."""
-        reason: str | None = UNASKED
+        outcome = UNASKED
         if self.attend is not None:
             reason = self._refusal(query, key, attn_mask, is_causal, enable_gqa, others.get("parallel_config"))
             if reason is None:
@@ -79,7 +79,8 @@ class Route:
                     return self.attend(query, key, value, scale)
                 q, k, v = (each.transpose(1, 2) for each in (query, key, value))
                 return self.attend(q, k, v, scale).transpose(1, 2)
-        self.became(reason)
+            outcome = reason
+        self.became(outcome)
         return self.native(
             query,
             key,
