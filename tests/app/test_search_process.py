@@ -91,7 +91,7 @@ def test_where_nothing_is_within_the_limits_the_end_says_so(
     plan_of((0,)).save_pretrained(tmp_path / "chosen")  # by an earlier run, with other limits
     status = run(process(tmp_path, min_psnr=60.0), FRONT, monkeypatch)
     assert status.state == "done" and "4 plans judged" in status.words
-    assert "none is chosen: no plan of the front is so faithful; the best has 50.0 dB" in status.words
+    assert "none is chosen: no plan that was judged is so faithful; the best has 50.0 dB" in status.words
     assert certified == [] and not (tmp_path / "chosen").exists()
 
 

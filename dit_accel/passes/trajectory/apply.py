@@ -132,8 +132,9 @@ class Forecasts:
         return output
 
     def _keep(self, call: Call, history: History, output: Tree) -> None:
-        """Keep an output for what comes later, if anything that does is combined from it."""
-        if self.config.guarded or call.step < self._answers.last:
+        """Keep an output if anything that comes later is combined from it; of half a call that may be its other half."""
+        answers = self._answers
+        if self.config.guarded or call.step < answers.last or call.step in answers.conditional:
             history.keep(call.step, output)
             held = sum(each.kept_bytes() for each in self._histories.values())
             self.most_bytes = max(self.most_bytes, held)
