@@ -248,6 +248,7 @@ def searched(pipe: Any, folder: Path, **more: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_stopped_and_called_again_ends_as_if_never_stopped(flux: Any, tmp_path: Path) -> None:
     pytest.importorskip("deap")
     whole = searched(flux, tmp_path / "whole")

@@ -35,6 +35,7 @@ def test_one_width_for_all(run: Any, tiny_folder: str, tmp_path: Path) -> None:
     assert drawn.exit_code == 0, drawn.output
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_and_the_search_goes_on(
     run: Any, tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,12 @@ def _run(pipe: Any, name: str, **overrides: Any) -> torch.Tensor:
 
 # Not Lumina 2 and HiDream: natively they read values, prompt lengths and expert routing.
 @pytest.mark.parametrize(
-    "name", ["pixart", "sd", "sd3", "flux", "wan", "flux2", "z_image", "chroma", "cogview4", "qwen_image_edit_plus"]
+    "name",
+    [
+        *("pixart", "sd3", "flux", "wan"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd", "flux2", "z_image", "chroma")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("cogview4", "qwen_image_edit_plus")),
+    ],
 )
 def test_one_graph_per_distinct_row(name: str) -> None:
     pipe = tiny_pipeline(name)
@@ -158,6 +163,7 @@ def test_a_pipeline_that_came_compiled() -> None:
     _run(pipe, "pixart")
 
 
+@pytest.mark.slow
 def test_a_denoiser_compiled_in_place_before() -> None:
     pipe = tiny_pipeline("pixart")
     accelerate_pipeline(pipe, EVERY_3)

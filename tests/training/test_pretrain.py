@@ -23,12 +23,15 @@ from dit_accel.training.recipes import RECIPES, get_recipe
 from dit_accel.training.stage import RunOptions
 from dit_accel.training.training_set import TrainingSet, training_captions
 
+# A video model is the slowest of them.
+EVERY_KIND = [pytest.param(kind, marks=pytest.mark.slow) if kind == "wan" else kind for kind in SMALL]
+
 
 def options(run_dir: Path, **changes: object) -> RunOptions:
     return RunOptions(run_dir=run_dir, device=torch.device("cpu"), compile_modules=False, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_all_stages_train_export_and_load(kind: str, tmp_path: Path) -> None:
     recipe = SMALL[kind]
     pipe = train_embedded(recipe, small_data(kind), options(tmp_path))
@@ -48,7 +51,7 @@ def test_all_stages_train_export_and_load(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(drawn[1:], alone, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_the_sampler_and_the_trainer_mean_the_same_prediction(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +99,13 @@ def test_held_out_captions_are_never_trained_on(data: TrainingSet) -> None:
     torch.testing.assert_close(totals, torch.full_like(totals, 1 / len(totals)))
 
 
-@pytest.mark.parametrize(("kind", "stages"), [("flux", ("vae", "denoiser", "guidance")), ("wan", ("vae", "denoiser"))])
+@pytest.mark.parametrize(
+    ("kind", "stages"),
+    [
+        ("flux", ("vae", "denoiser", "guidance")),
+        pytest.param("wan", ("vae", "denoiser"), marks=pytest.mark.slow),
+    ],
+)
 def test_killed_and_resumed_equals_uninterrupted(kind: str, stages: tuple[str, ...], tmp_path: Path) -> None:
     recipe, data = SMALL[kind], small_data(kind)
     for stage in stages:
@@ -114,6 +123,7 @@ def test_killed_and_resumed_equals_uninterrupted(kind: str, stages: tuple[str, .
             assert torch.equal(mine, theirs)
 
 
+@pytest.mark.slow
 def test_videos_are_encoded_once_for_an_autoencoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

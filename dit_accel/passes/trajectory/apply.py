@@ -132,7 +132,7 @@ class Forecasts:
         return output
 
     def _keep(self, call: Call, history: History, output: Tree) -> None:
-        """Keep an output if anything that comes later is combined from it; of half a call that may be its other half."""
+        """Keep an output if anything later is combined from it; of half a call that may be its other half."""
         answers = self._answers
         if self.config.guarded or call.step < answers.last or call.step in answers.conditional:
             history.keep(call.step, output)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny_flux import PROMPTS, tiny_flux
 
@@ -60,6 +61,7 @@ def test_gradients_and_losses_are_averaged_and_the_clock_is_the_first_ones() -> 
     assert first[2:] == second[2:] and first[3] == 0
 
 
+@pytest.mark.slow
 def test_ranks_stop_together_go_on_together_and_have_one_student(tmp_path: Path) -> None:
     # Spawned: PyTorch has no gradients in a fork of a process that has made some, as other tests have here.
     arguments: dict[str, Any] = {"folder": tmp_path / "parts", "minutes": [1e-9, None]}
