@@ -70,7 +70,7 @@ def test_a_search_outlives_the_server_and_is_found_again(
     page.locator("#c-certify input").uncheck()
     page.get_by_text("What to choose, and how much to measure").click()
     page.locator("#c-prompts textarea, #c-prompts input").fill("2")
-    page.locator("#c-steps textarea, #c-steps input").fill("6")
+    page.locator("#c-steps textarea, #c-steps input").fill("12")
     page.locator("#c-start").click()
     page.wait_for_function("document.querySelectorAll('#c-plot .pt').length >= 2")
     process.kill()

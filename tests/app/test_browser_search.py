@@ -15,7 +15,7 @@ def test_a_search_on_the_page(open_page: Any, keep_screenshot: Any) -> None:
     page.locator("#c-start").click()
     says(page, "#c-message", "2 to 1000")
     page.locator("#c-prompts textarea, #c-prompts input").fill("2")
-    page.locator("#c-steps textarea, #c-steps input").fill("6")
+    page.locator("#c-steps textarea, #c-steps input").fill("12")
     page.locator("#c-start").click()
     page.wait_for_function("document.querySelectorAll('#c-plot .pt').length >= 4")
     keep_screenshot(page, "calibrate")
