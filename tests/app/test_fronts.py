@@ -215,3 +215,18 @@ def test_plans_of_few_bits_are_no_points_of_speed() -> None:
     assert (shipped_folder() / "emoji-flux" / "w8a8").is_dir()
     labels = [point.label for point in front_of_model("emoji-flux").points if point.kind == "ours"]
     assert "fast" in labels and "w8a8" not in labels and "w4a8" not in labels
+
+
+def test_the_plain_time_is_the_least_disturbed_of_one_machine() -> None:
+    report = sample_report()
+    plain = report.variants[0]
+    assert plain.times is not None
+    slow = plain.model_copy(update={"times": plain.times.model_copy(update={"median_s": 3 * plain.times.median_s})})
+    busy = report.model_copy(update={"variants": (slow, *report.variants[1:])})
+    alone = assemble("m", [], [report]).plain_s
+    assert alone is not None and assemble("m", [], [busy]).plain_s == pytest.approx(3 * alone)
+    assert assemble("m", [], [busy, report]).plain_s == alone
+    quick = slow.model_copy(update={"times": plain.times.model_copy(update={"median_s": plain.times.median_s / 9})})
+    other = report.environment.model_copy(update={"cpu": "another"})
+    elsewhere = report.model_copy(update={"variants": (quick, *report.variants[1:]), "environment": other})
+    assert assemble("m", [], [busy, elsewhere]).plain_s == pytest.approx(3 * alone)
