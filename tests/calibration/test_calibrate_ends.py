@@ -5,25 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quick_calibration import files_of, no_networks, quick, quick_pipeline
+from quick_calibration import files_of, quick, quick_pipeline
 
-from dit_accel.calibration import ecad, judging, sites
+from dit_accel.calibration import ecad, sites
 from dit_accel.errors import ConfigError
 from dit_accel.pipelines.generation import GenerationSettings
 
 pytest.importorskip("deap")
+pytestmark = pytest.mark.usefixtures("without_networks")
 
 OTHERS = {"sites": sites.calibrate_sites, "ecad": ecad.calibrate_ecad}
-
-
-@pytest.fixture(autouse=True)
-def _no_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "available_perceptual", no_networks)
-
-
-@pytest.fixture(scope="module")
-def pipe() -> Any:
-    return quick_pipeline()
 
 
 def test_a_search_ends_when_everything_was_judged(pipe: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from quick_calibration import files_of, no_networks, quick, quick_pipeline, stop_when
+from quick_calibration import files_of, no_networks, quick, stop_when
 
 from dit_accel.calibration import judging, shelf
 from dit_accel.calibration.calibrate import Calibration
@@ -20,16 +20,7 @@ from dit_accel.evaluation import progress_files
 from dit_accel.plan.plan import AccelerationPlan
 
 pytest.importorskip("deap")
-
-
-@pytest.fixture(autouse=True)
-def _no_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "available_perceptual", no_networks)
-
-
-@pytest.fixture(scope="module")
-def pipe() -> Any:
-    return quick_pipeline()
+pytestmark = pytest.mark.usefixtures("without_networks")
 
 
 @pytest.fixture(scope="module")

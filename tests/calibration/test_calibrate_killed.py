@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quick_calibration import files_of, no_networks, quick, quick_pipeline, stop_when
+from quick_calibration import files_of, no_networks, quick, stop_when
 
 from dit_accel.calibration import books, judging, kept_recording, shelf
 from dit_accel.calibration.front import front_of
 from dit_accel.calibration.store import Store
 
 pytest.importorskip("deap")
+pytestmark = pytest.mark.usefixtures("without_networks")
 
 SCRIPT = Path(__file__).with_name("quick_calibration.py")
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,16 +34,6 @@ WRITES = (
 
 class Killed(BaseException):
     """Nothing in the library may catch it."""
-
-
-@pytest.fixture(autouse=True)
-def _no_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "available_perceptual", no_networks)
-
-
-@pytest.fixture(scope="module")
-def pipe() -> Any:
-    return quick_pipeline()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from quick_calibration import PROMPTS, SETTINGS, no_networks, quick, quick_pipeline
+from quick_calibration import PROMPTS, SETTINGS, quick
 from tiny import tiny_call, tiny_pipeline
 
 from dit_accel.calibration import judging
@@ -21,15 +21,7 @@ from dit_accel.calibration.store import Store
 from dit_accel.errors import ConfigError
 from dit_accel.families.targets import find_targets
 
-
-@pytest.fixture(autouse=True)
-def _no_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "available_perceptual", no_networks)
-
-
-@pytest.fixture(scope="module")
-def pipe() -> Any:
-    return quick_pipeline()
+pytestmark = pytest.mark.usefixtures("without_networks")
 
 
 def mapped_from(tensor: torch.Tensor) -> str:

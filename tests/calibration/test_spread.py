@@ -16,7 +16,6 @@ from quick_calibration import (
     files_of,
     no_networks,
     quick,
-    quick_pipeline,
     worker_pipeline,
 )
 
@@ -28,19 +27,10 @@ from dit_accel.errors import DitAccelError, MissingDependencyError
 from dit_accel.pipelines.generation import GenerationSettings
 
 pytest.importorskip("deap")
+pytestmark = pytest.mark.usefixtures("without_networks")
 
 ROOT = Path(__file__).resolve().parents[2]
 ERRAND = Errand(prompts=("a",), settings=GenerationSettings(), recording=Path("elsewhere"))
-
-
-@pytest.fixture(autouse=True)
-def _no_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "available_perceptual", no_networks)
-
-
-@pytest.fixture(scope="module")
-def pipe() -> Any:
-    return quick_pipeline()
 
 
 @pytest.fixture(scope="module")
