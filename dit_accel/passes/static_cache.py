@@ -77,6 +77,13 @@ class StaticCacheConfig(PassConfig):
     def tensors(self) -> dict[str, torch.Tensor]:
         return dict(self.corrections)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether no output of a module is reused; what the conditioning alone decides may be kept."""
+        if isinstance(self.schedule, Schedule):
+            return self.schedule.is_exact
+        return self.schedule.name == "custom" and not self.schedule.params["reuse"]
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> "StaticCacheConfig":
         cls.check_keys(data)

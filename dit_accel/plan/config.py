@@ -69,6 +69,11 @@ class PassConfig:
         """Tensors that belong to this config, by name."""
         return {}
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the outputs are bit-equal to the plain pipeline's by construction, in any run."""
+        return False
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], tensors: "Mapping[str, torch.Tensor]") -> "PassConfig":
         """Build from the fields of :meth:`to_dict` without ``type`` and ``version``.

@@ -56,8 +56,14 @@ class AccelerationPlan:
         return self.certificate.fault(self.content_sha256(), self.fingerprints)
 
     def uncovered(self, found: Conditions) -> tuple[str, ...]:
-        """In words, where a run differs from what the certificate covers; nothing without a certificate."""
-        return () if self.certificate is None else tuple(self.certificate.conditions.doubts(found))
+        """In words, where a run differs from what the certificate covers.
+
+        Nothing without a certificate, and nothing for a plan that is bit-equal by construction: a certificate adds to
+        that what it saves, not where it holds.
+        """
+        if self.certificate is None or all(config.is_exact for config in self.passes):
+            return ()
+        return tuple(self.certificate.conditions.doubts(found))
 
     def doubts(self, found: Conditions) -> list[str]:
         """What to warn of at the start of a run: it differs from what the plan was made for or certified for."""

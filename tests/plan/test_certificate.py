@@ -13,7 +13,15 @@ import torch
 from sample_certificates import certified, sample_certificate
 from tiny_text import tiny_text_pipeline
 
-from dit_accel import AccelerationPlan, GeneratorSpec, StaticCacheConfig, accelerate_pipeline, summary
+from dit_accel import (
+    AccelerationPlan,
+    GeneratorSpec,
+    Schedule,
+    StaticCacheConfig,
+    accelerate_pipeline,
+    remove_acceleration,
+    summary,
+)
 from dit_accel.errors import AccelerationWarning, ConfigError, PlanMismatchError
 from dit_accel.families.targets import find_targets
 from dit_accel.plan.certificate import MIN_IMAGES, Certificate
@@ -240,6 +248,23 @@ def test_guidance_scales_are_sealed_and_said(plan: AccelerationPlan) -> None:
     )
     mine = dataclasses.replace(plan, conditions=conditions)
     assert plan_from_dict(json.loads(json.dumps(mine.to_dict())), {}).conditions == conditions
+
+
+def test_what_is_exact_by_construction_is_so_in_any_run(pipe: Any, plan: AccelerationPlan) -> None:
+    exact = StaticCacheConfig(schedule=GeneratorSpec("custom", reuse={}))
+    kept = dataclasses.replace(plan, passes=(exact,), certificate=None)
+    kept = certified(kept, conditions=plan.certificate.conditions, weights=plan.certificate.weights)
+    remove_acceleration(pipe)
+    plain = draw(pipe, num_inference_steps=STEPS + 2)
+    accelerate_pipeline(pipe, plan, strict=True)
+    with pytest.raises(PlanMismatchError, match="denoiser evaluations"):
+        draw(pipe, num_inference_steps=STEPS + 2)
+    accelerate_pipeline(pipe, kept, strict=True)
+    assert torch.equal(draw(pipe, num_inference_steps=STEPS + 2), plain)
+    assert summary(pipe).denoisers[0].last_run.uncovered == ()
+    assert exact.is_exact and not plan.passes[0].is_exact
+    assert StaticCacheConfig(schedule=Schedule(STEPS, {})).is_exact
+    assert not StaticCacheConfig(schedule=Schedule(2, {"blocks.0.attn": "10"})).is_exact
 
 
 def test_doubts_compare_only_what_both_sides_know() -> None:
