@@ -56,6 +56,8 @@ def distill_command(
     threads: distilling.Threads = None,
     device: options.Device = "auto",
     dtype: distilling.TrainDtype = "auto",
+    base: distilling.Base = "fp32",
+    checkpointing: distilling.Checkpointing = False,
 ) -> None:
     """Distil a pipeline to few steps. No images are needed: the student learns from the teacher's own runs.
 
@@ -77,6 +79,7 @@ def distill_command(
         model=model, iterations=iterations, batch_size=batch_size, lr=lr, rank=rank, trajectories=trajectories,
         teacher_steps=teacher_steps, guidance=guidance, height=height, width=width, prompts=prompts, resume=resume,
         time_budget=time_budget, seed=seed, threads=threads, device=device, dtype=dtype,
+        base=base, checkpointing=checkpointing,
     )  # fmt: skip
     pipe, workers = training.load()
     folder = run_dir or Path("outputs/distill") / training.name / method

@@ -37,8 +37,16 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default a
 TrainDtype = Annotated[
     str, typer.Option(metavar="auto|bf16|fp32", help="Autocast, or fp32 throughout; auto: what the device is fast in.")
 ]
+Base = Annotated[
+    str,
+    typer.Option(metavar="fp32|bf16", help="Of the frozen teacher; bf16 takes half the memory, and needs autocast."),
+]
+Checkpointing = Annotated[
+    bool, typer.Option(help="Compute blocks again in the backward pass: less memory, more time, the same student.")
+]
 
 PROBE_STEPS = 50
+_BASES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +74,17 @@ class Training:
     threads: int | None
     device: str
     dtype: str
+    base: str
+    checkpointing: bool
     frames: int | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", "bf16", "fp32"):
             raise ConfigError(f"--dtype must be auto, bf16 or fp32, got '{self.dtype}'")
+        if self.base not in _BASES:
+            raise ConfigError(f"--base must be fp32 or bf16, got '{self.base}'")
+        if self.base == "bf16" and self.dtype == "fp32":
+            raise ConfigError("--base bf16 needs autocast: --dtype bf16")
 
     @property
     def name(self) -> str:
@@ -91,7 +105,7 @@ class Training:
         _log_to_stderr()
         tell(f"loading {self.model} ...")
         workers = Workers.from_environment(self.device)
-        return load_for_cli(self.model, workers.device(self.device), "float32"), workers
+        return load_for_cli(self.model, workers.device(self.device), _BASES[self.base]), workers
 
     def job(
         self,
@@ -113,6 +127,8 @@ class Training:
             steps: Numbers of steps of the student; ``None``: the teacher's.
             init: Another student to begin with.
         """
+        import torch
+
         from dit_accel.training.distill.guard import GuardConfig
         from dit_accel.training.distill.guidance import Guidance
         from dit_accel.training.distill.roles import AdapterConfig
@@ -142,7 +158,8 @@ class Training:
             init=init,
             options=options,
             seed=self.seed,
-            dtype=training_dtype(self.dtype, pipe.device),
+            dtype=torch.bfloat16 if self.base == "bf16" else training_dtype(self.dtype, pipe.device),
+            checkpointing=self.checkpointing,
             guard=GuardConfig(probe_steps=PROBE_STEPS if steps else 0),  # one step of a slow student says nothing
         )  # fmt: skip
 

@@ -48,6 +48,8 @@ def linearize_command(
     threads: distilling.Threads = None,
     device: options.Device = "auto",
     dtype: distilling.TrainDtype = "auto",
+    base: distilling.Base = "fp32",
+    checkpointing: distilling.Checkpointing = False,
 ) -> None:
     """Post-train a video pipeline so that layers of self-attention become linear, without data, and write a plan.
 
@@ -70,6 +72,7 @@ def linearize_command(
         model=model, iterations=iterations, batch_size=batch_size, lr=lr, rank=rank, trajectories=trajectories,
         teacher_steps=teacher_steps, guidance=guidance, height=height, width=width, frames=frames, prompts=prompts,
         resume=resume, time_budget=time_budget, seed=seed, threads=threads, device=device, dtype=dtype,
+        base=base, checkpointing=checkpointing,
     )  # fmt: skip
     pipe, workers = training.load()
     count = sum(1 for target in find_targets(pipe) for _ in routable(target))

@@ -68,6 +68,13 @@ def test_a_student_is_written_that_diffusers_and_a_plan_load(run: Any, teacher: 
     assert again.exit_code == 0 and "at step 2 of 2" in again.output.replace("\n", " ")
 
 
+def test_a_large_teacher_has_room(run: Any, teacher: str, tmp_path: Path) -> None:
+    arguments = ("distill", teacher, "--steps", "2", *QUICK, "--prompts", "search", "--device", "cpu")
+    result = run(*arguments, "--run-dir", str(tmp_path / "run"), "--base", "bf16", "--checkpointing")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "student" / "student.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -82,6 +89,12 @@ def test_a_student_is_written_that_diffusers_and_a_plan_load(run: Any, teacher: 
         (("--prompts", "certify"), "kept for measuring"),
         (("--prompts", "train"), "is no embedded pipeline"),
         (("--set", "windows"), "--set takes KEY=VALUE"),
+        (("--base", "fp16"), "--base must be fp32 or bf16"),
+        (("--base", "bf16", "--dtype", "fp32"), "--base bf16 needs autocast"),
+        (
+            ("--base", "bf16", "--method", "scm", "--steps", "2", "--prompts", "search"),
+            "in float32; the teacher is in",
+        ),
     ],
 )
 def test_bad_input_is_named(run: Any, teacher: str, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:

@@ -32,6 +32,7 @@ class Method:
         lr_of: Learning rates of other turns.
         renoise: How the student is sampled, see ``DistillObjective``.
         folded: Whether guidance goes into the student.
+        exact: Whether it calls the network without autocast, for small differences of outputs.
         default_steps: Numbers of steps of the student, where none are asked for.
         check: From the numbers of steps of the student and the teacher's, and the settings: raises a ``ConfigError``
             before anything is solved where they do not go together.
@@ -45,6 +46,7 @@ class Method:
     lr_of: Mapping[str, float] | None = None
     renoise: bool = False
     folded: bool = True
+    exact: bool = False
     default_steps: tuple[int, ...] = (1, 2, 4)
     check: Callable[[Sequence[int], int, Mapping[str, Any]], None] = lambda steps, teacher_steps, more: None
 
@@ -94,12 +96,14 @@ METHODS: dict[str, Method] = {
             summary="learns the mean velocity from any time to the data (MDT-dist, VM and VD)",
             make=lambda setting, steps, more: MDT(setting, MDTConfig(**more)),
             lr=3e-4,
+            exact=True,
         ),
         Method(
             name="scm",
             summary="continuous-time consistency, after an exact transform to TrigFlow",
             make=lambda setting, steps, more: SCM(setting, SCMConfig(**more)),
             lr=3e-4,
+            exact=True,
             renoise=True,
         ),
         Method(
@@ -115,6 +119,7 @@ METHODS: dict[str, Method] = {
             summary="scm and ladd together",
             make=lambda setting, steps, more: SanaSprint(setting, _sprint(more)),
             lr=3e-4,
+            exact=True,
             lr_of={HEADS: 4e-4},
             renoise=True,
         ),

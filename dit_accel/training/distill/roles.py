@@ -43,6 +43,11 @@ class AdapterConfig:
 class Roles:
     """The roles of one denoiser.
 
+    Adapters are float32 whatever the type of the weights that they are added to, which only autocast then reconciles.
+
+    Attributes:
+        who: The role that acts.
+
     Args:
         denoiser: The teacher. Its own weights are frozen and never written to.
         trained: Roles that learn, for example ``("student", "critic")``; each starts as the teacher.
@@ -50,7 +55,8 @@ class Roles:
         seed: Of the adapters' first weights.
 
     Raises:
-        ConfigError: The teacher has adapters already, no layer is a target, or a role is named as the teacher.
+        ConfigError: The teacher has adapters already, no layer is a target, a role is named as the teacher, or copies
+            would be trained in half precision.
         MissingDependencyError: Adapters are wanted and PEFT is missing.
     """
 
@@ -59,9 +65,12 @@ class Roles:
             raise ConfigError(f"roles that learn must be different and none is '{TEACHER}', got {list(trained)}")
         self.denoiser, self.trained, self.config = denoiser, tuple(trained), config
         denoiser.requires_grad_(False).eval()
+        self.who = TEACHER
         self._copies: dict[str, nn.Module] = {}
         self._layers: list[Any] = []
         if config.rank == 0:
+            if (dtype := next(denoiser.parameters()).dtype) != torch.float32:
+                raise ConfigError(f"full copies are trained in float32: the teacher is in {dtype}")
             self._copies = {role: copy.deepcopy(denoiser).requires_grad_(True) for role in trained}
             return
         self._layers = _inject(denoiser, self.trained, config, seed)
@@ -81,15 +90,16 @@ class Roles:
         """
         if role != TEACHER and role not in self.trained:
             raise ConfigError(f"no role '{role}'; there are {', '.join((TEACHER, *self.trained))}")
-        if not self.adapters:
-            yield self._copies.get(role, self.denoiser)
-            return
-        before = self._acts
+        before = self.who
         self._act(role)
         try:
-            yield self.denoiser
+            yield self._copies.get(role, self.denoiser)
         finally:
             self._act(before)
+
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The denoiser, and the copies of it where roles are copies."""
+        return (self.denoiser, *self._copies.values())
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         """What a role trains, by name; the names of adapters do not contain the role."""
@@ -124,7 +134,7 @@ class Roles:
         self._layers, self._copies = [], {}
 
     def _act(self, role: str) -> None:
-        self._acts = role
+        self.who = role
         for layer in self._layers:
             layer._disable_adapters = role == TEACHER
             layer._active_adapter = [self.trained[0] if role == TEACHER else role]
@@ -151,5 +161,9 @@ def _inject(denoiser: Any, trained: tuple[str, ...], config: AdapterConfig, seed
             lora = LoraConfig(r=config.rank, lora_alpha=config.alpha or config.rank, target_modules=targets)
             denoiser.add_adapter(lora, adapter_name=role)
     for name, parameter in denoiser.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+        else:
+            parameter.requires_grad_(False)
     return [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]

@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 
 from dit_accel.errors import ConfigError
 from dit_accel.training.distill.backbone import Backbone, take
+from dit_accel.training.distill.checkpointing import enable_checkpointing
 from dit_accel.training.distill.export import LORA_FILE, load_weights
 from dit_accel.training.distill.guard import GuardConfig
 from dit_accel.training.distill.guidance import Guidance
@@ -53,6 +54,7 @@ class DistillJob:
         options: Fields of the method's config that are not the defaults.
         seed: Of everything random.
         dtype: Autocast type.
+        checkpointing: Compute the blocks again in the backward pass: a third slower, and their memory is saved.
         height_px: Of what is drawn in training; ``None``: as in a plain call of the pipeline. So are the others.
         width_px: Likewise.
         frames: Of a video.
@@ -72,6 +74,7 @@ class DistillJob:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     dtype: torch.dtype = torch.float32
+    checkpointing: bool = False
     height_px: int | None = None
     width_px: int | None = None
     frames: int | None = None
@@ -93,8 +96,12 @@ def build_trainer(
         prompts: What the teacher is asked to draw.
         job: What to do.
         workers: Processes that train together.
+
+    Raises:
+        ConfigError: The teacher is in half precision, and the method or the job calls it without autocast.
     """
     method = get_method(job.method)
+    _check_base(pipe, job)
     backbone = Backbone.of(pipe, height_px=job.height_px, width_px=job.width_px, frames=job.frames)
     solved = solve_trajectories(
         backbone, prompts, job.trajectories_dir, count=job.trajectories, steps=job.teacher_steps,
@@ -113,11 +120,24 @@ def build_trainer(
         objective = method.make(setting, job.steps, job.options)
     except TypeError as error:
         raise ConfigError(f"'{job.method}' does not know that setting: {error}") from error
+    if job.checkpointing:
+        enable_checkpointing(roles, objective)
     return DistillTrainer(
         objective, roles, job.loop, run_dir=job.run_dir, identity=identity, seed=job.seed,
         lr_of=dict(method.lr_of or {}), guard=job.guard, probe=_probe(setting, objective),
         sample_fn=_sheets(setting, objective, job), workers=workers,
     )  # fmt: skip
+
+
+def _check_base(pipe: Any, job: DistillJob) -> None:
+    """Half-precision weights need autocast in every call, and float32 differences of outputs have none."""
+    base = getattr(pipe, "transformer", pipe.components.get("unet")).dtype
+    if base == torch.float32:
+        return
+    if get_method(job.method).exact:
+        raise ConfigError(f"'{job.method}' differentiates the network in float32; the teacher is in {base}")
+    if job.dtype == torch.float32:
+        raise ConfigError(f"a teacher in {base} is trained under autocast, and that is off (dtype float32)")
 
 
 def identity_of(job: DistillJob, backbone: Backbone, prompts: Sequence[str]) -> dict[str, Any]:
@@ -129,6 +149,7 @@ def identity_of(job: DistillJob, backbone: Backbone, prompts: Sequence[str]) -> 
         "alpha": job.adapter.alpha, "targets": list(job.adapter.targets), "init": _told_init(job.init),
         "set": dict(job.options), "trajectories": job.trajectories, "teacher_steps": job.teacher_steps,
         "guidance": job.guidance.scale, "seed": job.seed, "dtype": str(job.dtype).removeprefix("torch."),
+        "base": str(backbone.denoiser.dtype).removeprefix("torch."),
     }  # fmt: skip
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
