@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dit_accel.errors import ConfigError
 from dit_accel.families.targets import Target
+from dit_accel.machine import device_name
 from dit_accel.passes.trajectory.config import TrajectoryConfig
 from dit_accel.plan.certificate import Certificate
 from dit_accel.plan.facts import SPEEDUP, bound_words, metric_facts
@@ -66,7 +67,8 @@ def choose_plan(
 
     With ``min_speedup`` alone the one with the highest mean PSNR; and where there is no plan for a model at all, the
     one that theory gives, which says that nothing was measured. A plan that is not certified, or whose certificate is
-    of other weights, is never chosen.
+    of other weights, is never chosen; nor is one of few bits that was timed on another kind of device, since how much
+    time that saves hangs on the units that multiply small integers.
 
     Args:
         limits: At least one.
@@ -84,7 +86,7 @@ def choose_plan(
     measured = [
         (plan, plan.certificate)
         for plan in (*shipped, *(each.plan for each in own))
-        if plan.certificate is not None and not check_plan(plan, targets)
+        if plan.certificate is not None and not check_plan(plan, targets) and _tells_of_here(plan, targets[0])
     ]
     if not measured:
         if not shipped and not own and limits.max_lpips is None and limits.min_speedup is not None:
@@ -102,6 +104,14 @@ def choose_plan(
         return certificate.fidelity["psnr_db"].mean if limits.max_lpips is None else certificate.speed.run_ratio
 
     return max(within, key=merit)[0]
+
+
+def _tells_of_here(plan: AccelerationPlan, target: Target) -> bool:
+    """Whether the certificate's speed says something of this device."""
+    if plan.certificate is None or not any(config.type_name == "quantize" for config in plan.passes):
+        return plan.certificate is not None
+    here = device_name(next(target.denoiser.parameters()).device)
+    return plan.certificate.speed.device_name == here
 
 
 def theory_plan(speedup: float, targets: Sequence[Target], *, model: str = "MODEL") -> AccelerationPlan:

@@ -9,6 +9,7 @@ from source_tree import ROOT
 FLOORS: Mapping[str, tuple[str, ...]] = {
     "errors": (),
     "version": (),
+    "machine": (),
     "schedules": (),
     "kernels": (),
     "registry": ("errors",),
@@ -16,14 +17,14 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
     "plan": ("errors", "registry", "families"),
     "runtime": ("errors", "schedules", "families", "plan"),
     "passes": ("errors", "registry", "schedules", "kernels", "families", "plan", "runtime"),
-    "session": ("errors", "registry", "schedules", "families", "plan", "runtime", "passes"),
+    "session": ("errors", "machine", "registry", "schedules", "families", "plan", "runtime", "passes"),
     "api": ("errors", "families", "plan", "runtime", "session"),
     "embedded": ("errors",),
     "prompts": ("errors",),
     "pipelines": ("errors", "embedded"),
     "doctor": ("errors", "families", "session"),
     "evaluation": (
-        "errors", "version", "schedules", "families", "plan", "runtime", "session", "api", "pipelines", "prompts",
+        "errors", "version", "machine", "schedules", "families", "plan", "runtime", "session", "api", "pipelines", "prompts",
     ),
     "training": ("errors", "plan", "passes", "evaluation", "pipelines", "embedded", "prompts"),
     "calibration": (

@@ -14,6 +14,7 @@ import dit_accel.session.limits as module
 from dit_accel import (
     AccelerationPlan,
     GeneratorSpec,
+    QuantizeConfig,
     StaticCacheConfig,
     accelerate_pipeline,
     accelerated,
@@ -23,6 +24,7 @@ from dit_accel import (
 )
 from dit_accel.errors import AccelerationWarning, ConfigError
 from dit_accel.families.targets import find_targets
+from dit_accel.machine import cpu_name
 from dit_accel.plan.claims import Measured, SpeedClaim
 from dit_accel.plan.fingerprint import fingerprint
 from dit_accel.plan.plan import PLAN_FILE
@@ -93,6 +95,21 @@ def ships(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> list[AccelerationPlan]:
 def test_the_fastest_within_or_the_most_faithful(ships: list, pipe: Any, limits: dict[str, float], name: str) -> None:
     accelerate_pipeline(pipe, **limits)
     assert summary(pipe).plan == name and summary(pipe).certified
+
+
+@pytest.mark.parametrize(("device", "name"), [("a CPU", "middle"), (cpu_name(), "few-bits")])
+def test_few_bits_are_chosen_only_where_they_were_timed(
+    ships: list, pipe: Any, monkeypatch: pytest.MonkeyPatch, device: str, name: str
+) -> None:
+    timed = plan_of(pipe, "few-bits", 2, 2.1, 55.0, st_lpips=0.001)
+    assert timed.certificate is not None
+    speed = timed.certificate.speed.model_copy(update={"device_name": device})
+    quantised = certified(
+        dataclasses.replace(timed, passes=(QuantizeConfig(bits="w8a8"),), certificate=None),
+        weights=timed.certificate.weights, fidelity=timed.certificate.fidelity, speed=speed,
+    )  # fmt: skip
+    monkeypatch.setattr(module, "shipped_plans", lambda: (*ships, quantised))
+    assert choose_plan(Limits(min_speedup=2.0), find_targets(pipe)).name == name
 
 
 def test_the_context_manager_takes_them_too(ships: list, pipe: Any) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from dit_accel.machine import cpu_name
 from dit_accel.version import __version__
 
 PACKAGES = (
@@ -37,7 +38,7 @@ class Environment(BaseModel):
         git_revision: Commit of the source checkout, with ``+`` when files differ from it; ``None`` when installed.
         python: Python version.
         platform: Operating system and machine type.
-        cpu: Processor name.
+        cpu: Processor name, with its vector units since these are told.
         cpu_cores: Logical cores that this process may use.
         torch_threads: Threads of one torch operation.
         gpu: Name of the current GPU, or ``None``.
@@ -74,7 +75,7 @@ def collect_environment() -> Environment:
         git_revision=git_revision(),
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cpu_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         torch_threads=torch.get_num_threads(),
         gpu=gpu,
@@ -120,12 +121,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine() or "unknown"
