@@ -24,7 +24,8 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
     "pipelines": ("errors", "embedded"),
     "doctor": ("errors", "families", "session"),
     "evaluation": (
-        "errors", "version", "machine", "schedules", "families", "plan", "runtime", "session", "api", "pipelines", "prompts",
+        "errors", "version", "machine", "schedules", "families", "plan", "runtime", "session", "api", "pipelines",
+        "prompts",
     ),
     "training": ("errors", "plan", "passes", "evaluation", "pipelines", "embedded", "prompts"),
     "calibration": (
