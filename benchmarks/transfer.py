@@ -82,8 +82,7 @@ class Trial:
             made = self.draw(settings, seed)
             run = summary(self.pipe).denoisers[0].last_run
             assert run is not None
-            steps = run.num_steps
-        computed = len(trajectory_of(plan).steps_of(steps))
+        steps, computed = run.num_steps, round(run.num_steps * (1 - run.answered / run.calls))
         fewer = self.plain(replace(settings, num_inference_steps=computed), seed)
         return {
             "steps": steps,
@@ -174,6 +173,10 @@ def cases(trial: Trial, plan: AccelerationPlan, fit_sizes: Sequence[int]) -> dic
     def stepped(factor: float) -> GenerationSettings:
         return GenerationSettings(num_inference_steps=round(factor * steps))
 
+    def theoretic() -> AccelerationPlan:
+        config = trajectory_of(plan)
+        return replace(plan, passes=(TrajectoryConfig(computed=config.computed),), certificate=None)
+
     def changed(change: Callable[[Any], Any]) -> dict[str, Any]:
         plain = trial.plain(own)
         with change(trial.pipe):
@@ -193,6 +196,8 @@ def cases(trial: Trial, plan: AccelerationPlan, fit_sizes: Sequence[int]) -> dic
         found[f"guidance x {factor:g}"] = lambda factor=factor: trial.compare(plan, guided(factor))  # type: ignore[misc]
     for factor in (0.7, 0.85, 1.25, 1.5):
         found[f"steps x {factor:g}"] = lambda factor=factor: trial.compare(plan, stepped(factor))  # type: ignore[misc]
+    for factor in (0.7, 1.5):
+        found[f"steps x {factor:g}, by theory"] = lambda factor=factor: trial.compare(theoretic(), stepped(factor))  # type: ignore[misc]
     found["a random LoRA"] = lambda: changed(with_lora)
     found["bfloat16"] = lambda: changed(in_bfloat16)
     for factor in (0.5, 1.5):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from dit_accel.passes.trajectory.carry import carried
 from dit_accel.passes.trajectory.config import TrajectoryConfig, rows_of
 from dit_accel.passes.trajectory.halves import split
 from dit_accel.passes.trajectory.history import Filter, Weights
@@ -18,7 +19,8 @@ class Answers:
 
     Fitted weights are used as they are where the run has the noise levels that they were fitted to. Where the levels
     differ (another size with a shift of its own), what theory says of the difference is added. For another number of
-    steps, and for a branch that lacks an output they combine (image-to-image begins late), theory answers alone.
+    steps they are carried to its levels (:mod:`.carry`). Where that cannot be, and for a branch that lacks an output
+    they combine (image-to-image begins late), theory answers alone.
 
     Args:
         config: The plan.
@@ -31,13 +33,15 @@ class Answers:
         conditional: Those of which the conditional branch alone is.
         answered: All others.
         last: The last evaluation of which anything is answered; -1: none.
+        is_carried: Whether the weights were fitted for another number of steps.
     """
 
     def __init__(
         self, config: TrajectoryConfig, num_steps: int, levels: Sequence[float], scale: float | None = None
     ) -> None:
-        self.config = config
-        self.scale = scale
+        other = carried(config, levels) if config.num_steps not in (None, num_steps) and levels else None
+        self.is_carried, self.config = other is not None, other or config
+        self.scale, config = scale, self.config
         self.computed = config.steps_of(num_steps)
         self.levels = list(levels) if len(levels) == num_steps else list(range(num_steps))
         self.is_fitted = config.weights is not None and config.num_steps == num_steps

@@ -80,9 +80,10 @@ class Forecasts:
         self._answers = answers = Answers(self.config, run.num_steps, levels, scale)
         steps = self.config.num_steps
         if steps is not None and steps != run.num_steps:
+            how = "its weights, carried to them" if answers.is_carried else "theory"
             self.runtime.warn(
-                f"the trajectory plan is for {steps} denoiser evaluations and the run has {run.num_steps}: those at "
-                "the same fractions are computed and the others answered by theory; what was measured no longer holds"
+                f"the trajectory plan is for {steps} denoiser evaluations and the run has {run.num_steps}: "
+                f"{len(answers.computed)} are computed, the rest answered by {how}; what was measured no longer holds"
             )
         elif answers.is_moved:
             self.runtime.warn(
@@ -102,6 +103,12 @@ class Forecasts:
         if self.runtime.name.endswith("_2") and isinstance(second, int | float):
             return float(second)
         return run.conditions.guidance_scale
+
+    @property
+    def num_computed(self) -> int:
+        """Evaluations of the last run that the plan computes whole."""
+        answers = self._answers
+        return len(answers.computed if answers.is_carried else self.config.steps_of(len(answers.levels)))
 
     def answers(self, run: Run, branch: Hashable) -> frozenset[int]:
         """The evaluations that the plan answers."""
@@ -126,7 +133,7 @@ class Forecasts:
         output = inner(call)
         if not history.computed:
             history.takes_latents = are_alike(latents, leaves(output)[0])
-        if self.config.guarded and self.doubted is None:
+        if self._answers.config.guarded and self.doubted is None:
             self._compare(call, history, latents, output)
         self._keep(call, history, output)
         return output
@@ -134,7 +141,7 @@ class Forecasts:
     def _keep(self, call: Call, history: History, output: Tree) -> None:
         """Keep an output if anything later is combined from it; of half a call that may be its other half."""
         answers = self._answers
-        if self.config.guarded or call.step < answers.last or call.step in answers.conditional:
+        if answers.config.guarded or call.step < answers.last or call.step in answers.conditional:
             history.keep(call.step, output)
             held = sum(each.kept_bytes() for each in self._histories.values())
             self.most_bytes = max(self.most_bytes, held)
@@ -226,7 +233,7 @@ def effect_of_trajectory(runtime: DenoiserRuntime, config: TrajectoryConfig) -> 
     stats, forecasts = runtime.stats, runtime.around_of(NAME)
     assert isinstance(forecasts, Forecasts)
     steps = stats.num_steps if stats.calls else config.num_steps or DEFAULT_STEPS
-    computed = len(config.steps_of(steps))
+    computed = forecasts.num_computed if stats.calls else len(config.steps_of(steps))
     planned = 1 - (computed + (sum(config.conditional) / 2 if steps == config.num_steps else 0)) / steps
     if not stats.calls:
         return Effect(what=WHAT, planned_frac=planned)
