@@ -48,15 +48,13 @@ def _counts(reports: Sequence[Report]) -> str:
 
 
 def _where(reports: Sequence[Report]) -> str:
-    """Machine and software, if they are those of all.
-
-    Raises:
-        ConfigError: They are not.
-    """
-    found = {where_words(report) for report in reports}
-    if len(found) != 1:
-        raise ConfigError(f"certificates of several machines do not fit into one table: {'; '.join(sorted(found))}")
-    return f"{found.pop()}."
+    """Machine and software of most, and which plans were measured elsewhere; each ratio is of one machine."""
+    places: dict[str, list[str]] = {}
+    for report in reports:
+        named = f"`{report.settings.model}` `{_of_kind(report, 'plan').name}`"
+        places.setdefault(where_words(report), []).append(named)
+    most, *others = sorted(places, key=lambda where: -len(places[where]))
+    return " ".join([f"{most}.", *(f"On {where}: {', '.join(places[where])}." for where in others)])
 
 
 def _of_kind(report: Report, kind: str) -> Variant:

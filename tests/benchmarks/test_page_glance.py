@@ -47,11 +47,12 @@ def test_equal_pictures_and_other_numbers_of_them_are_said_in_words() -> None:
     assert "n = 2 (1 of `lossless`)" in lines[-1]
 
 
-def test_machines_are_not_mixed() -> None:
-    here = of("a", "fast")
-    there = here.model_copy(update={"environment": here.environment.model_copy(update={"cpu": "another"})})
-    with pytest.raises(ConfigError, match="several machines"):
-        glance_block([here, there])
+def test_a_plan_that_was_measured_elsewhere_is_told() -> None:
+    here = [of("a", "fast"), of("a", "turbo")]
+    there = of("b", "fast")
+    there = there.model_copy(update={"environment": there.environment.model_copy(update={"cpu": "another"})})
+    (where,) = [line for line in glance_block([there, *here]).splitlines() if "another" in line]
+    assert where.index("a CPU, CPU") < where.index("On another, CPU") < where.rindex("`b` `fast`.")
 
 
 def test_a_quantised_plan_that_saves_no_time_is_told_elsewhere() -> None:
