@@ -18,8 +18,8 @@ from dit_accel.session.presets import resolve_preset
 
 STEPS = 9
 NODES = (0, 2, 6)
-LEVELS = tuple(2.0**-step for step in range(STEPS))  # evenly spaced logarithms
-FINER = tuple(2.0 ** -(step / 2) for step in range(2 * STEPS - 1))
+LEVELS = tuple(2.0 ** (4 - step) for step in range(STEPS))  # evenly spaced logarithms
+FINER = tuple(2.0 ** (4 - step / 2) for step in range(2 * STEPS - 1))
 
 
 def line(nodes: tuple[int, ...], step: int) -> dict[int, float]:
@@ -83,7 +83,7 @@ def test_with_fewer_steps_all_calls_stay_and_weights_of_latents_and_noise_come_a
     config = on_a_line()
     assert config.weights is not None
     config.weights[4, LATENTS], config.weights[4, NOISE] = 0.5, -0.25
-    fewer = tuple(2.0 ** -(step * 8 / 6) for step in range(7))
+    fewer = tuple(2.0 ** (4 - step * 8 / 6) for step in range(7))
     found = carried(config, fewer)
     assert found is not None and found.computed is not None and found.weights is not None
     assert [k for k, each in enumerate(found.computed) if each] == [0, 2, 4]
@@ -128,8 +128,9 @@ def test_half_calls_become_whole_and_the_guard_keeps_no_watch() -> None:
         ({}, (*FINER[:-1], 0.0)),
         ({}, (*FINER[:-1], FINER[-2])),
         ({}, LEVELS[:4]),
+        ({"levels": tuple(level / 16 for level in LEVELS)}, tuple(level / 16 for level in FINER)),
         ({"filters": torch.ones(STEPS, 2, 2)}, FINER),
-        ({"computed": tuple(step < 5 for step in range(STEPS))}, tuple(2.0 ** -(2 * step) for step in range(5))),
+        ({"computed": tuple(step < 5 for step in range(STEPS))}, tuple(2.0 ** (4 - 2 * step) for step in range(5))),
     ],
     ids=[
         "theory",

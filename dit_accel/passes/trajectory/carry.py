@@ -22,9 +22,9 @@ FEWEST = 0.5  # of the steps that a plan is for: with fewer, all that it compute
 def carried(config: TrajectoryConfig, levels: Sequence[float]) -> TrajectoryConfig | None:
     """The plan for a run of other noise levels, another number of them; ``None``: it cannot be carried to it.
 
-    With more steps as large a share of them is computed, so others besides: an answer behind one of these is that
-    output and what the fitted answers say has changed since. With fewer steps all that the plan computes still is, at
-    less of a speed-up.
+    With fewer steps all that the plan computes still is, at less of a speed-up. With more steps as large a share of
+    them is computed, so others besides: an answer behind one of these is that output and what the fitted answers say
+    has changed since. Flow matching is left to theory there, which is as good on images and better on videos.
 
     Args:
         config: With weights, and the levels that they were fitted to.
@@ -33,6 +33,8 @@ def carried(config: TrajectoryConfig, levels: Sequence[float]) -> TrajectoryConf
     if config.weights is None or config.computed is None or config.filters is not None:
         return None
     if not _fall(config.levels) or not _fall(levels) or len(levels) < FEWEST * len(config.levels):
+        return None
+    if len(levels) > len(config.levels) and config.levels[0] <= 1:  # flow matching: its levels are shares of noise
         return None
     halves = config.conditional or (False,) * len(config.computed)
     nodes = [step for step, each in enumerate(zip(config.computed, halves, strict=True)) if any(each)]
