@@ -140,6 +140,7 @@ def test_half_calls_become_whole_and_the_guard_keeps_no_watch() -> None:
         "ends at 0",
         "repeats",
         "too few",
+        "more of a flow",
         "filters",
         "all computed",
     ],
