@@ -5,6 +5,7 @@ from typing import Any
 
 from dit_accel.errors import ConfigError
 from dit_accel.evaluation.reports.report import Report
+from pages.assembly import assembly_block
 from pages.attention import (
     attention_gpu_block,
     attention_papers,
@@ -58,6 +59,7 @@ TABLES: dict[str, Table] = {
     "linear": lambda paths: if_measured(
         "linear-emoji-wan.json", "python benchmarks/linear.py emoji-wan --frames 5 --plan ...", linear_block
     ),
+    "assembly": lambda paths: if_measured("assembly-emoji-sd.json", "python benchmarks/assembly.py", assembly_block),
     "erw": lambda paths: if_measured("erw-emoji-pixart.json", "python benchmarks/erw.py", erw_block),
     "transfer": lambda paths: "\n\n".join(transfer_block(load(path)) for path in paths),
     "techniques": lambda paths: "\n\n".join(techniques_block(load(path)) for path in paths),

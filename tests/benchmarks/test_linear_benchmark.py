@@ -6,6 +6,7 @@ import erw
 import linear
 import pytest
 import torch
+from pages.assembly import assembly_block
 from pages.erw import erw_block
 from pages.linear import linear_block
 
@@ -71,3 +72,17 @@ def test_the_warm_up_is_compared_at_the_same_loss() -> None:
     assert "is not reached" in erw_block({**data, "erw_steps_to_it": None})
     with pytest.raises(ConfigError, match="not a report"):
         erw_block({"runs": {}})
+
+
+def test_the_page_shows_what_an_assembled_unet_draws() -> None:
+    plain = {"FD-EffNetLite0": 100.04, "coverage": 0.5, "alignment": 0.25, "psnr_db": 100.0}
+    data = {
+        "created_utc": "2026-01-02T03:04:05", "model": "tiny", "num": 4, "real_pictures": 8, "iterations": 3,
+        "batch_size": 2, "train_seconds": 5.4, "macs_saved_in_its_calls_frac": 0.25, "environment": ENVIRONMENT,
+        "systems": {"plain, 20 steps": plain, "assembled in all steps": {**plain, "psnr_db": 17.25}},
+    }  # fmt: skip
+    found = assembly_block(data)
+    assert "| plain, 20 steps | 100.0 | 0.500 | 0.250 |  |" in found
+    assert "| assembled in all steps | 100.0 | 0.500 | 0.250 | 17.2 dB |" in found and "25% of the arithmetic" in found
+    with pytest.raises(ConfigError, match=r"not a report of benchmarks/assembly.py: KeyError\('environment'\)"):
+        assembly_block({})
