@@ -52,10 +52,10 @@ types: $(VENV)/.installed-dev ## Types, of the built package.
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dit_accel
 
 unit: $(VENV)/.installed-dev ## Tests, but for the slowest.
-	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 slow: $(VENV)/.installed-dev ## The slowest tests: whole processes that are killed, shared out, and gone on with.
-	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m slow
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 browser: $(VENV)/.installed-dev ## Tests of the explorer in Chromium, which is installed where that is possible.
 	@sh tests/app/install_chromium.sh

@@ -78,7 +78,7 @@ class StaticCacheConfig(PassConfig):
         return dict(self.corrections)
 
     @property
-    def is_exact(self) -> bool:
+    def is_lossless(self) -> bool:
         """Whether no output of a module is reused; what the conditioning alone decides may be kept."""
         if isinstance(self.schedule, Schedule):
             return self.schedule.is_exact

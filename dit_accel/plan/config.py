@@ -70,7 +70,7 @@ class PassConfig:
         return {}
 
     @property
-    def is_exact(self) -> bool:
+    def is_lossless(self) -> bool:
         """Whether the outputs are bit-equal to the plain pipeline's by construction, in any run."""
         return False
 

@@ -61,7 +61,7 @@ class AccelerationPlan:
         Nothing without a certificate, and nothing for a plan that is bit-equal by construction: a certificate adds to
         that what it saves, not where it holds.
         """
-        if self.certificate is None or all(config.is_exact for config in self.passes):
+        if self.certificate is None or all(config.is_lossless for config in self.passes):
             return ()
         return tuple(self.certificate.conditions.doubts(found))
 

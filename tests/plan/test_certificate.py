@@ -16,6 +16,7 @@ from tiny_text import tiny_text_pipeline
 from dit_accel import (
     AccelerationPlan,
     GeneratorSpec,
+    QuantizeConfig,
     Schedule,
     StaticCacheConfig,
     accelerate_pipeline,
@@ -262,9 +263,10 @@ def test_what_is_exact_by_construction_is_so_in_any_run(pipe: Any, plan: Acceler
     accelerate_pipeline(pipe, kept, strict=True)
     assert torch.equal(draw(pipe, num_inference_steps=STEPS + 2), plain)
     assert summary(pipe).denoisers[0].last_run.uncovered == ()
-    assert exact.is_exact and not plan.passes[0].is_exact
-    assert StaticCacheConfig(schedule=Schedule(STEPS, {})).is_exact
-    assert not StaticCacheConfig(schedule=Schedule(2, {"blocks.0.attn": "10"})).is_exact
+    assert exact.is_lossless and not plan.passes[0].is_lossless
+    assert StaticCacheConfig(schedule=Schedule(STEPS, {})).is_lossless
+    assert QuantizeConfig(bits="w8a8").is_lossless is False
+    assert not StaticCacheConfig(schedule=Schedule(2, {"blocks.0.attn": "10"})).is_lossless
 
 
 def test_doubts_compare_only_what_both_sides_know() -> None:
