@@ -5,14 +5,18 @@ Processors of one name differ in the units that decide how fast small integers a
 
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _INFO = Path("/proc/cpuinfo")
 
 
 def cpu_name() -> str:
     """The processor, with the vector units that torch uses: ``AMD EPYC (AVX512 with VNNI)``."""
+    import torch
+
     name, flags = "", frozenset[str]()
     if _INFO.is_file():
         for line in _INFO.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -27,8 +31,10 @@ def cpu_name() -> str:
     return f"{name or platform.processor() or platform.machine() or 'unknown'} ({units}{vnni})"
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: "torch.device") -> str:
     """Of the GPU, or of the processor."""
+    import torch
+
     if device.type == "cpu":
         return cpu_name()
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -25,8 +25,11 @@ class Shown(logging.Handler):
 def handler() -> Iterator[Shown]:
     """One of diffusers' own."""
     made, logger = Shown(), logging.getLogger("diffusers")
+    level = logger.level  # other tests may have silenced it
     logger.addHandler(made)
+    logger.setLevel(logging.WARNING)
     yield made
+    logger.setLevel(level)
     logger.removeHandler(made)
 
 
