@@ -48,6 +48,8 @@ class PassConfig:
 
     type_name: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    is_timed_by_device: ClassVar[bool] = False
+    """Whether the time that it saves on one kind of device says nothing of another."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PassConfig) or type(other) is not type(self):

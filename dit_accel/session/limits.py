@@ -86,7 +86,9 @@ def choose_plan(
     measured = [
         (plan, plan.certificate)
         for plan in (*shipped, *(each.plan for each in own))
-        if plan.certificate is not None and not check_plan(plan, targets) and _tells_of_here(plan, targets[0])
+        if plan.certificate is not None
+        and not check_plan(plan, targets)
+        and _tells_of_here(plan, plan.certificate, targets[0])
     ]
     if not measured:
         if not shipped and not own and limits.max_lpips is None and limits.min_speedup is not None:
@@ -106,12 +108,11 @@ def choose_plan(
     return max(within, key=merit)[0]
 
 
-def _tells_of_here(plan: AccelerationPlan, target: Target) -> bool:
+def _tells_of_here(plan: AccelerationPlan, certificate: Certificate, target: Target) -> bool:
     """Whether the certificate's speed says something of this device."""
-    if plan.certificate is None or not any(config.type_name == "quantize" for config in plan.passes):
-        return plan.certificate is not None
-    here = device_name(next(target.denoiser.parameters()).device)
-    return plan.certificate.speed.device_name == here
+    if not any(config.is_timed_by_device for config in plan.passes):
+        return True
+    return certificate.speed.device_name == device_name(next(target.denoiser.parameters()).device)
 
 
 def theory_plan(speedup: float, targets: Sequence[Target], *, model: str = "MODEL") -> AccelerationPlan:

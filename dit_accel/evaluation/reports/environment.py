@@ -38,7 +38,7 @@ class Environment(BaseModel):
         git_revision: Commit of the source checkout, with ``+`` when files differ from it; ``None`` when installed.
         python: Python version.
         platform: Operating system and machine type.
-        cpu: Processor name, with its vector units since these are told.
+        cpu: Processor name; in newer reports with its vector units.
         cpu_cores: Logical cores that this process may use.
         torch_threads: Threads of one torch operation.
         gpu: Name of the current GPU, or ``None``.

@@ -55,6 +55,7 @@ class QuantizeConfig(PassConfig):
     """
 
     type_name: ClassVar[str] = NAME
+    is_timed_by_device: ClassVar[bool] = True
 
     bits: str = "w8a8"
     convs: str = "w8a8"

@@ -102,15 +102,15 @@ class _Move:
 
     def table(self, table: torch.Tensor) -> torch.Tensor:
         """Weights [T, T + 2] for the run's [N, N + 2]."""
-        rows = [self._row(table, step) for step in range(len(self.new))]
-        plain = torch.stack(rows)
+        rows = torch.stack([self._row(table, step) for step in range(len(self.new))])
+        found = rows.clone()
         ends = sorted((*self.computed, len(rows) - 1))
-        for node in sorted(self.added):
+        for node in self.added:
             last = ends[bisect_right(ends, node)] if node < ends[-1] else node
             behind = slice(node + 1, last + 1)
-            plain[behind] = torch.stack(rows)[behind] - rows[node]
-            plain[behind, node] += 1
-        return plain
+            found[behind] = rows[behind] - rows[node]
+            found[behind, node] += 1
+        return found
 
     def _row(self, table: torch.Tensor, step: int) -> torch.Tensor:
         """Weights of an evaluation from what was computed at the plan's own places before it."""

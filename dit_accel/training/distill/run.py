@@ -101,8 +101,8 @@ def build_trainer(
         ConfigError: The teacher is in half precision, and the method or the job calls it without autocast.
     """
     method = get_method(job.method)
-    _check_base(pipe, job)
     backbone = Backbone.of(pipe, height_px=job.height_px, width_px=job.width_px, frames=job.frames)
+    _check_base(backbone, job)
     solved = solve_trajectories(
         backbone, prompts, job.trajectories_dir, count=job.trajectories, steps=job.teacher_steps,
         guidance=job.guidance, seed=job.seed, dtype=job.dtype, workers=workers,
@@ -129,9 +129,9 @@ def build_trainer(
     )  # fmt: skip
 
 
-def _check_base(pipe: Any, job: DistillJob) -> None:
+def _check_base(backbone: Backbone, job: DistillJob) -> None:
     """Half-precision weights need autocast in every call, and float32 differences of outputs have none."""
-    base = getattr(pipe, "transformer", pipe.components.get("unet")).dtype
+    base = next(backbone.denoiser.parameters()).dtype
     if base == torch.float32:
         return
     if get_method(job.method).exact:
