@@ -61,6 +61,13 @@ def certify_command(
             "--allow-small", help="With fewer than 200 images (100 videos) write a report, which is NO certificate."
         ),
     ] = False,
+    plain: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep the plain images there, and take from there what was drawn: for other plans of a model.",
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure a plan on prompts that nothing was tuned on, and save it with its certificate and the full report.
@@ -119,6 +126,7 @@ def certify_command(
             batch_size=batch_size,
             repeats=repeats,
             allow_small=allow_small,
+            plain_folder=plain,
             on_progress=on_progress,
         )
     if as_json:

@@ -49,6 +49,7 @@ def certify(
     repeats: int = REPEATS,
     rival: bool = True,
     allow_small: bool = False,
+    plain_folder: str | Path | None = None,
     command: Sequence[str] | None = None,
     on_progress: OnProgress | None = None,
 ) -> AccelerationPlan:
@@ -70,6 +71,9 @@ def certify(
         repeats: Timed rounds of the first batch, plain and accelerated interleaved, whole and denoiser alone.
         rival: Also run the plain pipeline with as many steps as fit into the plan's time.
         allow_small: With fewer than 200 images or 100 videos write a report, which is not a certificate.
+        plain_folder: Where the plain images stay, so that other plans of the same model are certified without drawing
+            them again; one folder does for all models, for it tells apart whatever they depend on. ``None``: they go
+            when it is done.
         command: For the report; ``None``: this process's command line.
         on_progress: Called after every batch.
 
@@ -94,7 +98,13 @@ def certify(
             f"{len(subject.samples)} {subject.kind}s are too few: a certificate takes {minimum(subject.kind)}. "
             "--allow-small (allow_small=True) writes a report, which is not a certificate."
         )
-    job = CertifyJob(Path(folder), _identity(subject, repeats=repeats, rival=rival))
+    plain = _plain_identity(subject)
+    job = CertifyJob(
+        Path(folder),
+        plain | _identity(subject, repeats=repeats, rival=rival),
+        plain=None if plain_folder is None else Path(plain_folder),
+        plain_identity=plain,
+    )
     with _warnings_refused():
         timing = job.timing()
         if timing is None:
@@ -113,23 +123,29 @@ def certify(
     return done
 
 
-def _identity(subject: CertifySubject, *, repeats: int, rival: bool) -> dict[str, Any]:
-    """Everything that the numbers depend on."""
+def _plain_identity(subject: CertifySubject) -> dict[str, Any]:
+    """Everything that the plain images depend on."""
     weights = [sample_weights(target.denoiser) for target in subject.targets]
     return {
-        "plan": subject.plan.content_sha256(),
-        "plan's name": subject.plan.name,
         "model": subject.model,
         "weights": [None if sample is None else digest(asdict(sample)) for sample in weights],
         "scheduler": scheduler_digest(subject.pipe.scheduler),
         "settings": asdict(subject.settings),
         "prompts and seeds": digest(subject.samples),
         "batch size": subject.batch_size,
+        "device": str(next(subject.targets[0].denoiser.parameters()).device),
+        "machine and software": collect_environment().model_dump(mode="json"),
+    }
+
+
+def _identity(subject: CertifySubject, *, repeats: int, rival: bool) -> dict[str, Any]:
+    """What the numbers depend on besides."""
+    return {
+        "plan": subject.plan.content_sha256(),
+        "plan's name": subject.plan.name,
         "repeats": repeats,
         "rival": rival,
         "perceptual distances": available_perceptual(),
-        "device": str(next(subject.targets[0].denoiser.parameters()).device),
-        "machine and software": collect_environment().model_dump(mode="json"),
     }
 
 
@@ -201,7 +217,7 @@ def _scored(
                 seen = summary(subject.pipe) if is_plan else None
                 plain = job.plain(number)
                 if plain is None:
-                    raise ConfigError(f"plain images have vanished from '{job.progress}'; run the same command again")
+                    raise ConfigError(f"plain images vanished from '{job.plain_folder}'; run the same command again")
                 measured = fidelity(images, plain, perceptual=available_perceptual())
                 values = {name: value for name, value in asdict(measured).items() if value is not None}
                 batch = BatchScores(

@@ -1,10 +1,12 @@
 """What a certification has done so far, on disk, so that a killed one goes on where it was and ends in equal numbers.
 
 ``FOLDER/progress/`` holds ``job.json`` (what is being certified), ``timing/report.json``, the plain images of every
-batch, and the scores of every batch. All files appear whole or not at all.
+batch, and the scores of every batch. Where plain images are to be kept for the next plan of the model they lie
+elsewhere, in a folder named by everything that they depend on. All files appear whole or not at all.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from dit_accel.evaluation.progress_files import claim, read_json, write_whole
 from dit_accel.evaluation.reports.records import Record
 from dit_accel.evaluation.reports.report import REPORT_FILE, Effects, Report
 from dit_accel.plan.conditions import Conditions
+from dit_accel.plan.fingerprint import digest
 from dit_accel.plan.plan import PLAN_FILE
 
 if TYPE_CHECKING:
@@ -44,15 +47,25 @@ class CertifyJob:
     Args:
         folder: Where the certified plan will be; made if need be.
         identity: Everything that numbers depend on, as JSON data. Only a job with an equal one is gone on with.
+        plain: Where plain images stay for other certifications; ``None``: with this one, until it is done.
+        plain_identity: Everything that the plain images depend on, as JSON data.
 
     Raises:
         ConfigError: The folder holds a finished certification, or an unfinished one of something else, or cannot be
             written.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        *,
+        plain: Path | None = None,
+        plain_identity: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder = folder
         self.progress = folder / PROGRESS
+        self.plain_folder = self.progress / "plain"
         if read_json(self.progress / JOB_FILE) is None:
             if any((folder / name).exists() for name in (PLAN_FILE, REPORT_FILE)):
                 raise ConfigError(
@@ -60,6 +73,9 @@ class CertifyJob:
                 )
             self.finish()  # batches of nobody knows what
         claim(self.progress / JOB_FILE, identity, "an unfinished certification")
+        if plain is not None:
+            self.plain_folder = plain / digest(plain_identity)[:16]
+            claim(self.plain_folder / JOB_FILE, plain_identity or {}, "plain images")
 
     def timing(self) -> Report | None:
         """The comparison that was timed, if it was."""
@@ -104,7 +120,7 @@ class CertifyJob:
         shutil.rmtree(self.progress, ignore_errors=True)
 
     def _plain(self, batch: int) -> Path:
-        return self.progress / "plain" / f"{batch:05}.safetensors"
+        return self.plain_folder / f"{batch:05}.safetensors"
 
     def _scores(self, variant: str, batch: int) -> Path:
         return self.progress / variant / f"{batch:05}.json"

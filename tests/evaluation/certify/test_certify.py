@@ -87,6 +87,31 @@ def test_the_numbers_are_those_of_plain_and_accelerated_pictures(done: tuple[Acc
     assert own.effects.main.actual_frac == own.effects.main.planned_frac > 0.3
 
 
+def test_plain_pictures_are_drawn_once_for_several_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[int]] = []
+
+    def counted(pipe: Any, prompts: list[str], seeds: list[int], settings: GenerationSettings) -> torch.Tensor:
+        if not is_accelerated(pipe) and settings.num_inference_steps == SETTINGS.num_inference_steps:
+            drawn.append(seeds)
+        return generate(pipe, prompts, seeds, settings)
+
+    monkeypatch.setattr(module, "generate", counted)
+    alone = run(tmp_path / "alone", "fast", rival=False)
+    assert drawn == [[0, 1], [2, 3], [4]]
+    drawn.clear()
+    run(tmp_path / "first", "balanced", rival=False, plain_folder=tmp_path / "plain")
+    assert drawn == [[0, 1], [2, 3], [4]]
+    drawn.clear()
+    shared = run(tmp_path / "second", "fast", rival=False, plain_folder=tmp_path / "plain")
+    assert drawn == []
+    assert shared.certificate.fidelity == alone.certificate.fidelity
+    assert len(list((tmp_path / "plain").glob("*/*.safetensors"))) == 3, "they stay for the next one"
+    # Those of other seeds are others, and lie elsewhere.
+    run(tmp_path / "third", "fast", rival=False, plain_folder=tmp_path / "plain", seed=7)
+    assert drawn == [[7, 8], [9, 10], [11]]
+    assert len(list((tmp_path / "plain").iterdir())) == 2
+
+
 def test_it_covers_the_run_it_was_made_on_and_no_other(done: tuple[AccelerationPlan, Path]) -> None:
     plan, _ = done
     pipe = accelerate_pipeline(tiny_text_pipeline(), plan, strict=True)
