@@ -2,9 +2,11 @@
 
     python benchmarks/refit.py emoji-pixart --branches
     python benchmarks/refit.py emoji-sd --branches --presets --choose light=34   # the surrogate's choice of 34 calls
+    python benchmarks/refit.py emoji-wan --branches --tail 1 --num-prompts 32    # difficult prompts count more
 
 Writes ``outputs/refit/MODEL/PRESET/``; says how close the old and the new one are on the search prompts that both were
-fitted to. Nothing that ships is changed: certify a new plan first, and put it in place then.
+fitted to. Nothing that ships is changed: certify a new plan first, and put it in place then. The plain run is recorded
+once, and kept beside them for the next fit to as many prompts.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from dit_accel.calibration.fit import first_of_each
 from dit_accel.calibration.gains import measure_gains
 from dit_accel.calibration.guard import with_guard
 from dit_accel.calibration.judging import Judge, drawing
+from dit_accel.calibration.kept_recording import recorded
 from dit_accel.calibration.recording import Draw, Recording, record
 from dit_accel.calibration.subject import NUM_IMAGES, NUM_VIDEOS
 from dit_accel.errors import AccelerationWarning
@@ -41,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--branches", action="store_true", help="weights of its own for each guidance branch")
+    parser.add_argument("--tail", type=float, default=0.0, help="how much more difficult prompts count in a fit")
     parser.add_argument("--num-prompts", type=int, help="to fit to; default: as `dit-accel calibrate`")
     parser.add_argument("--presets", nargs="*", default=["balanced", "fast", "turbo", "extreme"])
     parser.add_argument("--choose", nargs="*", default=[], metavar="NAME=CALLS", help="new plans, of so many calls")
@@ -56,16 +60,18 @@ def main() -> None:
     count = asked.num_prompts or (NUM_VIDEOS if video else NUM_IMAGES)
     draw = drawing(pipe, prompts, GenerationSettings())
     made = asked.output / asked.model
-    made.mkdir(parents=True, exist_ok=True)
-    reference = Recording()
-    record(pipe, draw, 0, count, reference)
+
+    def run(recording: Recording) -> None:
+        record(pipe, draw, 0, count, recording)
+
+    kept = made / f"recording-{count}"
+    reference = recorded(kept, {"model": asked.model}, run, gram_of, outputs=bool(asked.choose))
     chosen = {preset: _computed(asked.model, preset) for preset in asked.presets}
     for wish in asked.choose:
         name, calls = wish.split("=")
         chosen[name] = _choose(pipe, draw, reference, int(calls), asked.gain_prompts)
-    reference.forget_outputs()
     for preset, steps in chosen.items():
-        verdict = Judge(pipe, draw, reference, branches=asked.branches)(steps)
+        verdict = Judge(pipe, draw, reference, branches=asked.branches, tail=asked.tail)(steps)
         assert verdict.point is not None and isinstance(verdict.config, TrajectoryConfig), verdict.why
         point = verdict.point
         print(
@@ -93,7 +99,7 @@ def _computed(model: str, preset: str) -> Steps:
 def _choose(pipe: Any, draw: Draw, reference: Recording, calls: int, gain_prompts: int) -> Steps:
     """The surrogate's best so many calls."""
     gains = measure_gains(pipe, draw, reference, gain_prompts)
-    gaps = Gaps(gram_of(reference), gains, first_of_each(reference.denoisers) - {0})
+    gaps = Gaps(reference.gram, gains, first_of_each(reference.denoisers) - {0})
     return choose_steps(gaps, calls, count=1)[0].computed
 
 
