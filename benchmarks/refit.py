@@ -29,6 +29,7 @@ from dit_accel.calibration.kept_recording import recorded
 from dit_accel.calibration.recording import Draw, Recording, record
 from dit_accel.calibration.subject import NUM_IMAGES, NUM_VIDEOS
 from dit_accel.errors import AccelerationWarning
+from dit_accel.evaluation.progress_files import read_json, write_json
 from dit_accel.families.targets import find_targets
 from dit_accel.passes.trajectory.apply import TrajectoryConfig
 from dit_accel.pipelines.generation import GenerationSettings, makes_video
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--presets", nargs="*", default=["balanced", "fast", "turbo", "extreme"])
     parser.add_argument("--choose", nargs="*", default=[], metavar="NAME=CALLS", help="new plans, of so many calls")
     parser.add_argument("--gain-prompts", type=int, default=GAIN_PROMPTS, help="on which --choose measures gains")
+    parser.add_argument("--candidates", type=int, default=1, help="the surrogate's best so many are fitted for each")
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/refit"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -66,22 +68,30 @@ def main() -> None:
 
     kept = made / f"recording-{count}"
     reference = recorded(kept, {"model": asked.model}, run, gram_of, outputs=bool(asked.choose))
-    chosen = {preset: _computed(asked.model, preset) for preset in asked.presets}
-    for wish in asked.choose:
-        name, calls = wish.split("=")
-        chosen[name] = _choose(pipe, draw, reference, int(calls), asked.gain_prompts)
-    for preset, steps in chosen.items():
-        verdict = Judge(pipe, draw, reference, branches=asked.branches, tail=asked.tail)(steps)
-        assert verdict.point is not None and isinstance(verdict.config, TrajectoryConfig), verdict.why
-        point = verdict.point
-        print(
-            f"{preset}: {len(steps)} of {point.num_steps}, {point.psnr_db:.1f} dB, worst {point.worst_db:.1f} dB, "
-            f"ST-LPIPS {point.st_lpips}",
-            flush=True,
-        )
+    wishes = {preset: [_computed(asked.model, preset)] for preset in asked.presets}
+    if asked.choose:
+        gaps = _gaps(pipe, draw, reference, asked.gain_prompts, kept)
+        for wish in asked.choose:
+            name, calls = wish.split("=")
+            wishes[name] = [each.computed for each in choose_steps(gaps, int(calls), count=asked.candidates)]
+    judge = Judge(pipe, draw, reference, branches=asked.branches, tail=asked.tail)
+    for preset, sets in wishes.items():
+        verdicts = []
+        for steps in sets:
+            verdict = judge(steps)
+            assert verdict.point is not None, verdict.why
+            point = verdict.point
+            verdicts.append((point.psnr_db, verdict))
+            print(
+                f"{preset}: {len(steps)} of {point.num_steps}, {point.psnr_db:.1f} dB, worst {point.worst_db:.1f} dB, "
+                f"ST-LPIPS {point.st_lpips}, {steps}",
+                flush=True,
+            )
+        config = max(verdicts, key=lambda each: each[0])[1].config
+        assert isinstance(config, TrajectoryConfig)
         plan = AccelerationPlan(
             name=preset,
-            passes=(with_guard(pipe, draw, verdict.config, 0, count),),
+            passes=(with_guard(pipe, draw, config, 0, count),),
             fingerprints=tuple(fingerprint(target) for target in find_targets(pipe)),
             conditions=reference.conditions,
             notes=(CALIBRATED_NOTE,),
@@ -96,11 +106,13 @@ def _computed(model: str, preset: str) -> Steps:
     return tuple(step for step, is_computed in enumerate(config.computed) if is_computed)
 
 
-def _choose(pipe: Any, draw: Draw, reference: Recording, calls: int, gain_prompts: int) -> Steps:
-    """The surrogate's best so many calls."""
-    gains = measure_gains(pipe, draw, reference, gain_prompts)
-    gaps = Gaps(reference.gram, gains, first_of_each(reference.denoisers) - {0})
-    return choose_steps(gaps, calls, count=1)[0].computed
+def _gaps(pipe: Any, draw: Draw, reference: Recording, gain_prompts: int, kept: Path) -> Gaps:
+    """What the surrogate knows; the gains are measured once."""
+    path = kept / f"gains-{gain_prompts}.json"
+    known = read_json(path)
+    gains = known["gains"] if known else measure_gains(pipe, draw, reference, gain_prompts)
+    write_json(path, {"gains": gains})
+    return Gaps(reference.gram, gains, first_of_each(reference.denoisers) - {0})
 
 
 if __name__ == "__main__":
