@@ -124,7 +124,7 @@ def certify(
 
 
 def _plain_identity(subject: CertifySubject) -> dict[str, Any]:
-    """Everything that the plain images depend on."""
+    """Everything that the plain images depend on; no pass of ours is among it, so neither is our revision."""
     weights = [sample_weights(target.denoiser) for target in subject.targets]
     return {
         "model": subject.model,
@@ -134,13 +134,14 @@ def _plain_identity(subject: CertifySubject) -> dict[str, Any]:
         "prompts and seeds": digest(subject.samples),
         "batch size": subject.batch_size,
         "device": str(next(subject.targets[0].denoiser.parameters()).device),
-        "machine and software": collect_environment().model_dump(mode="json"),
+        "machine and software": collect_environment().model_dump(mode="json", exclude={"git_revision"}),
     }
 
 
 def _identity(subject: CertifySubject, *, repeats: int, rival: bool) -> dict[str, Any]:
     """What the numbers depend on besides."""
     return {
+        "our revision": collect_environment().git_revision,
         "plan": subject.plan.content_sha256(),
         "plan's name": subject.plan.name,
         "repeats": repeats,

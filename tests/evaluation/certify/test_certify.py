@@ -102,6 +102,8 @@ def test_plain_pictures_are_drawn_once_for_several_plans(tmp_path: Path, monkeyp
     run(tmp_path / "first", "balanced", rival=False, plain_folder=tmp_path / "plain")
     assert drawn == [[0, 1], [2, 3], [4]]
     drawn.clear()
+    later = module.collect_environment().model_copy(update={"git_revision": "of-a-later-commit"})
+    monkeypatch.setattr(module, "collect_environment", lambda: later)
     shared = run(tmp_path / "second", "fast", rival=False, plain_folder=tmp_path / "plain")
     assert drawn == []
     assert shared.certificate.fidelity == alone.certificate.fidelity
