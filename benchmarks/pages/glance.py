@@ -28,8 +28,7 @@ def glance_block(reports: Sequence[Report]) -> str:
     for model in models:
         own = by_preset([report for report in reports if report.settings.model == model])
         for place, report in enumerate(own):
-            plan, fewer = _of_kind(report, "plan"), _of_kind(report, "fewer_steps")
-            lines.append(_row("" if place else f"`{model}`", plan, fewer))
+            lines.append(_row("" if place else f"`{model}`", report))
         settings = own[0].settings
         steps = f"{settings.num_inference_steps} steps of {settings.scheduler}"
         methods.append(f"`{model}`: {steps}, n = {_counts(own)}")
@@ -64,12 +63,22 @@ def _of_kind(report: Report, kind: str) -> Variant:
     raise ConfigError(f"the report of '{report.settings.model}' has no variant of kind '{kind}'")
 
 
-def _row(model: str, plan: Variant, fewer: Variant) -> str:
-    if plan.speedup is None or plan.fidelity is None or fewer.speedup is None or fewer.fidelity is None:
+def _row(model: str, report: Report) -> str:
+    plan = _of_kind(report, "plan")
+    if plan.speedup is None or plan.fidelity is None:
         raise ConfigError(f"the report has no speed-up or no fidelity of '{plan.name}'")
-    ours, theirs = plan.fidelity, fewer.fidelity
-    cells = [model, f'`"{plan.name}"`', f"{plan.speedup.ratio:.2f}x ({fewer.speedup.ratio:.2f}x)"]
-    if ours.psnr_db.worst5 >= PSNR_CAP_DB:
+    ours = plan.fidelity
+    cells = [model, f'`"{plan.name}"`']
+    is_equal = ours.psnr_db.worst5 >= PSNR_CAP_DB
+    if is_equal and all(variant.kind != "fewer_steps" for variant in report.variants):
+        # As slow as the plain run: no smaller number of steps takes its time.
+        return f"| {' | '.join(cells)} | {plan.speedup.ratio:.2f}x | equal | equal | equal | 0 |"
+    fewer = _of_kind(report, "fewer_steps")
+    if fewer.speedup is None or fewer.fidelity is None:
+        raise ConfigError(f"the report has no speed-up or no fidelity of the rival of '{plan.name}'")
+    theirs = fewer.fidelity
+    cells.append(f"{plan.speedup.ratio:.2f}x ({fewer.speedup.ratio:.2f}x)")
+    if is_equal:
         return f"| {' | '.join(cells)} | equal | equal | equal | 0 |"
     cells.append(f"{ours.psnr_db.mean:.1f} dB ({theirs.psnr_db.mean:.1f})")
     cells.append(f"{ours.psnr_db.worst5:.1f} dB ({theirs.psnr_db.worst5:.1f})")

@@ -45,6 +45,10 @@ def test_equal_pictures_and_other_numbers_of_them_are_said_in_words() -> None:
     lines = glance_block([of("a", "fast"), exact]).splitlines()
     assert lines[2].endswith("x) | equal | equal | equal | 0 |") and "lossless" in lines[2]
     assert "n = 2 (1 of `lossless`)" in lines[-1]
+    # As slow as plain there is no rival of its time, and none is needed.
+    alone = exact.model_copy(update={"variants": tuple(each for each in variants if each.kind != "fewer_steps")})
+    row = glance_block([of("a", "fast"), alone]).splitlines()[2]
+    assert row.count("(") == 0 and row.endswith("x | equal | equal | equal | 0 |")
 
 
 def test_a_plan_that_was_measured_elsewhere_is_told() -> None:
