@@ -79,6 +79,11 @@ TABLES: dict[str, Table] = {
     "attention-quality": lambda paths: if_measured(
         "attention-emoji-wan.json", "python benchmarks/attention_quality.py", attention_quality_block
     ),
+    "attention-orders": lambda paths: if_measured(
+        "attention-emoji-wan-orders.json",
+        "python benchmarks/attention_quality.py --only PAROAttention --num-search 12",
+        attention_quality_block,
+    ),
     "attention-gpu": lambda paths: if_measured(
         "attention-gpu.json", "python benchmarks/attention_gpu.py", attention_gpu_block
     ),
