@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from dit_accel.api import PlanLike, accelerated, is_accelerated, summary
 from dit_accel.errors import AccelerationWarning, ConfigError, PlanMismatchError
-from dit_accel.evaluation.certify.job import BatchScores, CertifyJob
+from dit_accel.evaluation.certify.job import JOB_FILE, BatchScores, CertifyJob
 from dit_accel.evaluation.certify.result import certificate_of, full_report
 from dit_accel.evaluation.certify.subject import CertifySubject, choose_subject
 from dit_accel.evaluation.compare.compare import compare_plans, conditions_of, effects_of
 from dit_accel.evaluation.metrics.fidelity import fidelity, require_metrics
 from dit_accel.evaluation.metrics.perceptual import available_perceptual
-from dit_accel.evaluation.reports.environment import collect_environment
+from dit_accel.evaluation.progress_files import claim
+from dit_accel.evaluation.reports.environment import Environment, collect_environment
 from dit_accel.evaluation.reports.report import REPORT_FILE, Report, Variant
 from dit_accel.pipelines.generation import GenerationSettings, generate
 from dit_accel.plan.certificate import minimum
@@ -98,13 +99,11 @@ def certify(
             f"{len(subject.samples)} {subject.kind}s are too few: a certificate takes {minimum(subject.kind)}. "
             "--allow-small (allow_small=True) writes a report, which is not a certificate."
         )
-    plain = _plain_identity(subject)
-    job = CertifyJob(
-        Path(folder),
-        plain | _identity(subject, repeats=repeats, rival=rival),
-        plain=None if plain_folder is None else Path(plain_folder),
-        plain_identity=plain,
-    )
+    environment = collect_environment()
+    drawn_by = _plain_identity(subject, environment)
+    identity = drawn_by | _identity(subject, environment, repeats=repeats, rival=rival)
+    plain = None if plain_folder is None else _claimed(Path(plain_folder), drawn_by)
+    job = CertifyJob(Path(folder), identity, plain)
     with _warnings_refused():
         timing = job.timing()
         if timing is None:
@@ -123,7 +122,14 @@ def certify(
     return done
 
 
-def _plain_identity(subject: CertifySubject) -> dict[str, Any]:
+def _claimed(folder: Path, drawn_by: dict[str, Any]) -> Path:
+    """The place for plain images of one kind in a folder for all of them."""
+    place = folder / digest(drawn_by)[:16]
+    claim(place / JOB_FILE, drawn_by, "plain images")
+    return place
+
+
+def _plain_identity(subject: CertifySubject, environment: Environment) -> dict[str, Any]:
     """Everything that the plain images depend on; no pass of ours is among it, so neither is our revision."""
     weights = [sample_weights(target.denoiser) for target in subject.targets]
     return {
@@ -134,14 +140,14 @@ def _plain_identity(subject: CertifySubject) -> dict[str, Any]:
         "prompts and seeds": digest(subject.samples),
         "batch size": subject.batch_size,
         "device": str(next(subject.targets[0].denoiser.parameters()).device),
-        "machine and software": collect_environment().model_dump(mode="json", exclude={"git_revision"}),
+        "machine and software": environment.model_dump(mode="json", exclude={"git_revision"}),
     }
 
 
-def _identity(subject: CertifySubject, *, repeats: int, rival: bool) -> dict[str, Any]:
+def _identity(subject: CertifySubject, environment: Environment, *, repeats: int, rival: bool) -> dict[str, Any]:
     """What the numbers depend on besides."""
     return {
-        "our revision": collect_environment().git_revision,
+        "our revision": environment.git_revision,
         "plan": subject.plan.content_sha256(),
         "plan's name": subject.plan.name,
         "repeats": repeats,

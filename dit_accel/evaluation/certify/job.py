@@ -6,7 +6,6 @@ elsewhere, in a folder named by everything that they depend on. All files appear
 """
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from dit_accel.evaluation.progress_files import claim, read_json, write_whole
 from dit_accel.evaluation.reports.records import Record
 from dit_accel.evaluation.reports.report import REPORT_FILE, Effects, Report
 from dit_accel.plan.conditions import Conditions
-from dit_accel.plan.fingerprint import digest
 from dit_accel.plan.plan import PLAN_FILE
 
 if TYPE_CHECKING:
@@ -47,25 +45,17 @@ class CertifyJob:
     Args:
         folder: Where the certified plan will be; made if need be.
         identity: Everything that numbers depend on, as JSON data. Only a job with an equal one is gone on with.
-        plain: Where plain images stay for other certifications; ``None``: with this one, until it is done.
-        plain_identity: Everything that the plain images depend on, as JSON data.
+        plain: Folder in which plain images stay for other certifications; ``None``: with this one, until it is done.
 
     Raises:
         ConfigError: The folder holds a finished certification, or an unfinished one of something else, or cannot be
             written.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        identity: dict[str, Any],
-        *,
-        plain: Path | None = None,
-        plain_identity: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, identity: dict[str, Any], plain: Path | None = None) -> None:
         self.folder = folder
         self.progress = folder / PROGRESS
-        self.plain_folder = self.progress / "plain"
+        self.plain_folder = plain or self.progress / "plain"
         if read_json(self.progress / JOB_FILE) is None:
             if any((folder / name).exists() for name in (PLAN_FILE, REPORT_FILE)):
                 raise ConfigError(
@@ -73,9 +63,6 @@ class CertifyJob:
                 )
             self.finish()  # batches of nobody knows what
         claim(self.progress / JOB_FILE, identity, "an unfinished certification")
-        if plain is not None:
-            self.plain_folder = plain / digest(plain_identity)[:16]
-            claim(self.plain_folder / JOB_FILE, plain_identity or {}, "plain images")
 
     def timing(self) -> Report | None:
         """The comparison that was timed, if it was."""
